@@ -1,0 +1,3 @@
+//! provider.
+
+fn main() {}
