@@ -1,0 +1,1 @@
+//! What a bootable image is and how it is built: the library behind `cargo appliance`.
