@@ -1,3 +1,26 @@
-//! provider.
+//! `plasmd`: everything of Phase that talks to a network, and the tools for people.
+//!
+//! One binary, four names: `plasmd`, `phase-discover`, `phase-fetch` and `phase-verify` (see [`cli`]). This file only
+//! picks the command by the name it was started under, starts logging and turns the outcome into an exit code
+//! ([`exit`]). Each command lives in the module of its name; those that need an async runtime build their own.
 
-fn main() {}
+mod cli;
+mod discover_cmd;
+mod exit;
+mod fetch_cmd;
+mod key;
+mod log;
+mod manifest_cmd;
+mod net;
+mod serve;
+mod stage;
+mod status_cmd;
+mod verify_cmd;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let command = cli::parse(std::env::args_os());
+    log::start(command.log_level());
+    exit::finish(command.run())
+}
