@@ -1,0 +1,109 @@
+//! Opening files so that nothing outside the directory can be reached: the kernel refuses `..`, symbolic links and
+//! magic links while it walks (`openat2`), and what was opened is looked at before it is used.
+//!
+//! Never follows a link, never blocks on a FIFO, never returns a device or a directory as a file.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use crate::limits::OPEN_RETRIES_MAX;
+
+/// Why a file was not opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// There is no such file.
+    #[error("not found")]
+    NotFound,
+    /// A symbolic link, or a way out of the directory.
+    #[error("is a symbolic link or leads out of the directory; links are not followed")]
+    Link,
+    /// A directory, FIFO, socket or device.
+    #[error("is a {0}, not a regular file")]
+    NotRegular(&'static str),
+    /// The permissions forbid it.
+    #[error("permission denied")]
+    Permission,
+    /// Anything else the kernel said.
+    #[error("{}", io::Error::from(*.0))]
+    Io(Errno),
+}
+
+impl From<Errno> for OpenError {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Self::NotFound,
+            Errno::LOOP | Errno::XDEV => Self::Link,
+            Errno::ACCESS | Errno::PERM => Self::Permission,
+            // A socket, or a device without a driver.
+            Errno::NXIO | Errno::NODEV => Self::NotRegular("socket or device"),
+            other => Self::Io(other),
+        }
+    }
+}
+
+const NO_WAY_OUT: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+
+/// The directory everything else is opened beneath. The path to it may contain links: the operator chose it.
+pub(crate) fn root(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+}
+
+/// A directory beneath `dir`.
+pub(crate) fn folder(dir: impl AsFd, path: &str) -> Result<OwnedFd, OpenError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(dir.as_fd(), path, flags, Mode::empty())
+}
+
+/// A regular file beneath `dir`, for reading.
+pub(crate) fn regular(dir: impl AsFd, path: &str) -> Result<(OwnedFd, Stat), OpenError> {
+    // Without NONBLOCK, opening a FIFO would wait for its writer.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = open(dir.as_fd(), path, flags, Mode::empty())?;
+    let stat = check(&file)?;
+    Ok((file, stat))
+}
+
+/// A regular file beneath `dir`, for reading and writing, made when it is not there.
+pub(crate) fn writable(dir: impl AsFd, path: &str) -> Result<(OwnedFd, Stat), OpenError> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = open(dir.as_fd(), path, flags, Mode::from_raw_mode(0o644))?;
+    let stat = check(&file)?;
+    Ok((file, stat))
+}
+
+fn check(file: &OwnedFd) -> Result<Stat, OpenError> {
+    let stat = rustix::fs::fstat(file)?;
+    match kind(&stat) {
+        "regular file" => Ok(stat),
+        other => Err(OpenError::NotRegular(other)),
+    }
+}
+
+fn open(dir: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, OpenError> {
+    let mut tries = 0;
+    loop {
+        match rustix::fs::openat2(dir, path, flags, mode, NO_WAY_OUT) {
+            Err(Errno::AGAIN | Errno::INTR) if tries < OPEN_RETRIES_MAX => tries += 1,
+            other => return other.map_err(OpenError::from),
+        }
+    }
+}
+
+fn kind(stat: &Stat) -> &'static str {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => "regular file",
+        FileType::Directory => "directory",
+        FileType::Fifo => "FIFO",
+        FileType::Socket => "socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "device",
+        FileType::Symlink => "symbolic link",
+        FileType::Unknown => "special file",
+    }
+}

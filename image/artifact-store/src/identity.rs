@@ -1,0 +1,113 @@
+//! Which content a descriptor stands for, and an opened artifact that knows it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use boot_manifest::FileName;
+use rustix::fs::Stat;
+
+/// What changes whenever a file's content changes: another file (device, inode), another length, or another time of
+/// the last change. The change time (ctime) cannot be set back by programs that preserve the modification time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified_ns: i128,
+    changed_ns: i128,
+}
+
+impl Identity {
+    #[expect(
+        clippy::useless_conversion,
+        reason = "the widths of these members differ between architectures"
+    )]
+    pub(crate) fn of(stat: &Stat) -> Self {
+        let nanoseconds = |seconds: i64, part: i128| i128::from(seconds) * 1_000_000_000 + part;
+        Self {
+            device: stat.st_dev.into(),
+            inode: stat.st_ino.into(),
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            modified_ns: nanoseconds(stat.st_mtime.into(), stat.st_mtime_nsec.into()),
+            changed_ns: nanoseconds(stat.st_ctime.into(), stat.st_ctime_nsec.into()),
+        }
+    }
+
+    /// Length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// When the content was last modified, by its own account.
+    pub fn modified(&self) -> SystemTime {
+        at(self.modified_ns)
+    }
+
+    /// When content or attributes were last changed, by the clock of the file system.
+    pub(crate) fn changed(&self) -> SystemTime {
+        at(self.changed_ns)
+    }
+}
+
+fn at(nanoseconds: i128) -> SystemTime {
+    let distance =
+        u64::try_from(nanoseconds.unsigned_abs()).map_or(Duration::MAX, Duration::from_nanos);
+    let time = if nanoseconds < 0 {
+        UNIX_EPOCH.checked_sub(distance)
+    } else {
+        UNIX_EPOCH.checked_add(distance)
+    };
+    time.unwrap_or(UNIX_EPOCH)
+}
+
+/// An opened regular file of the store. Its descriptor keeps meaning the same file when the name is given to another.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: File,
+    name: FileName,
+    identity: Identity,
+}
+
+impl OpenFile {
+    pub(crate) fn new(file: OwnedFd, name: FileName, identity: Identity) -> Self {
+        Self {
+            file: File::from(file),
+            name,
+            identity,
+        }
+    }
+
+    /// The name it was found under, which can differ from the one asked for.
+    pub fn name(&self) -> &FileName {
+        &self.name
+    }
+
+    /// What it was when it was opened.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Length in bytes when it was opened.
+    pub fn size(&self) -> u64 {
+        self.identity.size
+    }
+
+    /// Whether it is still what was opened, and not overwritten in place.
+    pub fn unchanged(&self) -> io::Result<bool> {
+        Ok(Identity::of(&rustix::fs::fstat(&self.file)?) == self.identity)
+    }
+
+    /// Reads at an offset; 0 means the end.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}

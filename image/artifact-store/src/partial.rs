@@ -1,0 +1,384 @@
+//! Writing an artifact whose digests are known, so that unverified bytes are never visible under its name.
+//!
+//! ```text
+//! begin ──> .NAME.partial ──put_chunk (verify, then write)──> all chunks there ──commit──> NAME
+//!   ^            │                                                              fsync, rename, fsync folder
+//!   └── resume ──┘  every chunk that is already there is hashed again
+//! ```
+//!
+//! What survives a power cut: before `commit`, the partial file with any of its chunks (`begin` finds out which are
+//! whole); after `commit` returned, the complete file under its name. In between, one of the two.
+//!
+//! The digest of the whole file is not computed again on commit: whole and chunk digests stand under one signature, and
+//! every chunk was checked.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use boot_manifest::{Artifact, Digest, FileName, Hasher};
+use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
+use rustix::io::Errno;
+
+use crate::beneath::{self, OpenError};
+use crate::limits::READ_SIZE;
+
+/// A directory that verified artifacts are written into.
+#[derive(Debug)]
+pub struct Folder {
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+/// Why writing an artifact failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The folder or the partial file cannot be opened.
+    #[error("{}: {reason}", path.display())]
+    Open {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        reason: OpenError,
+    },
+    /// Another process writes the same artifact.
+    #[error("{}: another process is writing this artifact", path.display())]
+    Busy {
+        /// The partial file.
+        path: PathBuf,
+    },
+    /// The partial file has another owner or a second name, so others could change it after it was verified.
+    #[error("{}: was not made by this user alone; remove it to go on", path.display())]
+    Foreign {
+        /// The partial file.
+        path: PathBuf,
+    },
+    /// The file system has no room.
+    #[error("{}: no space left ({needed} bytes are needed)", path.display())]
+    Full {
+        /// The partial file.
+        path: PathBuf,
+        /// Size of the artifact.
+        needed: u64,
+    },
+    /// The bytes are not the chunk the manifest names. Nothing was written.
+    #[error("chunk {index} of {name} does not have the digest the manifest names")]
+    WrongBytes {
+        /// The artifact's file name.
+        name: FileName,
+        /// Number of the chunk.
+        index: usize,
+    },
+    /// Committed too early.
+    #[error("{name}: {missing} chunks are still missing")]
+    Incomplete {
+        /// The artifact's file name.
+        name: FileName,
+        /// How many.
+        missing: usize,
+    },
+    /// Reading or writing failed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Folder {
+    /// Opens an existing directory.
+    pub fn open(path: &Path) -> Result<Self, WriteError> {
+        let dir = beneath::root(path).map_err(|errno| WriteError::Open {
+            path: path.to_owned(),
+            reason: errno.into(),
+        })?;
+        Ok(Self {
+            dir,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Its path, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the complete artifact is already there under its name: every byte is hashed.
+    pub fn holds(&self, artifact: &Artifact) -> Result<bool, WriteError> {
+        let path = self.path.join(artifact.filename.as_str());
+        let (file, stat) = match beneath::regular(&self.dir, artifact.filename.as_str()) {
+            Ok(found) => found,
+            Err(OpenError::NotFound) => return Ok(false),
+            Err(reason) => return Err(WriteError::Open { path, reason }),
+        };
+        if u64::try_from(stat.st_size) != Ok(artifact.size) {
+            return Ok(false);
+        }
+        let digest = digest_of(&File::from(file), 0..artifact.size)
+            .map_err(|source| WriteError::Io { path, source })?;
+        Ok(digest == Some(artifact.digest))
+    }
+
+    /// Starts or resumes writing `artifact`. Only one process can at a time.
+    pub fn begin(&self, artifact: &Artifact) -> Result<Partial, WriteError> {
+        let temp = format!(".{}.partial", artifact.filename);
+        let path = self.path.join(&temp);
+        let (file, stat) =
+            beneath::writable(&self.dir, &temp).map_err(|reason| WriteError::Open {
+                path: path.clone(),
+                reason,
+            })?;
+        let failed = |errno: Errno| WriteError::Io {
+            path: path.clone(),
+            source: errno.into(),
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(WriteError::Busy { path }),
+            Err(errno) => return Err(failed(errno)),
+        }
+        // The lock may have been taken on a file that its first writer has just committed or discarded.
+        match beneath::regular(&self.dir, &temp) {
+            Ok((_, now)) if (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino) => {}
+            Ok(_) | Err(OpenError::NotFound) => return Err(WriteError::Busy { path }),
+            Err(reason) => return Err(WriteError::Open { path, reason }),
+        }
+        if stat.st_nlink != 1 || stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(WriteError::Foreign { path });
+        }
+        // One length for every partial file of this artifact: what lies behind it is not ours.
+        if u64::try_from(stat.st_size).is_ok_and(|size| size > artifact.size) {
+            rustix::fs::ftruncate(&file, artifact.size).map_err(failed)?;
+        }
+        match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, artifact.size) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
+                return Err(WriteError::Full {
+                    path,
+                    needed: artifact.size,
+                });
+            }
+            Err(errno) => return Err(failed(errno)),
+        }
+        let dir = self.dir.try_clone().map_err(|source| WriteError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        let folder = Self {
+            dir,
+            path: self.path.clone(),
+        };
+        Partial::resume(folder, temp, File::from(file), artifact.clone())
+    }
+
+    /// Writes a small file, such as a manifest that was verified, in one step: it is there completely or not at all.
+    pub fn write(&self, name: &FileName, bytes: &[u8]) -> Result<PathBuf, WriteError> {
+        let temp = format!(".{name}.partial");
+        let path = self.path.join(&temp);
+        let (file, _) = beneath::writable(&self.dir, &temp).map_err(|reason| WriteError::Open {
+            path: path.clone(),
+            reason,
+        })?;
+        let file = File::from(file);
+        let failed = |source: io::Error| write_failed(source, &path, bytes.len() as u64);
+        rustix::fs::ftruncate(&file, 0).map_err(|errno| failed(errno.into()))?;
+        file.write_all_at(bytes, 0).map_err(failed)?;
+        self.publish(&file, &temp, name)
+    }
+
+    /// Makes `file` durable, gives it its name, and makes the name durable.
+    fn publish(&self, file: &File, temp: &str, name: &FileName) -> Result<PathBuf, WriteError> {
+        let path = self.path.join(name.as_str());
+        let failed = |source: io::Error| WriteError::Io {
+            path: path.clone(),
+            source,
+        };
+        file.sync_all().map_err(failed)?;
+        rustix::fs::renameat(&self.dir, temp, &self.dir, name.as_str())
+            .map_err(|errno| failed(errno.into()))?;
+        rustix::fs::fsync(&self.dir).map_err(|errno| failed(errno.into()))?;
+        Ok(path)
+    }
+}
+
+/// An artifact being written. Dropping it keeps what was written, for the next [`Folder::begin`].
+#[derive(Debug)]
+pub struct Partial {
+    folder: Folder,
+    temp: String,
+    file: File,
+    artifact: Artifact,
+    present: Mutex<Vec<bool>>,
+    resumed: u64,
+    written: AtomicU64,
+}
+
+impl Partial {
+    /// Finds out which chunks of `file` are whole, by hashing them.
+    fn resume(
+        folder: Folder,
+        temp: String,
+        file: File,
+        artifact: Artifact,
+    ) -> Result<Self, WriteError> {
+        let path = folder.path.join(&temp);
+        let failed = |source: io::Error| WriteError::Io {
+            path: path.clone(),
+            source,
+        };
+        let length = file.metadata().map_err(failed)?.len();
+        let mut present = vec![false; artifact.chunks.chunk_count()];
+        let mut resumed = 0;
+        for (index, there) in present.iter_mut().enumerate() {
+            let range = artifact.chunks.range(index);
+            if range.end > length || is_hole(&file, range.start, range.end) {
+                continue;
+            }
+            let size = range.end - range.start;
+            *there = digest_of(&file, range).map_err(failed)? == artifact.chunks.digest(index);
+            resumed += if *there { size } else { 0 };
+        }
+        let written = AtomicU64::new(resumed);
+        Ok(Self {
+            folder,
+            temp,
+            file,
+            artifact,
+            present: Mutex::new(present),
+            resumed,
+            written,
+        })
+    }
+
+    /// What is being written.
+    pub fn artifact(&self) -> &Artifact {
+        &self.artifact
+    }
+
+    /// Bytes that were already there, verified, when writing began.
+    pub fn resumed_bytes(&self) -> u64 {
+        self.resumed
+    }
+
+    /// Verified bytes there now.
+    pub fn verified_bytes(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// The numbers of the chunks that are not there yet, ascending.
+    pub fn missing(&self) -> Vec<usize> {
+        let present = self.lock();
+        present
+            .iter()
+            .enumerate()
+            .filter(|(_, there)| !**there)
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    /// Verifies `bytes` as chunk `index` and writes it. Several threads may put different chunks at once.
+    pub fn put_chunk(&self, index: usize, bytes: &[u8]) -> Result<(), WriteError> {
+        if !self.artifact.chunks.verify(index, bytes) {
+            return Err(WriteError::WrongBytes {
+                name: self.artifact.filename.clone(),
+                index,
+            });
+        }
+        let offset = self.artifact.chunks.range(index).start;
+        self.file.write_all_at(bytes, offset).map_err(|source| {
+            write_failed(
+                source,
+                &self.folder.path.join(&self.temp),
+                self.artifact.size,
+            )
+        })?;
+        let mut present = self.lock();
+        if let Some(there) = present.get_mut(index)
+            && !*there
+        {
+            *there = true;
+            self.written
+                .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Gives the complete artifact its name. When this returns, it survives a power cut.
+    pub fn commit(self) -> Result<PathBuf, WriteError> {
+        let missing = self.missing().len();
+        let name = &self.artifact.filename;
+        if missing > 0 {
+            return Err(WriteError::Incomplete {
+                name: name.clone(),
+                missing,
+            });
+        }
+        self.folder.publish(&self.file, &self.temp, name)
+    }
+
+    /// Gives up and removes the partial file.
+    pub fn discard(self) -> Result<(), WriteError> {
+        rustix::fs::unlinkat(
+            &self.folder.dir,
+            self.temp.as_str(),
+            rustix::fs::AtFlags::empty(),
+        )
+        .map_err(|errno| WriteError::Io {
+            path: self.folder.path.join(&self.temp),
+            source: errno.into(),
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<bool>> {
+        // A list of flags is never half changed, so a panic elsewhere does not spoil it.
+        self.present
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn write_failed(source: io::Error, path: &Path, needed: u64) -> WriteError {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            WriteError::Full { path, needed }
+        }
+        _ => WriteError::Io { path, source },
+    }
+}
+
+/// Whether no byte of the range was ever written. File systems that cannot tell say no.
+fn is_hole(file: &File, start: u64, end: u64) -> bool {
+    match rustix::fs::seek(file, SeekFrom::Data(start)) {
+        Ok(data) => data >= end,
+        Err(errno) => errno == Errno::NXIO,
+    }
+}
+
+/// The digest of a range of `file`; nothing when the file is shorter.
+fn digest_of(file: &File, range: std::ops::Range<u64>) -> io::Result<Option<Digest>> {
+    let mut buffer = vec![0; READ_SIZE];
+    let mut hasher = Hasher::new();
+    let mut at = range.start;
+    while at < range.end {
+        let want = usize::try_from(range.end - at)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        let got = match file.read_at(&mut buffer[..want], at) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        if got == 0 {
+            return Ok(None);
+        }
+        hasher.update(&buffer[..got]);
+        at += got as u64;
+    }
+    Ok(Some(hasher.finish()))
+}
