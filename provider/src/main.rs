@@ -8,6 +8,7 @@ mod cli;
 mod discover_cmd;
 mod exit;
 mod fetch_cmd;
+mod init_link;
 mod key;
 mod log;
 mod manifest_cmd;

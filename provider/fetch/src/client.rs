@@ -1,0 +1,266 @@
+//! One HTTP/1.1 GET at a time over one kept connection, with a deadline on every wait.
+//!
+//! Knows nothing of manifests: it turns what a server (or a hostile one) does into a header and a bounded stream of
+//! bytes, or into a [`FetchError`] that names the URL. Proxies, cookies, credentials, compression and TLS are not
+//! spoken. A connection ends with the [`Answer`] or [`Client`] that holds it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, HOST, LOCATION, RANGE, USER_AGENT};
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::error::{FetchError, chain};
+use crate::limits::{HEADERS_MAX, Limits, READ_BUFFER_SIZE};
+use crate::pace::{Pace, TooSlow};
+use crate::url::{Url, printable};
+
+/// Asks servers, one request at a time.
+pub(crate) struct Client {
+    limits: Limits,
+    idle: Option<Connection>,
+}
+
+/// A header that arrived, and the body that may follow.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// Where it came from in the end, redirects followed.
+    pub(crate) url: Url,
+    body: Incoming,
+    pace: Pace,
+    connection: Connection,
+}
+
+struct Connection {
+    url: Url,
+    sender: SendRequest<Empty<Bytes>>,
+    /// Moves the bytes; aborted with the connection.
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Client {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { limits, idle: None }
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// GET, with a `Range` of bytes when one is asked for. Follows redirects within the limits.
+    pub(crate) async fn get(
+        &mut self,
+        url: &Url,
+        range: Option<&std::ops::Range<u64>>,
+    ) -> Result<Answer, FetchError> {
+        let mut at = url.clone();
+        let mut redirects_left = self.limits.redirects;
+        loop {
+            let answer = self.get_once(&at, range).await?;
+            let Some(next) = redirect(&answer)? else {
+                return Ok(answer);
+            };
+            if redirects_left == 0 {
+                let (from, to, followed) = (at, next, self.limits.redirects);
+                return Err(FetchError::Redirect { from, to, followed });
+            }
+            tracing::debug!(from = %at, to = %next, "redirected");
+            redirects_left -= 1;
+            at = next;
+        }
+    }
+
+    /// Keeps the connection of an answer whose body was read to its end, for the next request.
+    pub(crate) fn keep(&mut self, answer: Answer) {
+        self.idle = Some(answer.connection);
+    }
+
+    async fn get_once(
+        &mut self,
+        url: &Url,
+        range: Option<&std::ops::Range<u64>>,
+    ) -> Result<Answer, FetchError> {
+        // A kept connection may have been closed by the server meanwhile: that says nothing about the server, so the
+        // request is sent again over a new one. A GET may be repeated.
+        if let Some(mut kept) = self.idle.take().filter(|kept| kept.url.same_origin(url))
+            && let Ok(Ok(())) = timeout(self.limits.connect, kept.sender.ready()).await
+        {
+            match self.ask(kept, url, range).await {
+                Err(FetchError::CutShort { .. }) => {}
+                other => return other,
+            }
+        }
+        let connection = connect(url, self.limits.connect).await?;
+        self.ask(connection, url, range).await
+    }
+
+    async fn ask(
+        &self,
+        mut connection: Connection,
+        url: &Url,
+        range: Option<&std::ops::Range<u64>>,
+    ) -> Result<Answer, FetchError> {
+        let mut request = Request::get(url.target())
+            .header(HOST, url.host_header())
+            .header(USER_AGENT, concat!("phase/", env!("CARGO_PKG_VERSION")))
+            // The digests are those of the files themselves; a server must not send another form of them.
+            .header(ACCEPT_ENCODING, "identity");
+        if let Some(range) = range {
+            request = request.header(RANGE, format!("bytes={}-{}", range.start, range.end - 1));
+        }
+        let request = request.body(Empty::new()).map_err(|error| {
+            FetchError::not_http(url, format!("the request cannot be made: {error}"))
+        })?;
+        let sent = timeout(self.limits.header, connection.sender.send_request(request)).await;
+        let response = match sent {
+            Err(_) => {
+                let waited = self.limits.header;
+                return Err(FetchError::too_slow(url, TooSlow::Header { waited }));
+            }
+            Ok(Err(error)) if error.is_parse() || error.is_parse_status() => {
+                return Err(FetchError::not_http(url, chain(&error)));
+            }
+            Ok(Err(error)) => return Err(FetchError::cut_short(url, 0, chain(&error))),
+            Ok(Ok(response)) => response,
+        };
+        let (head, body) = response.into_parts();
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            url: url.clone(),
+            body,
+            pace: Pace::new(self.limits.rate_window, self.limits.rate_min),
+            connection,
+        })
+    }
+}
+
+impl Answer {
+    /// The length the server announced for this body.
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        hyper::body::Body::size_hint(&self.body).exact()
+    }
+
+    /// The next piece of the body; `None` at its announced end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
+        loop {
+            let began = Instant::now();
+            let frame = timeout(self.pace.patience(), self.body.frame()).await;
+            let bytes = match &frame {
+                Ok(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len),
+                _ => 0,
+            };
+            let slow = self.pace.waited(began.elapsed(), bytes).err();
+            match frame {
+                Ok(None) => return Ok(None),
+                Ok(Some(Ok(frame))) => match (slow, frame.into_data()) {
+                    (Some(slow), _) => return Err(FetchError::too_slow(&self.url, slow)),
+                    (None, Ok(data)) if !data.is_empty() => return Ok(Some(data)),
+                    // Trailers, or an empty piece.
+                    (None, _) => {}
+                },
+                Ok(Some(Err(error))) => {
+                    let received = self.pace.received();
+                    return Err(FetchError::cut_short(&self.url, received, chain(&error)));
+                }
+                Err(_) => {
+                    if let Some(slow) = slow {
+                        return Err(FetchError::too_slow(&self.url, slow));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where a redirect leads; `None` when the answer is none.
+fn redirect(answer: &Answer) -> Result<Option<Url>, FetchError> {
+    if !matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let Some(location) = answer.headers.get(LOCATION) else {
+        return Ok(None);
+    };
+    let location = String::from_utf8_lossy(location.as_bytes());
+    match answer.url.join(&location) {
+        Ok(next) => Ok(Some(next)),
+        Err(error) => {
+            let reason = format!("it redirects to {}: {error}", printable(&location));
+            Err(FetchError::not_http(&answer.url, reason))
+        }
+    }
+}
+
+/// Opens a connection to one of the addresses of the URL's host; the deadline covers name look-up and all of them.
+async fn connect(url: &Url, deadline: Duration) -> Result<Connection, FetchError> {
+    let began = Instant::now();
+    let unreachable = |reason: String| FetchError::Unreachable {
+        url: url.clone(),
+        reason,
+    };
+    let looked_up = timeout(deadline, lookup_host((url.host(), url.port()))).await;
+    let addresses: Vec<SocketAddr> = match looked_up {
+        Err(_) => {
+            return Err(unreachable(format!(
+                "no answer about the name within {deadline:?}"
+            )));
+        }
+        Ok(Err(error)) => {
+            return Err(unreachable(format!(
+                "the name cannot be looked up: {error}"
+            )));
+        }
+        Ok(Ok(addresses)) => addresses.collect(),
+    };
+    let mut reason = "the name has no address".to_owned();
+    for (index, address) in addresses.iter().enumerate() {
+        // What is left is shared, so that one dead address does not use up the time of the next.
+        let left = deadline.saturating_sub(began.elapsed());
+        let others = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+        match timeout(left / others, TcpStream::connect(address)).await {
+            Err(_) => reason = format!("{address} does not answer"),
+            Ok(Err(error)) => reason = format!("{address}: {error}"),
+            Ok(Ok(stream)) => return handshake(url, stream).await.map_err(unreachable),
+        }
+    }
+    Err(unreachable(reason))
+}
+
+async fn handshake(url: &Url, stream: TcpStream) -> Result<Connection, String> {
+    // One small request is all this side ever sends: Nagle's algorithm could only delay it.
+    stream
+        .set_nodelay(true)
+        .map_err(|error| error.to_string())?;
+    let (sender, driver) = http1::Builder::new()
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(READ_BUFFER_SIZE)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    let driver = tokio::spawn(async move {
+        // Whatever ends the connection is told to the request that waits for it.
+        if let Err(error) = driver.await {
+            tracing::trace!(%error, "connection ended");
+        }
+    });
+    Ok(Connection {
+        url: url.clone(),
+        sender,
+        driver,
+    })
+}
