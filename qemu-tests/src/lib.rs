@@ -1,1 +1,31 @@
-//! qemu-tests.
+//! Black-box tests of the built images: whole machines under QEMU on a private LAN.
+//!
+//! A test here is a [`Story`]: it makes a [`Lan`] (a network namespace with a bridge and a real DHCP
+//! server), boots [`Machine`]s on it, waits for what they print and for what they answer over the
+//! network, and leaves a short timeline behind that reads like a transcript. The host side of the LAN
+//! plays the other people: `curl`, `phase-fetch`, `phase-verify`, and providers that lie
+//! ([`hostile::Provider`]).
+//!
+//! Nothing here looks inside `init` or `plasmd`: the tests start what `cargo appliance build` wrote and
+//! link `boot-manifest` only, to sign what a liar would serve. They never sleep where they can wait for
+//! a condition, never change a built output (disks are opened copy-on-write), and never send a packet
+//! outside the namespace they made, which goes away with its [`Lan`].
+
+pub mod artifacts;
+pub mod firmware;
+pub mod hostile;
+pub mod lan;
+pub mod machine;
+pub mod proc;
+pub mod qmp;
+pub mod serial;
+pub mod story;
+pub mod timeline;
+pub mod variant;
+
+pub use artifacts::Images;
+pub use firmware::{Disk, Firmware};
+pub use lan::Lan;
+pub use machine::{Machine, Spec};
+pub use story::Story;
+pub use timeline::Timeline;

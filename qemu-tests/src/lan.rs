@@ -1,0 +1,405 @@
+//! A LAN of its own for each story: a network namespace with a bridge, taps for machines and a real
+//! DHCP server. Nothing in it can reach the outside, and nothing of it is left when it is dropped.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::proc;
+use crate::serial::Transcript;
+
+/// The host's address on the LAN: where hostile providers listen and `curl` calls from.
+pub const HOST: &str = "10.77.0.1";
+/// The host's address by IPv6, and the prefix that [`LanSpec::router`] advertises.
+pub const HOST_V6: &str = "fd77::1";
+/// A command on the LAN's host side that takes longer than this is stuck.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+/// How long the DHCP server may take to say that it listens.
+const DHCP_START_LIMIT: Duration = Duration::from_secs(10);
+/// Where `ip netns` keeps names.
+const NAMESPACES: &str = "/run/netns";
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// What a LAN offers besides its bridge.
+#[derive(Clone, Copy, Debug)]
+pub struct LanSpec {
+    /// A DHCP server (dnsmasq) answers.
+    pub dhcp: bool,
+    /// The time after which clients should renew their lease (option 58); the server's own choice if absent.
+    pub renew_after_s: Option<u32>,
+    /// A router advertises the prefix of [`HOST_V6`].
+    pub router: bool,
+}
+
+impl Default for LanSpec {
+    fn default() -> Self {
+        Self {
+            dhcp: true,
+            renew_after_s: None,
+            router: false,
+        }
+    }
+}
+
+/// A private LAN. Dropping it kills everything that runs in it and removes it.
+#[derive(Debug)]
+pub struct Lan {
+    name: String,
+    logs: PathBuf,
+    taps: AtomicU32,
+    dhcp: Option<(Mutex<Child>, Transcript)>,
+    _scratch: tempfile::TempDir,
+}
+
+impl Lan {
+    /// A LAN with a DHCP server; logs go to the folder `logs`.
+    ///
+    /// # Errors
+    /// When the kernel or a missing program does not allow it.
+    pub fn new(logs: &Path) -> Result<Self> {
+        Self::with(logs, LanSpec::default())
+    }
+
+    /// A LAN with what `spec` says.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with(logs: &Path, spec: LanSpec) -> Result<Self> {
+        remove_leftovers();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("phase-{}-{number}", std::process::id());
+        let scratch = tempfile::tempdir()?;
+        let leases = scratch.path().join("leases");
+        proc::must("ip", ["netns", "add", &name], "")?;
+        // From here on Drop cleans up.
+        let mut lan = Self {
+            name,
+            logs: logs.to_owned(),
+            taps: AtomicU32::new(0),
+            dhcp: None,
+            _scratch: scratch,
+        };
+        lan.ip(&format!(
+            "link set lo up\n\
+             link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
+             addr add {HOST}/24 dev br0\n\
+             addr add {HOST_V6}/64 dev br0 nodad\n\
+             link set br0 up\n"
+        ))?;
+        if spec.dhcp || spec.router {
+            lan.dhcp = Some(lan.start_dhcp(spec, &leases)?);
+        }
+        Ok(lan)
+    }
+
+    /// The name of the namespace.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where this LAN's logs are.
+    #[must_use]
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    /// What the DHCP server has logged.
+    ///
+    /// # Errors
+    /// When this LAN has none.
+    pub fn dhcp(&self) -> Result<&Transcript> {
+        self.dhcp
+            .as_ref()
+            .map(|(_, log)| log)
+            .ok_or_else(|| anyhow!("this LAN has no DHCP server"))
+    }
+
+    /// Ends the DHCP server, as a router does that loses power.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn stop_dhcp(&self) -> Result<()> {
+        let (server, _) = self.dhcp.as_ref().context("this LAN has no DHCP server")?;
+        let mut server = server
+            .lock()
+            .map_err(|_| anyhow!("the DHCP server's lock is poisoned"))?;
+        server.kill()?;
+        server.wait()?;
+        Ok(())
+    }
+
+    /// Adds a tap to the bridge and returns its name.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add_tap(&self) -> Result<String> {
+        let tap = format!("tap{}", self.taps.fetch_add(1, Ordering::Relaxed));
+        self.ip(&format!(
+            "tuntap add {tap} mode tap\nlink set {tap} master br0\nlink set {tap} up\n"
+        ))?;
+        Ok(tap)
+    }
+
+    /// Pulls the cable of a tap, or plugs it in again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_cable(&self, tap: &str, plugged: bool) -> Result<()> {
+        let state = if plugged { "up" } else { "down" };
+        self.ip(&format!("link set {tap} {state}\n"))
+    }
+
+    /// The arguments that run a program in this namespace: for `Command`, behind `ip`.
+    #[must_use]
+    pub fn enter(&self) -> [&str; 3] {
+        ["netns", "exec", &self.name]
+    }
+
+    /// Runs a command on the host's side of this LAN.
+    ///
+    /// # Errors
+    /// When it cannot be started or hangs. A failing exit status is the caller's to judge.
+    pub fn run<S: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = S>) -> Result<Output> {
+        let mut args: Vec<_> = self.enter().map(OsStr::new).map(OsStr::to_owned).to_vec();
+        args.extend(command.into_iter().map(|arg| arg.as_ref().to_owned()));
+        proc::output("ip", args, COMMAND_LIMIT)
+    }
+
+    /// What `curl` gets from `url`.
+    ///
+    /// # Errors
+    /// When there is no answer, or one that is not a success.
+    pub fn get(&self, url: &str) -> Result<Vec<u8>> {
+        let output = self.run(["curl", "-gfsS", "--max-time", "50", url])?;
+        ensure!(
+            output.status.success(),
+            "curl {url}: {}",
+            proc::describe(&output)
+        );
+        Ok(output.stdout)
+    }
+
+    /// Asks for `url` until it answers with success; for machines that cannot say that they serve.
+    ///
+    /// # Errors
+    /// When it does not answer within `limit`.
+    pub fn get_eventually(&self, url: &str, limit: Duration) -> Result<Vec<u8>> {
+        let limit_s = limit.as_secs().to_string();
+        let output = self.run([
+            "curl",
+            "-gfsS",
+            "--retry",
+            "1000",
+            "--retry-delay",
+            "1",
+            "--retry-all-errors",
+            "--connect-timeout",
+            "2",
+            "--retry-max-time",
+            &limit_s,
+            url,
+        ])?;
+        ensure!(
+            output.status.success(),
+            "curl {url} for {limit_s} s: {}",
+            proc::describe(&output)
+        );
+        Ok(output.stdout)
+    }
+
+    /// Whether anything answers on `port` of `host`.
+    ///
+    /// # Errors
+    /// When `curl` cannot be run.
+    pub fn answers(&self, host: &str, port: u16) -> Result<bool> {
+        let url = format!("http://{host}:{port}/");
+        let output = self.run(["curl", "-gsS", "-o", "/dev/null", "--max-time", "3", &url])?;
+        Ok(output.status.success())
+    }
+
+    /// Runs `make` on a thread inside this namespace, so that a socket it makes belongs to the LAN.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, or what `make` says.
+    pub fn inside<T: Send>(&self, make: impl FnOnce() -> io::Result<T> + Send) -> Result<T> {
+        let namespace = File::open(Path::new(NAMESPACES).join(&self.name))?;
+        let entered = || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            make()
+        };
+        let made = thread::scope(|scope| scope.spawn(entered).join());
+        made.map_err(|_| anyhow!("the thread inside {} panicked", self.name))?
+            .with_context(|| format!("inside {}", self.name))
+    }
+
+    /// Kills every process in the LAN: machines, servers and commands. What waits for them then fails.
+    pub fn kill_all(&self) {
+        kill_inside(&self.name);
+    }
+
+    fn ip(&self, batch: &str) -> Result<()> {
+        proc::must("ip", ["-n", &self.name, "-batch", "-"], batch)?;
+        Ok(())
+    }
+
+    fn start_dhcp(&self, spec: LanSpec, leases: &Path) -> Result<(Mutex<Child>, Transcript)> {
+        let mut args: Vec<String> = self.enter().map(str::to_owned).to_vec();
+        args.extend(
+            [
+                "dnsmasq",
+                "--keep-in-foreground",
+                "--conf-file=/dev/null",
+                "--port=0",
+                "--pid-file=",
+                "--user=root",
+                "--interface=br0",
+                "--bind-interfaces",
+                "--log-facility=-",
+                "--log-dhcp",
+                "--no-ping",
+                "--dhcp-authoritative",
+            ]
+            .map(str::to_owned),
+        );
+        args.push(format!("--dhcp-leasefile={}", leases.display()));
+        if spec.dhcp {
+            args.push("--dhcp-range=10.77.0.100,10.77.0.199,255.255.255.0,2m".to_owned());
+            args.extend((1..=20).map(|n| format!("--dhcp-host={},{}", mac(n), address(n))));
+            args.extend(
+                spec.renew_after_s
+                    .map(|s| format!("--dhcp-option-force=option:T1,{s}")),
+            );
+        }
+        if spec.router {
+            args.extend([
+                "--enable-ra".to_owned(),
+                "--dhcp-range=fd77::,ra-only,64,1h".to_owned(),
+            ]);
+        }
+        let mut command = proc::leashed("ip", args);
+        // Both streams go into one pipe: dnsmasq logs to standard error.
+        let (reader, writer) = io::pipe()?;
+        let child = command
+            .stdout(Stdio::from(writer.try_clone()?))
+            .stderr(Stdio::from(writer))
+            .spawn()
+            .context("start dnsmasq")?;
+        drop(command);
+        let log = Transcript::of("dnsmasq", reader, &self.logs.join("dnsmasq.log"))?;
+        log.wait_for(
+            if spec.dhcp {
+                "DHCP, IP range"
+            } else {
+                "router advertisement"
+            },
+            DHCP_START_LIMIT,
+        )?;
+        Ok((Mutex::new(child), log))
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        self.kill_all();
+        if let Some((server, _)) = &self.dhcp {
+            let mut server = server
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            // Killed just above; this only takes its exit status.
+            let _ = server.wait();
+        }
+        if let Err(error) = proc::must("ip", ["netns", "delete", &self.name], "") {
+            eprintln!("warning: network namespace {} stays: {error:#}", self.name);
+        }
+    }
+}
+
+/// The hardware address of network card `number` of a LAN (1 to 20).
+#[must_use]
+pub fn mac(number: u8) -> String {
+    format!("52:54:00:77:00:{number:02x}")
+}
+
+/// The address the DHCP server keeps for [`mac`]`(number)`.
+#[must_use]
+pub fn address(number: u8) -> String {
+    format!("10.77.0.{}", 10 + number)
+}
+
+/// Whether this machine can make a LAN: says what is missing otherwise.
+///
+/// # Errors
+/// The first thing that is missing.
+pub fn possible() -> Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "needs root (network namespaces and taps)"
+    );
+    ensure!(
+        Path::new("/dev/net/tun").exists(),
+        "/dev/net/tun does not exist"
+    );
+    let name = format!("phase-{}-probe", std::process::id());
+    proc::must("ip", ["netns", "add", &name], "").context("network namespaces are not allowed")?;
+    let tap = proc::must(
+        "ip",
+        ["-n", &name, "tuntap", "add", "tap0", "mode", "tap"],
+        "",
+    );
+    proc::must("ip", ["netns", "delete", &name], "")?;
+    if let Err(error) = tap {
+        bail!("taps are not allowed: {error:#}");
+    }
+    Ok(())
+}
+
+/// Removes LANs of test runs that are dead: killed ones cannot clean up after themselves.
+fn remove_leftovers() {
+    let Ok(entries) = std::fs::read_dir(NAMESPACES) else {
+        return;
+    };
+    for name in entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+    {
+        let owner = name
+            .strip_prefix("phase-")
+            .and_then(|rest| rest.split('-').next());
+        let Some(owner) = owner.and_then(|pid| pid.parse::<u32>().ok()) else {
+            continue;
+        };
+        if !Path::new(&format!("/proc/{owner}")).exists() {
+            kill_inside(&name);
+            // Another run may be removing the same leftover: whoever comes second has nothing to do.
+            let _ = proc::must("ip", ["netns", "delete", &name], "");
+        }
+    }
+}
+
+/// Kills every process in a namespace but this one.
+pub(crate) fn kill_inside(namespace: &str) {
+    let Ok(pids) = proc::must("ip", ["netns", "pids", namespace], "") else {
+        return;
+    };
+    let pids = pids
+        .lines()
+        .filter_map(|line| line.trim().parse::<i32>().ok())
+        .filter_map(Pid::from_raw);
+    for pid in pids.filter(|pid| *pid != rustix::process::getpid()) {
+        // It may have ended by itself in between.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}

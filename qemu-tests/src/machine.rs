@@ -1,0 +1,333 @@
+//! One machine: a QEMU process in a LAN's namespace, its console and its power button.
+//!
+//! ```text
+//! boot --> runs --power_off--> ended          (the appliance shuts down in order)
+//!            |----kill------> ended          (the plug is pulled)
+//!            `---reset by the guest--> ended (QEMU runs with -no-reboot; a kexec is no reset)
+//! ```
+//! Dropping a machine pulls the plug.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use crate::firmware::{Disk, Firmware};
+use crate::lan::{self, Lan};
+use crate::proc;
+use crate::qmp::Qmp;
+use crate::serial::{Line, Transcript};
+use crate::timeline::Timeline;
+
+/// The smallest machine the appliance promises to run, serve and boot others on.
+pub const MEMORY_MIB: u32 = 256;
+/// QEMU's own start, on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// Lines after which nothing good comes.
+const HOPELESS: &[&str] = &["phase: refused:", "phase: fatal:", "Kernel panic"];
+
+/// What a machine is made of.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// How it starts.
+    pub firmware: Firmware,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Disks, first first.
+    pub disks: Vec<Disk>,
+    /// Network cards, each with a cable to the LAN.
+    pub cards: u8,
+    /// A serial port. Without it the machine has no console at all.
+    pub serial: bool,
+    /// An i6300esb watchdog that resets the machine when nobody feeds it.
+    pub watchdog: bool,
+}
+
+impl Spec {
+    /// The smallest machine: one card, a serial port, nothing else.
+    #[must_use]
+    pub fn new(firmware: Firmware) -> Self {
+        Self {
+            firmware,
+            memory_mib: MEMORY_MIB,
+            disks: Vec::new(),
+            cards: 1,
+            serial: true,
+            watchdog: false,
+        }
+    }
+
+    /// The same with one more disk.
+    #[must_use]
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.disks.push(disk);
+        self
+    }
+}
+
+/// A machine that was switched on.
+#[derive(Debug)]
+pub struct Machine {
+    name: String,
+    /// The number of its first network card on the LAN.
+    card: u8,
+    taps: Vec<String>,
+    child: Child,
+    qmp: RefCell<Qmp>,
+    serial: Option<Transcript>,
+    timeline: Timeline,
+    powered_on: Instant,
+    screenshot: PathBuf,
+    _scratch: tempfile::TempDir,
+}
+
+impl Machine {
+    /// Switches a machine on. Its cards get the hardware addresses [`lan::mac`]`(card)` and following.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started or ends at once; the text has what it said.
+    pub fn boot(lan: &Lan, timeline: &Timeline, name: &str, card: u8, spec: &Spec) -> Result<Self> {
+        let scratch = tempfile::tempdir()?;
+        let socket = scratch.path().join("qmp");
+        let taps = (0..spec.cards)
+            .map(|_| lan.add_tap())
+            .collect::<Result<Vec<_>>>()?;
+        let mut args: Vec<String> = lan.enter().map(str::to_owned).to_vec();
+        args.extend(machine_args(spec, &socket));
+        args.extend(spec.firmware.args(scratch.path())?);
+        args.extend(
+            spec.disks
+                .iter()
+                .enumerate()
+                .flat_map(|(number, disk)| disk.args(number)),
+        );
+        for (number, tap) in (0u8..).zip(&taps) {
+            let mac = lan::mac(card + number);
+            args.extend([
+                "-netdev".to_owned(),
+                format!("tap,id=net{number},ifname={tap},script=no,downscript=no"),
+                "-device".to_owned(),
+                format!("virtio-net-pci,netdev=net{number},mac={mac},romfile="),
+            ]);
+        }
+        let errors = lan.logs().join(format!("{name}.qemu.log"));
+        let mut child = proc::leashed("ip", &args)
+            .stdout(if spec.serial {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
+            .stderr(std::fs::File::create(&errors)?)
+            .spawn()
+            .context("start QEMU")?;
+        let powered_on = Instant::now();
+        timeline.mark(
+            name,
+            format!("power on, {} MiB, {}", spec.memory_mib, how(spec)),
+        );
+        let serial = child.stdout.take();
+        let serial = serial
+            .map(|pipe| Transcript::of(name, pipe, &lan.logs().join(format!("{name}.serial.log"))))
+            .transpose()?;
+        let qmp = Qmp::connect(&socket, START_LIMIT).inspect_err(|_| {
+            // It is useless now, and its exit is no news.
+            let _ = child.kill().and_then(|()| child.wait());
+        });
+        let qmp = qmp.with_context(|| std::fs::read_to_string(&errors).unwrap_or_default())?;
+        Ok(Self {
+            name: name.to_owned(),
+            card,
+            taps,
+            child,
+            qmp: RefCell::new(qmp),
+            serial,
+            timeline: timeline.clone(),
+            powered_on,
+            screenshot: lan.logs().join(format!("{name}.screen.png")),
+            _scratch: scratch,
+        })
+    }
+
+    /// The address the LAN's DHCP server keeps for this machine.
+    #[must_use]
+    pub fn address(&self) -> String {
+        lan::address(self.card)
+    }
+
+    /// The taps its cards are connected to.
+    #[must_use]
+    pub fn taps(&self) -> &[String] {
+        &self.taps
+    }
+
+    /// When it was switched on.
+    #[must_use]
+    pub fn powered_on(&self) -> Instant {
+        self.powered_on
+    }
+
+    /// Its console.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn serial(&self) -> Result<&Transcript> {
+        self.serial
+            .as_ref()
+            .with_context(|| format!("{} has no console", self.name))
+    }
+
+    /// Waits for the next console line with `wanted`, marks it on the timeline and returns it. A refusal,
+    /// a fatal error or a panic ends the wait at once, unless it is what is waited for.
+    ///
+    /// # Errors
+    /// When the line does not come within `limit`; the text has the end of the console.
+    pub fn wait_for(&self, wanted: &str, limit: Duration) -> Result<Line> {
+        let found = self.serial()?.wait_for_unless(wanted, HOPELESS, limit);
+        let line = found.inspect_err(|_| self.look())?;
+        self.timeline
+            .mark_at(line.at, &self.name, line.text.clone());
+        Ok(line)
+    }
+
+    /// Waits until the machine says that it serves, and returns the first URL it names.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    pub fn wait_until_serving(&self, limit: Duration) -> Result<String> {
+        let line = self.wait_for("phase: serving http", limit)?;
+        let url = line
+            .text
+            .split_whitespace()
+            .find(|word| word.starts_with("http://"));
+        let url = url.context("a serving line without URL")?;
+        Ok(url.trim_end_matches([',', '/']).to_owned())
+    }
+
+    /// Whether the console has said `text`.
+    ///
+    /// # Errors
+    /// When the machine has no console.
+    pub fn said(&self, text: &str) -> Result<bool> {
+        Ok(self.serial()?.said(text))
+    }
+
+    /// Presses the power button and waits until the machine is off.
+    ///
+    /// # Errors
+    /// When it is not off within `limit`, or ended in another way than by switching itself off.
+    pub fn power_off(&self, limit: Duration) -> Result<()> {
+        self.timeline.mark(&self.name, "power button");
+        self.qmp.borrow_mut().power_button()?;
+        match self.wait_for_end(limit)?.as_str() {
+            "guest-shutdown" => Ok(()),
+            other => bail!(
+                "{} ended by {other} instead of switching itself off",
+                self.name
+            ),
+        }
+    }
+
+    /// Waits until the machine has ended, and says why in QEMU's words (see [`Qmp::wait_for_end`]).
+    ///
+    /// # Errors
+    /// When it still runs after `limit`.
+    pub fn wait_for_end(&self, limit: Duration) -> Result<String> {
+        let ended = self
+            .qmp
+            .borrow_mut()
+            .wait_for_end(limit)
+            .with_context(|| self.name.clone());
+        let reason = ended.inspect_err(|_| self.look())?;
+        self.timeline.mark(&self.name, format!("off ({reason})"));
+        Ok(reason)
+    }
+
+    /// Pulls the plug.
+    pub fn kill(mut self) {
+        self.timeline.mark(&self.name, "plug pulled");
+        self.pull_plug();
+    }
+
+    /// Runs a QMP command, for what only some test needs.
+    ///
+    /// # Errors
+    /// What QEMU says against it.
+    pub fn qmp(&self, command: &str, arguments: serde_json::Value) -> Result<serde_json::Value> {
+        self.qmp.borrow_mut().run(command, arguments)
+    }
+
+    /// Notes where a wait failed, and keeps a picture of the screen beside the logs if there is one.
+    fn look(&self) {
+        let target = json!({ "filename": self.screenshot, "format": "png" });
+        let picture = self.qmp.borrow_mut().run("screendump", target);
+        let note = if picture.is_ok() {
+            ", see its screen.png"
+        } else {
+            ""
+        };
+        self.timeline
+            .mark(&self.name, format!("waited in vain{note}"));
+    }
+
+    fn pull_plug(&mut self) {
+        // Already ended is as good; `wait` takes the exit status either way.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.pull_plug();
+    }
+}
+
+fn how(spec: &Spec) -> &'static str {
+    match (&spec.firmware, spec.disks.first().map(|disk| disk.bus)) {
+        (Firmware::Uefi, Some(crate::firmware::Bus::Usb)) => "UEFI from a USB stick",
+        (Firmware::Bios, _) => "BIOS",
+        (Firmware::Uefi, _) => "UEFI from disk",
+        (Firmware::Kernel { .. }, Some(_)) => "kernel and initramfs in memory, a disk beside it",
+        (Firmware::Kernel { .. }, None) => "kernel and initramfs in memory, no disk",
+    }
+}
+
+fn machine_args(spec: &Spec, socket: &Path) -> Vec<String> {
+    let accelerator = std::env::var("PHASE_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
+    let memory = spec.memory_mib.to_string();
+    let qmp = format!("unix:{},server=on,wait=off", socket.display());
+    let serial = if spec.serial { "stdio" } else { "none" };
+    let mut args: Vec<String> = [
+        "qemu-system-x86_64",
+        "-machine",
+        "q35",
+        "-accel",
+        &accelerator,
+        "-cpu",
+        "max",
+        "-smp",
+        "1",
+        "-m",
+        &memory,
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-serial",
+        serial,
+        "-qmp",
+        &qmp,
+        "-device",
+        "virtio-rng-pci",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    if spec.watchdog {
+        args.extend(["-device", "i6300esb", "-action", "watchdog=reset"].map(str::to_owned));
+    }
+    args
+}
