@@ -23,10 +23,28 @@ pub(crate) enum JsonError {
     Malformed(String),
 }
 
+/// The longest excerpt of a parser's message that is passed on.
+const REASON_CHARS_MAX: usize = 200;
+
+impl JsonError {
+    /// A parser's message may quote the input, which anybody may have written: it is cut and made fit for a terminal.
+    fn malformed(error: &serde_json::Error) -> Self {
+        let plain = |c: char| if (' '..='~').contains(&c) { c } else { '?' };
+        Self::Malformed(
+            error
+                .to_string()
+                .chars()
+                .take(REASON_CHARS_MAX)
+                .map(plain)
+                .collect(),
+        )
+    }
+}
+
 /// Parses `bytes` into `T` after the strict walk.
 pub(crate) fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, JsonError> {
     check(bytes)?;
-    serde_json::from_slice(bytes).map_err(|error| JsonError::Malformed(error.to_string()))
+    serde_json::from_slice(bytes).map_err(|error| JsonError::malformed(&error))
 }
 
 /// The strict walk alone.
@@ -45,7 +63,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), JsonError> {
     if let Err(error) = walk.deserialize(&mut reader) {
         return Err(match duplicate.into_inner() {
             Some(field) => JsonError::DuplicateField(field),
-            None => JsonError::Malformed(error.to_string()),
+            None => JsonError::malformed(&error),
         });
     }
     reader.end().map_err(|_| JsonError::TrailingBytes)
@@ -81,10 +99,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "text, true, false, null, a list, an object or an integer from 0 to 2^53"
-        )
+        f.write_str("an integer from 0 to 2^53")
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<(), E> {
@@ -165,7 +180,7 @@ mod tests {
         refused("18446744073709551616", "integer");
         refused("\u{feff}{}", "byte order mark");
         refused("[[[[[[[[[1]]]]]]]]]", "deeper than 8");
-        refused("\"\\ud800\"", "surrogate");
+        refused("\"\\ud800abcdef\"", "hex escape");
         refused("", "EOF");
         refused("{\"a\":1,}", "trailing comma");
     }

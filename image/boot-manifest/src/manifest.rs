@@ -186,7 +186,8 @@ impl Manifest {
     }
 }
 
-fn is_printable(text: &str, size_max: usize) -> bool {
+/// Whether `text` is short enough and can be shown as it is.
+pub(crate) fn is_printable(text: &str, size_max: usize) -> bool {
     text.len() <= size_max && text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
 }
 

@@ -17,8 +17,8 @@ pub struct Timestamp(i64);
 pub struct InvalidTimestamp;
 
 impl Timestamp {
-    /// The last second of the year 9999.
-    pub const MAX: Self = Self(253_402_300_799);
+    /// 9999-12-30T22:00:00Z, the last second that exists in every time zone of jiff.
+    pub const MAX: Self = Self(253_402_207_200);
 
     /// The point `seconds` after 1970; outside the range of the type it is the nearest end.
     pub const fn from_unix(seconds: i64) -> Self {
@@ -134,7 +134,7 @@ mod tests {
             (0, "1970-01-01T00:00:00Z"),
             (951_782_400, "2000-02-29T00:00:00Z"),
             (1_795_255_200, "2026-11-21T10:00:00Z"),
-            (Timestamp::MAX.unix(), "9999-12-31T23:59:59Z"),
+            (Timestamp::MAX.unix(), "9999-12-30T22:00:00Z"),
         ] {
             assert_eq!(text.parse(), Ok(Timestamp::from_unix(seconds)));
             assert_eq!(Timestamp::from_unix(seconds).to_string(), text);
@@ -158,6 +158,7 @@ mod tests {
             "2026-13-01T00:00:00Z",
             "2026-00-01T00:00:00Z",
             "1969-12-31T23:59:59Z",
+            "9999-12-30T22:00:01Z",
             "+026-11-21T10:00:00Z",
             "12026-11-21T10:00:00Z",
             " 2026-11-21T10:00:00Z",

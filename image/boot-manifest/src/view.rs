@@ -5,9 +5,13 @@ use crate::envelope::FileWire;
 use crate::json;
 use crate::key::KeyId;
 use crate::limits::MANIFEST_SIZE_MAX;
+use crate::manifest::is_printable;
 use crate::names::{Arch, ArtifactName, Channel, FileName};
 use crate::time::Timestamp;
 use crate::verify::VerifyError;
+
+/// Longest text of a view: two names, a file name and some room for a host.
+const TEXT_SIZE_MAX: usize = 1_024;
 
 /// What the readable part says. Anybody on the way may have written it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +55,18 @@ pub fn view(bytes: &[u8]) -> Result<UnverifiedView, VerifyError> {
         return Err(VerifyError::TooLarge(bytes.len()));
     }
     let file: FileWire = json::parse(bytes)?;
+    let urls = file
+        .artifacts
+        .values()
+        .map(|artifact| &artifact.download_url);
+    if !urls
+        .chain([&file.version])
+        .all(|text| is_printable(text, TEXT_SIZE_MAX))
+    {
+        return Err(VerifyError::Malformed(
+            "a text has unprintable characters".to_owned(),
+        ));
+    }
     let artifacts = file
         .artifacts
         .into_iter()
