@@ -12,6 +12,12 @@ pub const PATH_BYTES_MAX: usize = 4095;
 /// A newc header holds a file's size in eight hexadecimal digits.
 pub const FILE_BYTES_MAX: u64 = u32::MAX as u64;
 
+/// Magic and thirteen fields of eight digits.
+const HEADER_BYTES: usize = 110;
+
+/// The name of the member that ends every archive.
+const TRAILER: &str = "TRAILER!!!";
+
 /// One member of the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -134,7 +140,7 @@ pub fn write(entries: &[Entry], mut out: impl Write) -> Result<(), Error> {
         write_member(&mut out, inode, entry)?;
     }
     // The trailer: link count 1, everything else zero, as every other writer makes it.
-    write_header(&mut out, [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], "TRAILER!!!")?;
+    write_header(&mut out, [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], TRAILER)?;
     Ok(())
 }
 
@@ -173,7 +179,7 @@ fn check_entry(entry: &Entry) -> Result<(), Error> {
     };
     match entry.path.as_str() {
         "" => return path_error("it is empty"),
-        "TRAILER!!!" => return path_error("it is the archive's end mark"),
+        TRAILER => return path_error("it is the archive's end mark"),
         path if path.len() > PATH_BYTES_MAX => return path_error("it is longer than 4095 bytes"),
         path if path.contains('\0') => return path_error("it holds a NUL byte"),
         path if path.split('/').any(|part| matches!(part, "" | "." | "..")) => {
@@ -235,7 +241,6 @@ fn write_member(out: &mut impl Write, inode: u32, entry: &Entry) -> io::Result<(
 
 /// Writes one header: magic, eleven fields, the name's length with its NUL, an unused checksum, the name.
 fn write_header(out: &mut impl Write, fields: [u32; 11], name: &str) -> io::Result<()> {
-    const HEADER_BYTES: usize = 110;
     out.write_all(b"070701")?;
     for field in fields {
         write!(out, "{field:08x}")?;
@@ -249,6 +254,87 @@ fn write_header(out: &mut impl Write, fields: [u32; 11], name: &str) -> io::Resu
 /// Pads to the four-byte boundary that every header and every body starts at.
 fn pad(out: &mut impl Write, written: usize) -> io::Result<()> {
     out.write_all(&[0; 3][..written.wrapping_neg() % 4])
+}
+
+/// A member as it was read back, displayed as `ls -l` would.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Path relative to the root.
+    pub path: String,
+    /// File type and permissions, as in stat(2).
+    pub mode: u32,
+    /// Size of the content in bytes.
+    pub size: u32,
+    /// Major and minor number of a device node.
+    pub device: (u32, u32),
+}
+
+impl std::fmt::Display for Listed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match self.mode >> 12 {
+            0o04 => 'd',
+            0o12 => 'l',
+            0o02 => 'c',
+            0o10 => '-',
+            _ => '?',
+        };
+        let permissions: String = (0..9)
+            .map(|bit| {
+                if self.mode & (0o400 >> bit) == 0 {
+                    '-'
+                } else {
+                    ['r', 'w', 'x'][bit % 3]
+                }
+            })
+            .collect();
+        let detail = match kind {
+            'c' => format!("{}, {}", self.device.0, self.device.1),
+            _ => self.size.to_string(),
+        };
+        write!(f, "{kind}{permissions} {detail:>9} {}", self.path)
+    }
+}
+
+/// Reads the members of an archive, without their contents, up to its trailer.
+///
+/// # Errors
+/// When the bytes are no complete newc archive.
+pub fn read(archive: &[u8]) -> io::Result<Vec<Listed>> {
+    let damaged =
+        |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("the archive {what}"));
+    let mut members = Vec::new();
+    let mut at = 0usize;
+    loop {
+        let header = archive
+            .get(at..at + HEADER_BYTES)
+            .ok_or_else(|| damaged("is cut short"))?;
+        if &header[..6] != b"070701" {
+            return Err(damaged("has no newc header where one should be"));
+        }
+        let field = |index: usize| {
+            let digits = std::str::from_utf8(&header[6 + index * 8..14 + index * 8]).ok();
+            let value = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+            value.ok_or_else(|| damaged("has an odd number in a header"))
+        };
+        let (mode, size, name_bytes) = (field(1)?, field(6)?, field(11)? as usize);
+        let name_end = at + HEADER_BYTES + name_bytes;
+        let name = archive
+            .get(at + HEADER_BYTES..name_end)
+            .ok_or_else(|| damaged("is cut short"))?;
+        let path = String::from_utf8_lossy(name)
+            .trim_end_matches('\0')
+            .to_owned();
+        if path == TRAILER {
+            return Ok(members);
+        }
+        members.push(Listed {
+            path,
+            mode,
+            size,
+            device: (field(9)?, field(10)?),
+        });
+        at = (name_end.next_multiple_of(4) + size as usize).next_multiple_of(4);
+    }
 }
 
 #[cfg(test)]
@@ -328,6 +414,35 @@ mod tests {
         assert!(matches!(archive(&twice), Err(Error::Duplicate(path)) if path == "a"));
         let in_a_file = [Entry::file("a", 0o644, ""), Entry::file("a/b", 0o644, "")];
         assert!(matches!(archive(&in_a_file), Err(Error::NoParent { .. })));
+    }
+
+    #[test]
+    fn an_archive_reads_back_and_damage_is_an_error() {
+        let entries = [
+            Entry::directory("dev", 0o755),
+            Entry::char_device("dev/null", 0o666, 1, 3),
+            Entry::file("init", 0o755, b"12345".to_vec()),
+        ];
+        let bytes = archive(&entries).unwrap();
+        let lines: Vec<_> = read(&bytes)
+            .unwrap()
+            .iter()
+            .map(Listed::to_string)
+            .collect();
+        let expected = [
+            "drwxr-xr-x         0 dev",
+            "crw-rw-rw-      1, 3 dev/null",
+            "-rwxr-xr-x         5 init",
+        ];
+        assert_eq!(lines, expected);
+        for length in 0..bytes.len() - 4 {
+            assert!(read(&bytes[..length]).is_err(), "{length} bytes");
+        }
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x55;
+            let _ = read(&damaged);
+        }
     }
 
     #[test]

@@ -60,7 +60,9 @@ pub fn write(recipe: &Recipe<'_>, mut out: impl Read + Write + Seek) -> Result<(
     let sectors = u32::try_from(recipe.bytes / SECTOR_BYTES).ok();
     let sectors = sectors
         .filter(|sectors| {
-            *sectors <= 1 << 26 && recipe.bytes >= BYTES_MIN && recipe.bytes % SECTOR_BYTES == 0
+            *sectors <= 1 << 26
+                && recipe.bytes >= BYTES_MIN
+                && recipe.bytes.is_multiple_of(SECTOR_BYTES)
         })
         .ok_or(Error::Size(recipe.bytes))?;
     let files: u64 = recipe

@@ -3,10 +3,24 @@
 //! The writers (`cpio`, `squashfs`, `pe`, `uki`, `fat`, `disk`) are pure functions of their recipes: same inputs, same bytes,
 //! no root, no loop device, no clock. Everything that runs programs or touches the machine is in the other modules.
 
+pub mod accel;
+pub mod build;
+pub mod cli;
 pub mod cpio;
 pub mod disk;
+pub mod facts;
 pub mod fat;
+pub mod http;
 pub mod initramfs;
+pub mod inspect;
+pub mod packages;
+pub mod paths;
 pub mod pe;
+pub mod programs;
+pub mod progress;
+pub mod qemu;
+pub mod run;
 pub mod squashfs;
+pub mod stamp;
+pub mod trust;
 pub mod uki;

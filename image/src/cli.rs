@@ -1,0 +1,100 @@
+//! The command line of `cargo appliance`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::build;
+
+/// Builds, boots, tests and measures the appliance.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo appliance",
+    bin_name = "cargo appliance",
+    version,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build kernel, programs and images, and print each with its size and sha256
+    Build(Build),
+    /// Boot the appliance in QEMU and forward its HTTP port to this machine
+    Run(Run),
+    /// Show what an image contains
+    Inspect(Inspect),
+}
+
+/// How QEMU runs the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Accel {
+    /// kvm when a short trial boot works with it, else tcg
+    Auto,
+    /// Hardware virtualisation
+    Kvm,
+    /// Emulation
+    Tcg,
+}
+
+/// `cargo appliance build`
+#[derive(Debug, clap::Args)]
+pub struct Build {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would print it; the options describe themselves"
+    )]
+    pub options: build::Options,
+    /// Print the outputs as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cargo appliance run`
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would print it; the options describe themselves"
+    )]
+    pub options: build::Options,
+    /// Port on 127.0.0.1 that leads to the appliance
+    #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// Memory of the machine in MiB
+    #[arg(long, default_value_t = 256, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
+    pub memory: u32,
+    /// How QEMU runs the processor
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub accel: Accel,
+    /// Keep the machine's folder (serial log, UEFI variables) when it has ended
+    #[arg(long)]
+    pub keep: bool,
+    /// Power off and exit 0 once the served manifest has been verified and shown
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// `cargo appliance inspect`
+#[derive(Debug, clap::Args)]
+pub struct Inspect {
+    /// Disk image, EFI program, squashfs, initramfs or manifest; the built disk image when left out
+    pub file: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}
