@@ -8,14 +8,17 @@ mod cli;
 mod discover_cmd;
 mod exit;
 mod fetch_cmd;
+mod http;
 mod init_link;
 mod key;
 mod log;
 mod manifest_cmd;
 mod net;
+mod progress;
 mod serve;
 mod stage;
 mod status_cmd;
+mod trust;
 mod verify_cmd;
 
 use std::process::ExitCode;

@@ -12,7 +12,7 @@ use boot_manifest::limits::ARTIFACT_SIZE_MAX;
 use boot_manifest::{ArtifactHasher, ChunkMap, Digest};
 
 use crate::identity::{Identity, OpenFile};
-use crate::limits::{HASHES_MAX, READ_SIZE, TIMESTAMP_TICK};
+use crate::limits::{HASHES_MAX, READ_SIZE};
 
 /// What one pass over a file yields.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl Hashes {
         drop(state);
         let started = SystemTime::now();
         let hashed = Arc::new(read(file)?);
-        if is_settled(&identity, started) {
+        if identity.settles_in(started).is_none() {
             self.lock().keep(identity, Arc::clone(&hashed));
         }
         Ok(hashed)
@@ -135,17 +135,6 @@ impl State {
             },
         );
     }
-}
-
-/// Whether a later change is sure to give the file another change time. A change time in the future, after the clock
-/// was set back, cannot be that of a change made now.
-fn is_settled(identity: &Identity, started: SystemTime) -> bool {
-    let changed = identity.changed();
-    let distance = match started.duration_since(changed) {
-        Ok(age) => age,
-        Err(ahead) => ahead.duration(),
-    };
-    distance > TIMESTAMP_TICK
 }
 
 fn read(file: &OpenFile) -> Result<Hashed, HashError> {

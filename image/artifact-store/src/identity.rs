@@ -4,10 +4,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use boot_manifest::FileName;
 use rustix::fs::Stat;
+
+use crate::limits::TIMESTAMP_TICK;
 
 /// What changes whenever a file's content changes: another file (device, inode), another length, or another time of
 /// the last change. The change time (ctime) cannot be set back by programs that preserve the modification time.
@@ -46,9 +49,16 @@ impl Identity {
         at(self.modified_ns)
     }
 
-    /// When content or attributes were last changed, by the clock of the file system.
-    pub(crate) fn changed(&self) -> SystemTime {
-        at(self.changed_ns)
+    /// How long it is until any further change is sure to give the file another identity; nothing when it is so now.
+    ///
+    /// The kernel stamps files with a clock that ticks, so two changes within a tick look alike. A change time in the
+    /// future, after the clock was set back, cannot be that of a change made now.
+    pub fn settles_in(&self, now: SystemTime) -> Option<Duration> {
+        let distance = match now.duration_since(at(self.changed_ns)) {
+            Ok(age) => age,
+            Err(ahead) => ahead.duration(),
+        };
+        (distance <= TIMESTAMP_TICK).then_some(TIMESTAMP_TICK)
     }
 }
 
@@ -64,9 +74,10 @@ fn at(nanoseconds: i128) -> SystemTime {
 }
 
 /// An opened regular file of the store. Its descriptor keeps meaning the same file when the name is given to another.
-#[derive(Debug)]
+/// Clones share the descriptor.
+#[derive(Debug, Clone)]
 pub struct OpenFile {
-    file: File,
+    file: Arc<File>,
     name: FileName,
     identity: Identity,
 }
@@ -74,7 +85,7 @@ pub struct OpenFile {
 impl OpenFile {
     pub(crate) fn new(file: OwnedFd, name: FileName, identity: Identity) -> Self {
         Self {
-            file: File::from(file),
+            file: Arc::new(File::from(file)),
             name,
             identity,
         }
@@ -97,7 +108,7 @@ impl OpenFile {
 
     /// Whether it is still what was opened, and not overwritten in place.
     pub fn unchanged(&self) -> io::Result<bool> {
-        Ok(Identity::of(&rustix::fs::fstat(&self.file)?) == self.identity)
+        Ok(Identity::of(&rustix::fs::fstat(self)?) == self.identity)
     }
 
     /// Reads at an offset; 0 means the end.

@@ -118,6 +118,11 @@ impl Store {
         &self.path
     }
 
+    /// Its descriptor, for asking about the file system it lies in.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
     /// The digests of its files.
     pub fn hashes(&self) -> &Hashes {
         &self.hashes

@@ -1,0 +1,20 @@
+//! HTTP/1.1 as the provider speaks it. Knows requests, ranges, connections and bytes; what is served and why is
+//! decided in [`crate::serve`].
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `server` | accepting, limits on connections, draining |
+//! | `wire` | one connection's bytes: counting, and a deadline for clients that do not read |
+//! | `target` | from the request target to a route; the only place that decodes paths |
+//! | `range`, `condition` | RFC 9110 ranges and preconditions, pure |
+//! | `respond`, `body` | answers, and files read straight into the socket |
+//! | `limits` | every number with its reason |
+
+pub(crate) mod body;
+pub(crate) mod condition;
+pub(crate) mod limits;
+pub(crate) mod range;
+pub(crate) mod respond;
+pub(crate) mod server;
+pub(crate) mod target;
+pub(crate) mod wire;

@@ -1,0 +1,272 @@
+//! Accepting connections, and ending them: a bound on how many there are, deadlines for silent clients, and a drain that
+//! lets running downloads finish.
+//!
+//! Each connection is a task of its own; a panic in it ends that connection only. No task outlives [`run`] by more than
+//! the runtime's own end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioTimer;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::http::body::Body;
+use crate::http::limits::{
+    ACCEPT_PAUSE, BACKLOG, CONNECTIONS_MAX, DRAIN_MAX, FILES_RESERVED, HEAD_SIZE_MAX, HEAD_WAIT_MAX,
+};
+use crate::http::respond;
+use crate::http::wire::{Account, Wire};
+
+/// What answers requests.
+pub(crate) trait Handler: Send + Sync + 'static {
+    /// Answers one request of `client`.
+    fn handle(
+        &self,
+        client: IpAddr,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// What the server counts. Read by whoever shows it.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Body bytes the kernel has taken for clients.
+    pub(crate) body_bytes_total: Arc<AtomicU64>,
+    /// Connections accepted.
+    pub(crate) connections_total: AtomicU64,
+    /// Connections open now.
+    pub(crate) connections_open: AtomicU64,
+    /// Times `accept` failed for want of descriptors or memory.
+    pub(crate) accept_failures_total: AtomicU64,
+}
+
+/// Opens the listening socket. `::` also takes IPv4 clients.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM.nonblocking(),
+        Some(socket2::Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // Connections of a former process in TIME_WAIT must not keep the port; a listening process still does.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Raises the limit on open files as far as allowed, and returns how many connections it permits.
+pub(crate) fn connections_max() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = CONNECTIONS_MAX as u64 * 2 + FILES_RESERVED;
+    let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let mut current = limit.current.unwrap_or(u64::MAX);
+    if current < raised
+        && setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: Some(raised),
+                ..limit
+            },
+        )
+        .is_ok()
+    {
+        current = raised;
+    }
+    // A connection is a socket and, while it sends, a file.
+    let possible = current.saturating_sub(FILES_RESERVED) / 2;
+    usize::try_from(possible)
+        .unwrap_or(usize::MAX)
+        .clamp(1, CONNECTIONS_MAX)
+}
+
+/// Serves until `shutdown` ends, then drains. Returns how many connections were cut because they took too long.
+pub(crate) async fn run<H: Handler>(
+    listener: TcpListener,
+    handler: Arc<H>,
+    counters: Arc<Counters>,
+    connections_max: usize,
+    shutdown: impl Future<Output = ()>,
+) -> usize {
+    let places = Arc::new(Semaphore::new(connections_max));
+    let (stop, stopped) = watch::channel(false);
+    tokio::select! {
+        () = shutdown => {}
+        () = accept(&listener, &handler, &counters, &places, &stopped) => {}
+    }
+    drop(listener);
+    // Nobody listens when no connection is left.
+    let _ = stop.send(true);
+    let all = u32::try_from(connections_max).unwrap_or(u32::MAX);
+    let drained = tokio::time::timeout(DRAIN_MAX, places.acquire_many(all)).await;
+    if drained.is_ok() {
+        0
+    } else {
+        connections_max - places.available_permits()
+    }
+}
+
+/// Accepts for ever. When all places are taken, further clients wait in the kernel's backlog.
+async fn accept<H: Handler>(
+    listener: &TcpListener,
+    handler: &Arc<H>,
+    counters: &Arc<Counters>,
+    places: &Arc<Semaphore>,
+    stopped: &watch::Receiver<bool>,
+) {
+    let mut last_warning: Option<Instant> = None;
+    let mut warn = |what: &str| {
+        if last_warning.is_none_or(|last| last.elapsed() > Duration::from_secs(60)) {
+            last_warning = Some(Instant::now());
+            tracing::warn!(
+                connections = counters.connections_open.load(Ordering::Relaxed),
+                "{what}"
+            );
+        }
+    };
+    loop {
+        if places.available_permits() == 0 {
+            warn("all places for connections are taken; new clients wait");
+        }
+        let Ok(place) = Arc::clone(places).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                counters.connections_total.fetch_add(1, Ordering::Relaxed);
+                let connection = Connection {
+                    client: peer.ip().to_canonical(),
+                    handler: Arc::clone(handler),
+                    counters: Arc::clone(counters),
+                    stopped: stopped.clone(),
+                    _place: place,
+                };
+                tokio::spawn(connection.run(stream));
+            }
+            Err(error) if is_about_one_client(&error) => {}
+            Err(error) => {
+                counters
+                    .accept_failures_total
+                    .fetch_add(1, Ordering::Relaxed);
+                warn(&format!(
+                    "cannot accept connections for the moment: {error}"
+                ));
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_about_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+struct Connection<H> {
+    client: IpAddr,
+    handler: Arc<H>,
+    counters: Arc<Counters>,
+    stopped: watch::Receiver<bool>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Counts an open connection for as long as it lives, also when its task panics.
+struct Open<'a>(&'a AtomicU64);
+
+impl<'a> Open<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<H: Handler> Connection<H> {
+    async fn run(self, stream: TcpStream) {
+        let _open = Open::new(&self.counters.connections_open);
+        // Head and body of small answers leave in two writes; waiting for the first one's acknowledgement costs 40 ms.
+        let _ = stream.set_nodelay(true);
+        let account = Arc::new(Account::default());
+        let wire = Wire::new(
+            stream,
+            Arc::clone(&account),
+            Arc::clone(&self.counters.body_bytes_total),
+        );
+        let service = service_fn(|request| self.answer(&account, request));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_WAIT_MAX)
+            .max_header_size(HEAD_SIZE_MAX)
+            // Some firmware sends its request and closes its sending side.
+            .half_close(true)
+            // Some firmware compares field names letter by letter.
+            .title_case_headers(true)
+            .serve_connection(wire, service);
+        let mut connection = std::pin::pin!(connection);
+        let mut stopped = self.stopped.clone();
+        let stopped = async move {
+            // An error means that the server is gone, which is a stop as well.
+            let _ = stopped.wait_for(|stop| *stop).await.map(drop);
+        };
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = stopped => {
+                if !account.heard.load(Ordering::Relaxed) {
+                    return;
+                }
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            // Clients go away all the time.
+            let cause = std::error::Error::source(&error)
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            tracing::debug!(client = %self.client, %error, cause, "connection ended early");
+        }
+    }
+
+    async fn answer(
+        &self,
+        account: &Account,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        let closes = request
+            .headers()
+            .get_all(CONNECTION)
+            .iter()
+            .any(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
+        let mut response = self.handler.handle(self.client, request).await;
+        if closes {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        account.expect_head(respond::head_size(&response));
+        Ok(response)
+    }
+}

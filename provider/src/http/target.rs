@@ -1,0 +1,223 @@
+//! From the path of a request to what is asked for. The only place that decodes paths.
+//!
+//! Repeated slashes count as one, without a redirect: firmware builds `//` by joining URLs and follows no redirects.
+//! `..`, encoded slashes and control characters are refused, not cleaned up.
+
+use boot_manifest::{Arch, Channel, FileName};
+
+/// What a request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// `/`
+    Root,
+    /// `/health`
+    Health,
+    /// `/status`
+    Status,
+    /// `/manifest.json`: that of the channel and architecture this provider is for.
+    DefaultManifest,
+    /// `/<channel>/<arch>/manifest.json`
+    Manifest(Channel, Arch),
+    /// `/<channel>/<arch>/<file>`
+    Artifact(ArtifactTarget),
+    /// A path that names nothing here.
+    Unknown,
+    /// A path nobody sends by accident.
+    Refused(&'static str),
+}
+
+/// One file of one folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ArtifactTarget {
+    /// The channel.
+    pub(crate) channel: Channel,
+    /// The architecture.
+    pub(crate) arch: Arch,
+    /// The architecture as the client spelt it.
+    pub(crate) spelling: String,
+    /// The file or artifact name asked for.
+    pub(crate) name: FileName,
+}
+
+/// Reads the path of a request target (without its query).
+pub(crate) fn parse(path: &str) -> Target {
+    let mut segments = Vec::new();
+    let mut raw = path.split('/').filter(|segment| !segment.is_empty());
+    // The longest route has three segments; a fourth already names nothing.
+    for segment in raw.by_ref().take(4) {
+        match decode(segment) {
+            Ok(segment) => segments.push(segment),
+            Err(reason) => return Target::Refused(reason),
+        }
+    }
+    for segment in raw {
+        if let Err(reason) = decode(segment) {
+            return Target::Refused(reason);
+        }
+    }
+    if path.ends_with('/') && !segments.is_empty() {
+        return Target::Unknown;
+    }
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    match segments.as_slice() {
+        [] => Target::Root,
+        ["health"] => Target::Health,
+        ["status"] => Target::Status,
+        ["manifest.json"] => Target::DefaultManifest,
+        [channel, spelling, name] => folder_file(channel, spelling, name),
+        _ => Target::Unknown,
+    }
+}
+
+fn folder_file(channel: &str, spelling: &str, name: &str) -> Target {
+    let (Ok(channel), Ok(arch)) = (channel.parse(), spelling.parse()) else {
+        return Target::Unknown;
+    };
+    if name == artifact_store::MANIFEST_FILE {
+        return Target::Manifest(channel, arch);
+    }
+    let Ok(name) = name.parse() else {
+        return Target::Unknown;
+    };
+    Target::Artifact(ArtifactTarget {
+        channel,
+        arch,
+        spelling: spelling.to_owned(),
+        name,
+    })
+}
+
+/// Undoes percent-encoding in one segment.
+fn decode(segment: &str) -> Result<String, &'static str> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digits = [rest.next(), rest.next()]
+            .map(|digit| digit.and_then(|digit| char::from(digit).to_digit(16)));
+        let [Some(high), Some(low)] = digits else {
+            return Err("the path has a broken percent-encoding");
+        };
+        bytes.push(u8::try_from(high * 16 + low).unwrap_or(b'%'));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "the path is not UTF-8")?;
+    if text.chars().any(|c| c == '/' || c == '\\') {
+        return Err("the path has an encoded slash or a backslash");
+    }
+    if text.chars().any(char::is_control) {
+        return Err("the path has a control character");
+    }
+    if text == ".." || text == "." {
+        return Err("the path has a dot segment");
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn artifact(channel: &str, spelling: &str, name: &str) -> Target {
+        Target::Artifact(ArtifactTarget {
+            channel: channel.parse().unwrap(),
+            arch: spelling.parse().unwrap(),
+            spelling: spelling.to_owned(),
+            name: name.parse().unwrap(),
+        })
+    }
+
+    fn manifest(channel: &str, arch: Arch) -> Target {
+        Target::Manifest(channel.parse().unwrap(), arch)
+    }
+
+    #[test]
+    fn routes() {
+        for (path, expected) in [
+            ("/", Target::Root),
+            ("", Target::Root),
+            ("//", Target::Root),
+            ("/health", Target::Health),
+            ("/status", Target::Status),
+            ("/manifest.json", Target::DefaultManifest),
+            ("//manifest.json", Target::DefaultManifest),
+            (
+                "/stable/x86_64/manifest.json",
+                manifest("stable", Arch::X86_64),
+            ),
+            (
+                "/stable/amd64/manifest.json",
+                manifest("stable", Arch::X86_64),
+            ),
+            (
+                "/stable/arm64/manifest.json",
+                manifest("stable", Arch::Aarch64),
+            ),
+            (
+                "/stable/x86_64/vmlinuz",
+                artifact("stable", "x86_64", "vmlinuz"),
+            ),
+            (
+                "/stable//amd64///vmlinuz",
+                artifact("stable", "amd64", "vmlinuz"),
+            ),
+            (
+                "/stable/x86%5F64/vmlinu%7a",
+                artifact("stable", "x86_64", "vmlinuz"),
+            ),
+        ] {
+            assert_eq!(parse(path), expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn paths_that_name_nothing() {
+        for path in [
+            "/healthz",
+            "/health/",
+            "/stable",
+            "/stable/x86_64",
+            "/stable/x86_64/",
+            "/stable/x86_64/vmlinuz/",
+            "/stable/x86_64/a/b",
+            "/stable/riscv64/vmlinuz",
+            "/Stable/x86_64/vmlinuz",
+            "/.git/x86_64/config",
+            "/stable/x86_64/.vmlinuz.partial",
+            "/stable/x86_64/a b",
+            "/stable/x86_64/%c3%a9",
+            "*",
+        ] {
+            assert_eq!(parse(path), Target::Unknown, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn paths_that_are_refused() {
+        for path in [
+            "/..",
+            "/stable/../../etc/passwd",
+            "/stable/%2e%2e/x",
+            "/stable/x86_64/%2E%2E",
+            "/stable/x86_64/..%2fpasswd",
+            "/stable/x86_64/a%5cb",
+            "/stable/x86_64/a\\b",
+            "/stable/x86_64/vmlinuz%00",
+            "/stable/x86_64/vmlinuz%0a",
+            "/stable/x86_64/%zz",
+            "/stable/x86_64/%4",
+            "/stable/x86_64/%",
+            "/stable/x86_64/%ff",
+            "/a/b/c/d/e/..",
+            "/./health",
+        ] {
+            assert!(
+                matches!(parse(path), Target::Refused(_)),
+                "{path:?}: {:?}",
+                parse(path)
+            );
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The bytes of one connection, between hyper and the socket: what really leaves is counted here, and a client that
+//! takes nothing for too long is cut off.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+use crate::http::limits::WRITE_STALL_MAX;
+
+/// What the service and the wire of one connection tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    /// Bytes of response heads that were promised and have not left yet: they are no body bytes.
+    heads: AtomicU64,
+    /// Whether anything was received.
+    pub(crate) heard: AtomicBool,
+}
+
+impl Account {
+    /// Says that the next `size` bytes are the head of a response.
+    pub(crate) fn expect_head(&self, size: u64) {
+        self.heads.fetch_add(size, Ordering::Relaxed);
+    }
+
+    /// How many of `written` bytes are body bytes.
+    fn body_bytes(&self, written: u64) -> u64 {
+        let heads = self.heads.load(Ordering::Relaxed).min(written);
+        self.heads.fetch_sub(heads, Ordering::Relaxed);
+        written - heads
+    }
+}
+
+/// A connection's socket as hyper uses it.
+pub(crate) struct Wire {
+    stream: TokioIo<TcpStream>,
+    account: Arc<Account>,
+    body_bytes_total: Arc<AtomicU64>,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Wire {
+    /// Wraps `stream`. Body bytes are added to `body_bytes_total` when the kernel has taken them.
+    pub(crate) fn new(
+        stream: TcpStream,
+        account: Arc<Account>,
+        body_bytes_total: Arc<AtomicU64>,
+    ) -> Self {
+        Self {
+            stream: TokioIo::new(stream),
+            account,
+            body_bytes_total,
+            stalled: None,
+        }
+    }
+
+    /// Counts what a write did, or starts and watches the deadline when it could do nothing.
+    fn account(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(written)) => {
+                self.stalled = None;
+                let body_bytes = self.account.body_bytes(written as u64);
+                self.body_bytes_total
+                    .fetch_add(body_bytes, Ordering::Relaxed);
+                Poll::Ready(Ok(written))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                let stalled = self
+                    .stalled
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL_MAX)));
+                ready!(stalled.as_mut().poll(context));
+                Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the client takes no bytes",
+                )))
+            }
+        }
+    }
+}
+
+impl Read for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let result = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
+        self.account.heard.store(true, Ordering::Relaxed);
+        Poll::Ready(result)
+    }
+}
+
+impl Write for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, buffer);
+        self.account(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.account(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,31 @@
+//! Every number of the serving policy, with its reason.
+
+use std::time::Duration;
+
+/// Free space below which the artifacts' file system is reported as full: too little for one more release.
+pub(crate) const DISK_FREE_MIN: u64 = 100_000_000;
+
+/// How often a file that is being written is looked at again before a client is told to come back. With the 20 ms of a
+/// time stamp's tick between two looks this is about a second.
+pub(crate) const SETTLE_TRIES_MAX: usize = 50;
+
+/// Manifests of other makers kept parsed: one for each channel and architecture, and some that were replaced.
+pub(crate) const SIGNED_KEPT_MAX: usize = 64;
+
+/// Mismatching files remembered as logged.
+pub(crate) const REPORTED_MAX: usize = 1_024;
+
+/// Requests told to init in a second; its screen shows the last few.
+pub(crate) const REPORTS_PER_SECOND_MAX: u32 = 5;
+
+/// How often the machine's addresses are looked at, for what is announced and shown.
+pub(crate) const ADDRESSES_PERIOD: Duration = Duration::from_secs(5);
+
+/// Days a manifest signed here is valid. The guide promises 30.
+pub(crate) const VALID_DAYS: u32 = 30;
+
+/// Threads that answer requests: at least two, so that one disk read does not stop everybody.
+pub(crate) const WORKERS_MIN: usize = 2;
+
+/// Threads that may hash at once are as many as there are processors, but not more than this.
+pub(crate) const HASHERS_MAX: usize = 16;
