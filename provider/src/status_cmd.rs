@@ -1,15 +1,210 @@
-//! Not in this build yet.
+//! `plasmd provider status|list`: asks a running provider and shows what it says.
+//!
+//! Nothing here is verified: it is for people who look after a provider. `phase-verify` and `phase-fetch` verify.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST};
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
 
 use crate::exit::{CommandError, Exit};
+
+/// Time for one answer, connecting included. A provider on the same network needs milliseconds; a first manifest may
+/// wait for hashing.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Bytes of one answer: a manifest is the largest, and has at most this many.
+const ANSWER_SIZE_MAX: usize = boot_manifest::MANIFEST_SIZE_MAX;
 
 /// The subcommands.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// Show
-    Show,
+    /// Show the state of a provider
+    Status(Args),
+    /// List the artifacts of a provider
+    List(Args),
 }
 
-/// Runs the command.
-pub(crate) fn run(_command: Command) -> Result<Exit, CommandError> {
-    Err(CommandError::failed("this command is not in this build"))
+/// Which provider, and how to show it.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// URL of the provider
+    #[arg(
+        short,
+        long,
+        value_name = "URL",
+        default_value = "http://localhost:8080"
+    )]
+    addr: String,
+    /// Print the provider's own JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Asks and prints.
+pub(crate) fn run(command: Command) -> Result<Exit, CommandError> {
+    let (args, path, show): (_, _, fn(&Value)) = match &command {
+        Command::Status(args) => (args, "/status", show_status),
+        Command::List(args) => (args, "/manifest.json", show_artifacts),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::local(format!("cannot start: {error}")))?;
+    let answer = runtime.block_on(ask(&args.addr, path))?;
+    if args.json {
+        println!("{}", String::from_utf8_lossy(&answer).trim_end());
+        return Ok(Exit::Done);
+    }
+    let value = serde_json::from_slice(&answer).map_err(|error| {
+        CommandError::failed(format!(
+            "{}{path}: the answer is not JSON: {error}",
+            args.addr
+        ))
+        .hint("is this the address of a provider?")
+    })?;
+    show(&value);
+    Ok(Exit::Done)
+}
+
+async fn ask(base: &str, path: &str) -> Result<Bytes, CommandError> {
+    let url = format!("{}{path}", base.trim_end_matches('/'));
+    let unreachable = |reason: String| {
+        CommandError::failed(format!("{url}: {reason}"))
+            .hint("is the provider running there? `plasmd serve` starts one; --addr names another")
+    };
+    let uri: Uri = url
+        .parse()
+        .map_err(|error| CommandError::usage(format!("{url}: {error}")))?;
+    let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err(CommandError::usage(format!(
+            "{url}: not a URL that begins with http://"
+        )));
+    };
+    let answer = tokio::time::timeout(ANSWER_WAIT_MAX, exchange(&uri, authority.as_str())).await;
+    let (status, body) = match answer {
+        Ok(answer) => answer.map_err(|error| unreachable(error.to_string()))?,
+        Err(_) => {
+            return Err(unreachable(format!(
+                "no answer within {} s",
+                ANSWER_WAIT_MAX.as_secs()
+            )));
+        }
+    };
+    if status.is_success() {
+        return Ok(body);
+    }
+    let text = String::from_utf8_lossy(&body);
+    let line = printable(text.lines().next().unwrap_or_default());
+    Err(CommandError::failed(format!("{url}: {status}: {line}")))
+}
+
+async fn exchange(uri: &Uri, authority: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let request = Request::get(path)
+        .header(HOST, authority)
+        .header(CONNECTION, "close")
+        .body(Empty::<Bytes>::new())?;
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_SIZE_MAX)
+            .collect()
+            .await;
+        let body = body.map_err(|error| anyhow::anyhow!("{error}"))?;
+        Ok((status, body.to_bytes()))
+    };
+    let (answer, _) = tokio::join!(exchange, connection);
+    answer
+}
+
+fn show_status(status: &Value) {
+    let text = |pointer: &str| shown(status.pointer(pointer).unwrap_or(&Value::Null));
+    println!("provider   {} {}", text("/name"), text("/version"));
+    println!("serves     {}/{}", text("/channel"), text("/arch"));
+    println!("uptime     {} s", text("/uptime_seconds"));
+    println!("health     {}", text("/health/status"));
+    for (label, list) in [("problem", "/health/problems"), ("note", "/health/notes")] {
+        for line in status
+            .pointer(list)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            println!("{label:<10} {}", shown(line));
+        }
+    }
+    println!("requests   {}", text("/metrics/requests_total"));
+    println!("bytes      {}", text("/metrics/bytes_served_total"));
+    println!("mdns       {}", text("/mdns"));
+    println!("dht        {}", text("/dht"));
+}
+
+fn show_artifacts(manifest: &Value) {
+    let text = |pointer: &str| shown(manifest.pointer(pointer).unwrap_or(&Value::Null));
+    println!(
+        "{}/{} version {} (manifest {}, expires {})",
+        text("/channel"),
+        text("/arch"),
+        text("/version"),
+        text("/manifest_version"),
+        text("/expires_at")
+    );
+    let signers: Vec<String> = manifest
+        .pointer("/signatures")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(|signature| shown(&signature["key_id"]))
+        .collect();
+    match signers.as_slice() {
+        [] => println!("unsigned: clients will refuse it"),
+        signers => println!("signed by {} (not verified here)", signers.join(", ")),
+    }
+    let artifacts = manifest.pointer("/artifacts").and_then(Value::as_object);
+    for (name, artifact) in artifacts.into_iter().flatten() {
+        println!(
+            "{:<12} {:<24} {:>12}  {}",
+            printable(name),
+            shown(&artifact["filename"]),
+            shown(&artifact["size_bytes"]),
+            shown(&artifact["hash"])
+        );
+    }
+}
+
+/// A value as text that cannot steer a terminal.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "unknown".to_owned(),
+        Value::String(text) => printable(text),
+        other => printable(&other.to_string()),
+    }
+}
+
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_provider_says_cannot_steer_the_terminal() {
+        assert_eq!(shown(&Value::from("a\u{1b}[2Jb\n")), "a?[2Jb?");
+        assert_eq!(shown(&Value::Null), "unknown");
+        assert_eq!(shown(&Value::from(12)), "12");
+    }
 }
