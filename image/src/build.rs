@@ -21,7 +21,7 @@ use crate::paths::{self, Paths};
 use crate::progress::{self, Outcome, Progress};
 use crate::stamp::{self, Inputs};
 use crate::trust::Signers;
-use crate::{cli, disk, facts, initramfs, programs, run, squashfs, uki};
+use crate::{cli, disk, facts, initramfs, kernel, programs, run, squashfs, uki};
 
 /// What the unified kernel image may weigh: it has to be fetched, and to fit small EFI system partitions.
 pub const UKI_BYTES_GOAL: u64 = 12 << 20;
@@ -162,7 +162,7 @@ impl Build<'_> {
         let started = Instant::now();
         let source = match &options.kernel {
             Some(file) => file.clone(),
-            None => anyhow::bail!("no kernel"),
+            None => kernel::build(self.paths, self.progress)?.bzimage,
         };
         let bytes = read(&source)?;
         ensure!(

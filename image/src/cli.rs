@@ -27,6 +27,8 @@ pub enum Command {
     Build(Build),
     /// Boot the appliance in QEMU and forward its HTTP port to this machine
     Run(Run),
+    /// Run all tests, those that boot machines included
+    Test(Test),
     /// Show what an image contains
     Inspect(Inspect),
 }
@@ -80,6 +82,20 @@ pub struct Run {
     /// Power off and exit 0 once the served manifest has been verified and shown
     #[arg(long)]
     pub once: bool,
+}
+
+/// `cargo appliance test`
+#[derive(Debug, clap::Args)]
+pub struct Test {
+    /// Run only this suite; repeat for several
+    #[arg(long, value_name = "NAME")]
+    pub suite: Vec<String>,
+    /// Run only tests whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// How QEMU runs the processor
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub accel: Accel,
 }
 
 /// `cargo appliance inspect`

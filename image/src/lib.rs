@@ -4,6 +4,7 @@
 //! no root, no loop device, no clock. Everything that runs programs or touches the machine is in the other modules.
 
 pub mod accel;
+pub mod bounded;
 pub mod build;
 pub mod cli;
 pub mod cpio;
@@ -13,6 +14,7 @@ pub mod fat;
 pub mod http;
 pub mod initramfs;
 pub mod inspect;
+pub mod kernel;
 pub mod packages;
 pub mod paths;
 pub mod pe;
@@ -22,5 +24,7 @@ pub mod qemu;
 pub mod run;
 pub mod squashfs;
 pub mod stamp;
+pub mod tally;
+pub mod test;
 pub mod trust;
 pub mod uki;
