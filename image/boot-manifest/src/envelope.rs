@@ -68,7 +68,7 @@ struct FileEnvelope {
     expires_at: IgnoredAny,
     artifacts: IgnoredAny,
     signatures: IgnoredAny,
-    envelope: EnvelopeWire,
+    envelope: Option<EnvelopeWire>,
 }
 
 /// The whole file, in the order it is written.
@@ -83,7 +83,7 @@ pub(crate) struct FileWire {
     pub(crate) expires_at: Timestamp,
     pub(crate) artifacts: BTreeMap<ArtifactName, ArtifactView>,
     pub(crate) signatures: Vec<SignatureView>,
-    envelope: EnvelopeWire,
+    envelope: Option<EnvelopeWire>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -117,9 +117,13 @@ pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8
 }
 
 /// Reads the envelope out of the file, after the strict walk over all of it. Looks at nothing else.
-pub(crate) fn decode(file: &[u8]) -> Result<Envelope, JsonError> {
+///
+/// `None` is a file with the readable part alone, as providers without a signed manifest show it.
+pub(crate) fn decode(file: &[u8]) -> Result<Option<Envelope>, JsonError> {
     let malformed = |what: &str| JsonError::Malformed(what.to_owned());
-    let wire = json::parse::<FileEnvelope>(file)?.envelope;
+    let Some(wire) = json::parse::<FileEnvelope>(file)?.envelope else {
+        return Ok(None);
+    };
     let mut signatures = Vec::new();
     for entry in &wire.signatures {
         let bytes = STANDARD
@@ -136,11 +140,11 @@ pub(crate) fn decode(file: &[u8]) -> Result<Envelope, JsonError> {
     let payload = STANDARD
         .decode(&wire.payload)
         .map_err(|_| malformed("the payload is not canonical base64"))?;
-    Ok(Envelope {
+    Ok(Some(Envelope {
         payload_type: wire.payload_type,
         payload,
         signatures,
-    })
+    }))
 }
 
 /// The payload of `manifest`: what gets signed and transported.
@@ -185,11 +189,11 @@ pub(crate) fn render(
         expires_at: manifest.expires_at,
         artifacts: manifest.artifacts.iter().map(artifact).collect(),
         signatures: signatures.iter().map(signature_view).collect(),
-        envelope: EnvelopeWire {
+        envelope: Some(EnvelopeWire {
             payload_type: PAYLOAD_TYPE.to_owned(),
             payload: STANDARD.encode(payload),
             signatures: signatures.iter().map(signature_wire).collect(),
-        },
+        }),
     };
     let mut bytes =
         serde_json::to_vec_pretty(&file).expect("plain text and integers always serialise");

@@ -1,7 +1,7 @@
 //! Signed boot manifests: what an image consists of, who vouches for it, and the one verifier everybody uses.
 //!
 //! The bytes that are signed are the bytes that are transported, and only verified bytes are parsed for a decision.
-//! [`verify`] is the only way from bytes to a [`Manifest`]; its result, [`Verified`], cannot be made otherwise.
+//! [`verify`] is the only way from bytes to a [`Verified`] [`Manifest`], and decisions take nothing else.
 //! [`sign`] is the way back. [`handoff`] holds the messages between PID 1 and its roles.
 //!
 //! This crate does no I/O, reads no clock and draws no random numbers, and never panics on input. It is linked into
@@ -11,6 +11,8 @@
 //! | --- | --- |
 //! | `envelope` | the file: payload, signatures, and the readable view beside them |
 //! | `verify` | the checks and their order |
+//! | `sign` | drafts and signatures |
+//! | `view` | what may be shown without verification |
 //! | `manifest`, `chunks`, `names`, `time`, `digest` | the values and their rules |
 //! | `key`, `root` | keys, and which of them are trusted |
 //! | `json` | the strict walk before every parse |
@@ -39,7 +41,7 @@ pub use limits::MANIFEST_SIZE_MAX;
 pub use manifest::{Artifact, InvalidManifest, Manifest};
 pub use names::{Arch, ArtifactName, Channel, FileName, InvalidName};
 pub use root::{TrustRoot, TrustRootError};
-pub use sign::{SignError, add_signature, sign};
+pub use sign::{SignError, add_signature, draft, sign};
 pub use time::{InvalidTimestamp, Timestamp};
 pub use verify::{Expect, Expiry, Floor, Verified, VerifyError, verify};
-pub use view::{UnverifiedArtifact, UnverifiedView, view};
+pub use view::{UnverifiedArtifact, UnverifiedView, unverified_payload, view};

@@ -1,7 +1,7 @@
 //! The manifest: one version of one image, and the digests of all its parts. Plain values and their rules.
 //!
-//! Its JSON here is the signed payload. There is no public way to read a manifest from JSON but through
-//! [`crate::verify`].
+//! Its JSON here is the signed payload. Where a manifest matters, functions take [`crate::Verified`], which only
+//! [`crate::verify`] makes.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,10 +1,10 @@
 //! Making signed manifests. Deterministic: the same manifest and keys give the same bytes.
 
 use crate::envelope::{self, PAYLOAD_TYPE, SignatureEntry, pre_authentication_encoding};
-use crate::json;
 use crate::key::{KeyId, SecretKey};
 use crate::limits::{MANIFEST_SIZE_MAX, SIGNATURES_MAX};
-use crate::manifest::{InvalidManifest, Manifest, PayloadWire};
+use crate::manifest::{InvalidManifest, Manifest};
+use crate::verify::{self, VerifyError};
 
 /// A manifest could not be signed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,9 +24,9 @@ pub enum SignError {
     /// The file would be larger than verifiers accept.
     #[error("the signed manifest would have {0} bytes; {MANIFEST_SIZE_MAX} are allowed")]
     TooLarge(usize),
-    /// The file to be signed again cannot be read.
-    #[error("this is no manifest that could be signed: {0}")]
-    Malformed(String),
+    /// The file to be signed once more would be refused whoever signs it.
+    #[error(transparent)]
+    Refused(VerifyError),
 }
 
 /// Signs `manifest` and returns the complete `manifest.json`.
@@ -34,6 +34,15 @@ pub fn sign(manifest: &Manifest, keys: &[&SecretKey]) -> Result<Vec<u8>, SignErr
     if keys.is_empty() {
         return Err(SignError::NoKeys);
     }
+    draft_or_signed(manifest, keys)
+}
+
+/// The complete `manifest.json` without a signature, for [`add_signature`] on other machines. No verifier believes it.
+pub fn draft(manifest: &Manifest) -> Result<Vec<u8>, SignError> {
+    draft_or_signed(manifest, &[])
+}
+
+fn draft_or_signed(manifest: &Manifest, keys: &[&SecretKey]) -> Result<Vec<u8>, SignError> {
     manifest.validate()?;
     let payload = envelope::encode_payload(manifest);
     finish(manifest, &payload, Vec::new(), keys)
@@ -43,23 +52,9 @@ pub fn sign(manifest: &Manifest, keys: &[&SecretKey]) -> Result<Vec<u8>, SignErr
 ///
 /// The signatures already there are kept unchecked: whoever signs decides by what the manifest says.
 pub fn add_signature(manifest_json: &[u8], key: &SecretKey) -> Result<Vec<u8>, SignError> {
-    let malformed = |error: json::JsonError| SignError::Malformed(error.to_string());
-    if manifest_json.len() > MANIFEST_SIZE_MAX {
-        return Err(SignError::TooLarge(manifest_json.len()));
-    }
-    let envelope = envelope::decode(manifest_json).map_err(malformed)?;
-    if envelope.payload_type != PAYLOAD_TYPE {
-        return Err(SignError::Malformed(
-            "its payload is of another type".to_owned(),
-        ));
-    }
-    let wire: PayloadWire = json::parse(&envelope.payload).map_err(malformed)?;
-    let manifest = Manifest::try_from(wire)?;
-    let expected = envelope::render(&manifest, &envelope.payload, &envelope.signatures);
-    if expected != manifest_json {
-        let reason = "its readable part differs from the payload, or it was re-encoded";
-        return Err(SignError::Malformed(reason.to_owned()));
-    }
+    let envelope = verify::open(manifest_json).map_err(SignError::Refused)?;
+    let manifest = verify::parse_payload(&envelope).map_err(SignError::Refused)?;
+    verify::check_view(manifest_json, &manifest, &envelope).map_err(SignError::Refused)?;
     finish(&manifest, &envelope.payload, envelope.signatures, &[key])
 }
 

@@ -111,7 +111,7 @@ pub enum VerifyError {
     /// The envelope holds something else than a boot manifest.
     #[error("this is no boot manifest: its payload type is {0:?}")]
     WrongPayloadType(String),
-    /// The list of signatures is empty.
+    /// There is no envelope, or no signature in it.
     #[error("the manifest is not signed")]
     NotSigned,
     /// More signatures than are looked at.
@@ -248,32 +248,52 @@ pub fn verify(
     root: &TrustRoot,
     expect: &Expect<'_>,
 ) -> Result<Verified<Manifest>, VerifyError> {
-    if bytes.len() > MANIFEST_SIZE_MAX {
-        return Err(VerifyError::TooLarge(bytes.len()));
-    }
-    let envelope = envelope::decode(bytes)?;
-    if envelope.payload_type != PAYLOAD_TYPE {
-        return Err(VerifyError::WrongPayloadType(
-            envelope.payload_type.chars().take(80).collect(),
-        ));
-    }
+    let envelope = open(bytes)?;
     let signers = check_signatures(&envelope, root)?;
-    let wire: PayloadWire = json::parse(&envelope.payload)?;
-    let manifest = Manifest::try_from(wire).map_err(VerifyError::Invalid)?;
+    let manifest = parse_payload(&envelope)?;
     check_counters(&manifest, root, expect)?;
     check_machine(&manifest, expect)?;
     let expired = check_times(&manifest, expect)?;
-    let expected = envelope::render(&manifest, &envelope.payload, &envelope.signatures);
-    envelope::compare(bytes, &expected).map_err(|difference| match difference {
-        Difference::View(member) => VerifyError::ViewDiffers(member),
-        Difference::Encoding => VerifyError::ReEncoded,
-    })?;
+    check_view(bytes, &manifest, &envelope)?;
     Ok(Verified {
         value: manifest,
         bytes: bytes.to_vec(),
         digest: Digest::of(bytes),
         signers,
         expired,
+    })
+}
+
+/// The checks before the signatures: size, strict JSON, envelope, payload type.
+pub(crate) fn open(bytes: &[u8]) -> Result<Envelope, VerifyError> {
+    if bytes.len() > MANIFEST_SIZE_MAX {
+        return Err(VerifyError::TooLarge(bytes.len()));
+    }
+    let envelope = envelope::decode(bytes)?.ok_or(VerifyError::NotSigned)?;
+    if envelope.payload_type != PAYLOAD_TYPE {
+        return Err(VerifyError::WrongPayloadType(
+            envelope.payload_type.chars().take(80).collect(),
+        ));
+    }
+    Ok(envelope)
+}
+
+/// The payload as values that keep the rules.
+pub(crate) fn parse_payload(envelope: &Envelope) -> Result<Manifest, VerifyError> {
+    let wire: PayloadWire = json::parse(&envelope.payload)?;
+    Manifest::try_from(wire).map_err(VerifyError::Invalid)
+}
+
+/// The file must be, byte for byte, the one that belongs to this payload and these signatures.
+pub(crate) fn check_view(
+    bytes: &[u8],
+    manifest: &Manifest,
+    envelope: &Envelope,
+) -> Result<(), VerifyError> {
+    let expected = envelope::render(manifest, &envelope.payload, &envelope.signatures);
+    envelope::compare(bytes, &expected).map_err(|difference| match difference {
+        Difference::View(member) => VerifyError::ViewDiffers(member),
+        Difference::Encoding => VerifyError::ReEncoded,
     })
 }
 

@@ -1,14 +1,15 @@
-//! The readable part of a manifest, unverified: for showing to people and for finding URLs. Decide nothing by it.
+//! Manifests without verification: for showing to people, for finding URLs, and for looking before signing. Decide
+//! nothing by what comes from here.
 
 use crate::digest::Digest;
 use crate::envelope::FileWire;
 use crate::json;
 use crate::key::KeyId;
 use crate::limits::MANIFEST_SIZE_MAX;
-use crate::manifest::is_printable;
+use crate::manifest::{Manifest, is_printable};
 use crate::names::{Arch, ArtifactName, Channel, FileName};
 use crate::time::Timestamp;
-use crate::verify::VerifyError;
+use crate::verify::{VerifyError, check_view, open, parse_payload};
 
 /// Longest text of a view: two names, a file name and some room for a host.
 const TEXT_SIZE_MAX: usize = 1_024;
@@ -91,4 +92,15 @@ pub fn view(bytes: &[u8]) -> Result<UnverifiedView, VerifyError> {
             .map(|signature| signature.key_id)
             .collect(),
     })
+}
+
+/// Reads what the payload says, with no word about who wrote it. For people who look before they sign.
+///
+/// The form, the rules for values and the readable part are checked as [`crate::verify`] does; signatures, times and
+/// floors are not.
+pub fn unverified_payload(bytes: &[u8]) -> Result<Manifest, VerifyError> {
+    let envelope = open(bytes)?;
+    let manifest = parse_payload(&envelope)?;
+    check_view(bytes, &manifest, &envelope)?;
+    Ok(manifest)
 }

@@ -16,7 +16,7 @@ use crate::fixture::{CREATED_AT, data, expect, key, manifest, root, signed};
 use crate::forge::{
     changed, forged, good_payload, good_text, malleated, member, sign_raw, signed_after,
     swapped_signatures, trailing_bits, type_confusion, unsigned_payload, view_with_swapped_hashes,
-    with_envelope_signatures, without_view_of_initramfs,
+    with_envelope_signatures, without_envelope, without_view_of_initramfs,
 };
 use payload::the_payload;
 
@@ -200,6 +200,12 @@ fn the_signatures() -> Vec<Attack> {
     };
     vec![
         attack("not-signed", with_envelope_signatures("")),
+        attack("draft", boot_manifest::draft(&manifest()).unwrap()),
+        attack("no-envelope", without_envelope()),
+        attack(
+            "envelope-null",
+            without_envelope().replace("\n}", ",\n  \"envelope\": null\n}"),
+        ),
         attack("too-many-signatures", seventeen),
         attack("unknown-key", signed(&[3])),
         attack(
@@ -452,11 +458,11 @@ fn nonsense_is_not_signed_either() {
         ),
         (
             boot_manifest::add_signature(view_with_swapped_hashes().as_bytes(), keys[1]),
-            "differs from the payload",
+            "readable part of the manifest was changed",
         ),
         (
             boot_manifest::add_signature(b"{}", keys[1]),
-            "no manifest that could be signed",
+            "missing field",
         ),
     ] {
         let error = result.unwrap_err().to_string();

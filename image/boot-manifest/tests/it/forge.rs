@@ -132,6 +132,13 @@ pub(crate) fn view_with_swapped_hashes() -> String {
         .replace("\"-\"", &format!("\"{initramfs}\""))
 }
 
+/// The readable part alone, as a provider without a key shows it.
+pub(crate) fn without_envelope() -> String {
+    let good = good_text();
+    let (view, _) = good.split_at(good.find(",\n  \"envelope\"").unwrap());
+    format!("{view}\n}}\n")
+}
+
 pub(crate) fn without_view_of_initramfs() -> String {
     let good = good_text();
     let from = good.find("\"initramfs\"").unwrap();

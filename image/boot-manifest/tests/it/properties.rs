@@ -181,7 +181,9 @@ proptest! {
         prop_assert_eq!(shown.artifacts.len(), manifest.artifacts.len());
         // In whatever order the keys come, the file is the same.
         let one_by_one = add_signature(&sign(&manifest, &[&key(2)]).unwrap(), &key(1)).unwrap();
-        prop_assert_eq!(one_by_one, file);
+        prop_assert_eq!(&one_by_one, &file);
+        let from_draft = add_signature(&boot_manifest::draft(&manifest).unwrap(), &key(2)).unwrap();
+        prop_assert_eq!(add_signature(&from_draft, &key(1)).unwrap(), file);
     }
 
     #[test]
