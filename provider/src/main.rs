@@ -15,6 +15,7 @@ mod log;
 mod manifest_cmd;
 mod net;
 mod progress;
+mod sealed;
 mod serve;
 mod stage;
 mod status_cmd;

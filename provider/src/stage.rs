@@ -1,12 +1,391 @@
-//! Not in this build yet.
+//! The `stage` role: fetches a whole image into sealed memory and hands it to init.
+//!
+//! ```text
+//! manifest ──verified──> room for it? ──yes──> kernel, initramfs, rootfs ──chunk by chunk──> sealed ──> Handoff to init
+//!    ^   │                    │                     ^    │     │
+//!    └───┘ not there yet      └ no: Failed, end     └────┘     └ wrong bytes: Failed, end
+//! ```
+//!
+//! What may pass (no network yet, a provider that restarts, a cut transfer) is waited out for ever, and init is told
+//! each time. What will not (a check that failed) ends the role with the reason. Init believes none of it and verifies
+//! everything again. Never touches a disk, never follows a redirect: a provider must not send this machine elsewhere.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use boot_manifest::handoff::{HandoffRecord, Report};
+use boot_manifest::{
+    Arch, Artifact, Channel, Expect, Expiry, Floor, Manifest, Timestamp, TrustRoot, Verified,
+};
+use fetch::{FetchError, Fetcher, Limits, TooSlow, Url};
+use serde::Deserialize;
 
 use crate::exit::{CommandError, Exit};
+use crate::init_link::InitLink;
+use crate::sealed::{Memory, sealed};
+use crate::trust;
+
+/// What init needs of an image, in the order of the descriptors after the manifest.
+const PARTS: [&str; 3] = ["kernel", "initramfs", "rootfs"];
+
+/// First and longest pause between attempts. A provider that starts is noticed within half a minute, and a hundred
+/// machines that wait for it ask three times a second altogether.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Between two progress reports: what a person on the console can follow.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Memory that must stay free beside the image: chunks on their way, socket buffers, and the other roles at work.
+const MEMORY_RESERVE: u64 = 32 << 20;
+
+/// `image.json` has a few short members.
+const IMAGE_INFO_SIZE_MAX: usize = 4_096;
 
 /// The flags.
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// The provider, or the URL of a manifest
+    #[arg(long, value_name = "URL")]
+    provider: String,
+    /// Channel the manifest must be for
+    #[arg(long)]
+    channel: Channel,
+    /// Architecture the manifest must be for
+    #[arg(long)]
+    arch: Arch,
+    /// The keys that are believed
+    #[arg(long, value_name = "FILE", default_value = trust::TRUST_ROOT_FILE)]
+    trust_root: PathBuf,
+    /// Build time and version floor of the running image
+    #[arg(long, value_name = "FILE", default_value = "/etc/phase/image.json")]
+    image_info: PathBuf,
+}
 
-/// Runs the command.
-pub(crate) fn run(_args: Args) -> Result<Exit, CommandError> {
-    Err(CommandError::failed("this command is not in this build"))
+/// The members of `image.json` that matter here.
+#[derive(Deserialize)]
+struct ImageInfo {
+    /// Unix seconds: the clock cannot be right before this.
+    built_at: i64,
+    floor: ImageFloor,
+}
+
+#[derive(Deserialize)]
+struct ImageFloor {
+    security_version: u64,
+    sequence: u64,
+}
+
+/// The role at work.
+struct Stage {
+    link: InitLink,
+    fetcher: Fetcher,
+    root: TrustRoot,
+    info: ImageInfo,
+    channel: Channel,
+    arch: Arch,
+}
+
+/// Why the role gave up.
+struct Failure {
+    code: &'static str,
+    reason: String,
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        Self {
+            code: error.code(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// Runs the role.
+pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
+    let link = InitLink::from_env().map_err(|error| CommandError::local(error.to_string()))?;
+    let root = trust::load_root(&args.trust_root)?;
+    let info = load_image_info(&args.image_info)?;
+    let location: Url = args
+        .provider
+        .parse()
+        .map_err(|error: fetch::UrlError| give_up(&link, &FetchError::Url(error).into()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::local(format!("the runtime cannot be started: {error}")))?;
+    let (channel, arch) = (args.channel, args.arch);
+    let fetcher = Fetcher::new(limits());
+    let mut stage = Stage {
+        link,
+        fetcher,
+        root,
+        info,
+        channel,
+        arch,
+    };
+    let result = runtime.block_on(stage.work(&location));
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => Ok(Exit::Done),
+        Err(failure) => Err(give_up(&stage.link, &failure)),
+    }
+}
+
+/// Patience is this module's: one attempt is short, the number of attempts is not limited.
+fn limits() -> Limits {
+    Limits {
+        retries: 0,
+        redirects: 0,
+        // The smallest rate bounds a transfer; how long a whole image may take depends on its size.
+        total: Duration::from_secs(24 * 60 * 60),
+        ..Limits::default()
+    }
+}
+
+fn load_image_info(file: &std::path::Path) -> Result<ImageInfo, CommandError> {
+    let bytes = trust::read(file, IMAGE_INFO_SIZE_MAX, "image description")?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| CommandError::local(format!("{}: {error}", file.display())))
+}
+
+/// Tells init, and makes the error the process ends with.
+fn give_up(link: &InitLink, failure: &Failure) -> CommandError {
+    let Failure { code, reason } = failure;
+    tell(
+        link,
+        &Report::Failed {
+            code: (*code).to_owned(),
+            reason: reason.clone(),
+            retryable: false,
+        },
+    );
+    CommandError::failed(format!("{code}: {reason}"))
+}
+
+/// Sends a report; a link that fails is logged, for the work does not depend on it.
+fn tell(link: &InitLink, report: &Report) {
+    if let Err(error) = link.send(report) {
+        tracing::error!(%error, "init cannot be told");
+    }
+}
+
+impl Stage {
+    async fn work(&mut self, location: &Url) -> Result<(), Failure> {
+        let select = (self.channel.as_str(), self.arch.as_str());
+        let url = fetch::manifest_url(location, Some(select)).map_err(FetchError::Url)?;
+        let manifest = self.wait_for_manifest(&url).await?;
+        tracing::info!(
+            %url,
+            version = manifest.version,
+            sequence = manifest.sequence,
+            digest = %manifest.digest(),
+            "manifest verified"
+        );
+        let parts = PARTS
+            .iter()
+            .map(|name| fetch::named(&manifest, name))
+            .collect::<Result<Vec<&Artifact>, FetchError>>()?;
+        check_room(&parts)?;
+        let memory = |error: std::io::Error| Failure {
+            code: "not-enough-memory",
+            reason: format!("the image cannot be kept in memory: {error}"),
+        };
+        let mut names = vec!["manifest".to_owned()];
+        let mut fds: Vec<OwnedFd> = vec![sealed("manifest", manifest.bytes()).map_err(memory)?];
+        for artifact in parts {
+            let complete = self.wait_for_artifact(&url, &manifest, artifact).await?;
+            fds.push(complete.seal().map_err(memory)?);
+            names.push(artifact.name.to_string());
+        }
+        self.hand_over(location, names, &fds)
+    }
+
+    /// The verified manifest, however long the provider takes to appear.
+    async fn wait_for_manifest(&mut self, url: &Url) -> Result<Verified<Manifest>, Failure> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let expect = Expect {
+                now: trust::now().max(Timestamp::from_unix(self.info.built_at)),
+                floor: Floor {
+                    security_version: self.info.floor.security_version,
+                    sequence: self.info.floor.sequence,
+                },
+                channel: Some(&self.channel),
+                arch: Some(self.arch),
+                expiry: Expiry::Refuse,
+            };
+            match self.fetcher.manifest(url, &self.root, &expect).await {
+                Ok(manifest) => return Ok(manifest),
+                Err(error) => self.wait(error, &mut pause).await?,
+            }
+        }
+    }
+
+    /// All of an artifact in memory. Chunks that arrived are kept across interruptions.
+    async fn wait_for_artifact(
+        &mut self,
+        url: &Url,
+        manifest: &Verified<Manifest>,
+        artifact: &Artifact,
+    ) -> Result<Arc<Memory>, Failure> {
+        let memory = Memory::new(artifact).map_err(|error| Failure {
+            code: "not-enough-memory",
+            reason: format!("{}: no memory for it: {error}", artifact.name),
+        })?;
+        let memory = Arc::new(memory);
+        let sources = fetch::sources(url, manifest, artifact);
+        let name = artifact.name.as_str();
+        let mut pause = PAUSE_MIN;
+        loop {
+            let (link, mut told, mut kept) = (&self.link, None, 0);
+            let progress = |progress: fetch::Progress| {
+                kept = progress.done;
+                let now = Instant::now();
+                let due = told.is_none_or(|told| now - told >= PROGRESS_INTERVAL);
+                if due || progress.done == progress.total {
+                    told = Some(now);
+                    let (what, done, total) = (name.to_owned(), progress.done, progress.total);
+                    tell(link, &Report::Progress { what, done, total });
+                }
+            };
+            let sink = Arc::clone(&memory);
+            let before = missing(&memory);
+            match self
+                .fetcher
+                .artifact(manifest, name, &sources, sink, progress)
+                .await
+            {
+                Ok((memory, report)) => {
+                    tracing::info!(artifact = name, bytes = kept, elapsed = ?report.elapsed, "artifact verified");
+                    return Ok(memory);
+                }
+                Err(error) => {
+                    if missing(&memory) < before {
+                        pause = PAUSE_MIN;
+                    }
+                    self.wait(error, &mut pause).await?;
+                }
+            }
+        }
+    }
+
+    /// Waits, when the error may pass; gives it back as a failure when it will not.
+    async fn wait(&self, error: FetchError, pause: &mut Duration) -> Result<(), Failure> {
+        if !may_pass(&error) {
+            return Err(error.into());
+        }
+        tracing::warn!(%error, ?pause, "trying again");
+        let (code, reason) = (error.code().to_owned(), error.to_string());
+        tell(
+            &self.link,
+            &Report::Failed {
+                code,
+                reason,
+                retryable: true,
+            },
+        );
+        tokio::time::sleep(*pause).await;
+        *pause = (*pause * 2).min(PAUSE_MAX);
+        Ok(())
+    }
+
+    fn hand_over(
+        &self,
+        location: &Url,
+        names: Vec<String>,
+        fds: &[OwnedFd],
+    ) -> Result<(), Failure> {
+        let origin = location.to_string().trim_end_matches('/').to_owned();
+        let report = Report::Handoff(HandoffRecord { origin, fds: names });
+        let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+        match self.link.send_with_fds(&report, &fds) {
+            Ok(true) => {
+                tracing::info!("handed over to init");
+                Ok(())
+            }
+            Ok(false) => {
+                tracing::warn!("everything verified; there is no init to hand it to");
+                Ok(())
+            }
+            Err(error) => Err(Failure {
+                code: "handoff",
+                reason: format!("init did not take the image: {error}"),
+            }),
+        }
+    }
+}
+
+fn missing(memory: &Memory) -> usize {
+    fetch::Sink::missing(memory).len()
+}
+
+/// Whether waiting may help: also a file that is not there yet, because a provider that starts serves nothing at first.
+fn may_pass(error: &FetchError) -> bool {
+    match error {
+        FetchError::NotFound { .. } => true,
+        FetchError::TooSlow {
+            slow: TooSlow::Total { .. },
+            ..
+        } => true,
+        other => other.is_transient(),
+    }
+}
+
+/// Refuses an image that does not fit into memory, before its first byte is fetched.
+fn check_room(parts: &[&Artifact]) -> Result<(), Failure> {
+    let needed = parts
+        .iter()
+        .fold(MEMORY_RESERVE, |sum, part| sum.saturating_add(part.size));
+    let available = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| memory_available(&text))
+        .ok_or_else(|| Failure {
+            code: "not-enough-memory",
+            reason: "/proc/meminfo does not tell how much memory is available".to_owned(),
+        })?;
+    if needed > available {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        return Err(Failure {
+            code: "not-enough-memory",
+            reason: format!(
+                "the image needs {} MiB of memory, {} MiB are available: give this machine more memory",
+                mib(needed),
+                available >> 20,
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// `MemAvailable` of /proc/meminfo, in bytes.
+fn memory_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1_024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory() {
+        for (text, expected) in [
+            (
+                "MemTotal:  10 kB\nMemAvailable:   245760 kB\nBuffers: 1 kB\n",
+                Some(245_760 << 10),
+            ),
+            ("MemAvailable:       0 kB\n", Some(0)),
+            ("MemAvailable:       12\n", None),
+            ("MemAvailable: 18446744073709551615 kB\n", None),
+            ("MemTotal:  10 kB\n", None),
+        ] {
+            assert_eq!(memory_available(text), expected, "{text:?}");
+        }
+    }
 }

@@ -37,3 +37,14 @@ impl Sink for Partial {
         }
     }
 }
+
+/// A sink that somebody else holds too, and keeps when a download fails.
+impl<S: Sink> Sink for std::sync::Arc<S> {
+    fn missing(&self) -> Vec<usize> {
+        S::missing(self)
+    }
+
+    fn put_chunk(&self, index: usize, bytes: &[u8]) -> Result<(), SinkError> {
+        S::put_chunk(self, index, bytes)
+    }
+}

@@ -1,0 +1,157 @@
+//! Verified bytes in memory that nobody can change any more: a memfd, filled chunk by chunk and then sealed.
+//!
+//! The seals travel with the descriptor, so whoever receives it can check that the bytes they hash are the bytes they
+//! will use.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Mutex, PoisonError};
+
+use boot_manifest::Artifact;
+use fetch::{Sink, SinkError};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
+
+/// One artifact on its way into memory. Pages are used as chunks arrive.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    file: File,
+    artifact: Artifact,
+    present: Mutex<Vec<bool>>,
+}
+
+impl Memory {
+    /// An empty place for `artifact`.
+    pub(crate) fn new(artifact: &Artifact) -> io::Result<Self> {
+        let file = File::from(create(artifact.name.as_str())?);
+        file.set_len(artifact.size)?;
+        let present = Mutex::new(vec![false; artifact.chunks.chunk_count()]);
+        Ok(Self {
+            file,
+            artifact: artifact.clone(),
+            present,
+        })
+    }
+
+    /// Seals the complete artifact.
+    pub(crate) fn seal(&self) -> io::Result<OwnedFd> {
+        if !self.missing().is_empty() {
+            return Err(io::Error::other("an incomplete artifact cannot be sealed"));
+        }
+        let file = self.file.try_clone()?;
+        seal(&file)?;
+        Ok(file.into())
+    }
+
+    fn present(&self) -> std::sync::MutexGuard<'_, Vec<bool>> {
+        // A list of flags is never half changed.
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sink for Memory {
+    fn missing(&self) -> Vec<usize> {
+        let present = self.present();
+        (0..present.len())
+            .filter(|&index| !present[index])
+            .collect()
+    }
+
+    fn put_chunk(&self, index: usize, bytes: &[u8]) -> Result<(), SinkError> {
+        if !self.artifact.chunks.verify(index, bytes) {
+            return Err(SinkError::WrongBytes);
+        }
+        let offset = self.artifact.chunks.range(index).start;
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(|error| SinkError::Failed(Box::new(error)))?;
+        if let Some(there) = self.present().get_mut(index) {
+            *there = true;
+        }
+        Ok(())
+    }
+}
+
+/// Some bytes that are already verified, sealed.
+pub(crate) fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let file = File::from(create(name)?);
+    file.write_all_at(bytes, 0)?;
+    seal(&file)?;
+    Ok(file.into())
+}
+
+fn create(name: &str) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 do not know that a memfd can be born without the right to be executed.
+    match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => Ok(memfd_create(name, flags)?),
+        created => Ok(created?),
+    }
+}
+
+fn seal(file: &File) -> io::Result<()> {
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    Ok(fcntl_add_seals(file, seals)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use boot_manifest::ArtifactHasher;
+    use rustix::fs::fcntl_get_seals;
+
+    use super::*;
+
+    fn artifact(bytes: &[u8]) -> Artifact {
+        let mut hasher = ArtifactHasher::new(bytes.len() as u64).unwrap();
+        hasher.update(bytes);
+        let (digest, chunks) = hasher.finish().unwrap();
+        Artifact {
+            name: "rootfs".parse().unwrap(),
+            filename: "rootfs.squashfs".parse().unwrap(),
+            size: bytes.len() as u64,
+            digest,
+            chunks,
+        }
+    }
+
+    #[test]
+    fn complete_memory_cannot_be_changed() {
+        let bytes: Vec<u8> = (0..(2 << 20) + 5).map(|at: u32| (at / 7) as u8).collect();
+        let memory = Memory::new(&artifact(&bytes)).unwrap();
+        assert_eq!(memory.missing(), [0, 1, 2]);
+        assert!(memory.seal().is_err(), "sealed while incomplete");
+        let refused = memory.put_chunk(0, &bytes[1..=1 << 20]);
+        assert!(matches!(refused, Err(SinkError::WrongBytes)));
+        assert_eq!(memory.missing(), [0, 1, 2]);
+        for index in [2, 0, 1] {
+            let range = memory.artifact.chunks.range(index);
+            memory
+                .put_chunk(index, &bytes[range.start as usize..range.end as usize])
+                .unwrap();
+        }
+        let file = File::from(memory.seal().unwrap());
+        let seals = fcntl_get_seals(&file).unwrap();
+        for seal in [
+            SealFlags::SEAL,
+            SealFlags::SHRINK,
+            SealFlags::GROW,
+            SealFlags::WRITE,
+        ] {
+            assert!(seals.contains(seal), "{seals:?}");
+        }
+        assert!(file.write_all_at(b"x", 0).is_err());
+        assert!(file.set_len(1).is_err());
+        let mut read = vec![0; bytes.len()];
+        file.read_exact_at(&mut read, 0).unwrap();
+        assert!(read == bytes);
+    }
+
+    #[test]
+    fn small_bytes_are_sealed_too() {
+        let file = File::from(sealed("manifest", b"abc").unwrap());
+        assert_eq!(file.metadata().unwrap().len(), 3);
+        assert!(file.write_all_at(b"x", 0).is_err());
+    }
+}
