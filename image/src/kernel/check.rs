@@ -197,7 +197,8 @@ fn cause(wish: &Wish, config: &Config, known: Option<&KnownOptions>) -> Option<C
 mod tests {
     use super::*;
 
-    const FRAGMENT: &str = "CONFIG_A=y  # a\nCONFIG_B=n  # b\nCONFIG_C=7  # c\nCONFIG_D=\"x\"  # d\n";
+    const FRAGMENT: &str =
+        "CONFIG_A=y  # a\nCONFIG_B=n  # b\nCONFIG_C=7  # c\nCONFIG_D=\"x\"  # d\n";
     const KCONFIG: &str = "menuconfig A\n\tbool \"a\"\nconfig B\n\tconfig C\n\thelp\n\t  config D is text\nconfig D\n";
 
     fn check(config: &str, expected: &[(&str, Cause)]) {
@@ -238,7 +239,8 @@ mod tests {
 
     #[test]
     fn a_misspelt_option_that_is_to_be_off_is_noticed() {
-        let wanted = Wanted::parse([("base.config", "CONFIG_DEVMMEM=n  # typing error\n")]).unwrap();
+        let wanted =
+            Wanted::parse([("base.config", "CONFIG_DEVMMEM=n  # typing error\n")]).unwrap();
         let config = Config::default();
         assert_eq!(survived(&wanted, &config, None), Ok(()));
         let lost = survived(&wanted, &config, Some(&KnownOptions::default())).unwrap_err();

@@ -200,9 +200,7 @@ impl Wanted {
 
     /// How many options stand in one fragment.
     pub fn count_in(&self, fragment: &str) -> usize {
-        self.iter()
-            .filter(|wish| wish.fragment == fragment)
-            .count()
+        self.iter().filter(|wish| wish.fragment == fragment).count()
     }
 
     /// The options as the kernel's tools read them, sorted by name: the same wishes give the same text, whatever their
@@ -238,10 +236,7 @@ fn parse_line(line: &str) -> Result<Option<(&str, Value, &str)>, Fault> {
     }
     let (value, comment) = split_value(rest);
     let value = parse_value(value.trim_end())?;
-    let reason = comment
-        .strip_prefix('#')
-        .map(str::trim)
-        .unwrap_or_default();
+    let reason = comment.strip_prefix('#').map(str::trim).unwrap_or_default();
     if !reason.contains(char::is_alphabetic) {
         return Err(Fault::NoReason);
     }
