@@ -1,0 +1,199 @@
+//! Saying what this machine serves.
+
+use boot_manifest::{Arch, Channel, Digest, KeyId};
+use mdns_sd::{IfKind, IfPredicate, ServiceInfo};
+
+use crate::hint::txt;
+use crate::{Daemon, DiscoveryError, SERVICE_TYPE};
+
+/// Addresses are looked at again this often, in seconds: a lease that came later is announced soon after.
+const ADDRESS_CHECK_SECONDS: u32 = 2;
+
+/// The longest host label (RFC 1035) less the prefix of the instance name.
+const HOST_LENGTH_MAX: usize = 63 - INSTANCE_PREFIX.len();
+
+/// Before the host name in the instance name.
+const INSTANCE_PREFIX: &str = "plasmd-";
+
+/// Key ids in one advertisement: more do not fit into one TXT string.
+const KEY_IDS_MAX: usize = 8;
+
+/// What is advertised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advert {
+    /// Name of this machine; characters that are not of host names become hyphens.
+    pub host: String,
+    /// TCP port of the HTTP server.
+    pub port: u16,
+    /// Channel served.
+    pub channel: Channel,
+    /// Architecture served.
+    pub arch: Arch,
+    /// Version of the image.
+    pub version: String,
+    /// Digest of the manifest served, when there is one.
+    pub manifest: Option<Digest>,
+    /// Keys that signed it.
+    pub key_ids: Vec<KeyId>,
+}
+
+/// Advertises until it is withdrawn or dropped.
+pub struct Advertiser {
+    daemon: Daemon,
+    current: Advert,
+}
+
+impl Advertiser {
+    /// Starts advertising on every interface but loopback, with the addresses each has now or gets later.
+    pub fn start(advert: Advert) -> Result<Self, DiscoveryError> {
+        let daemon = Daemon::start()?;
+        daemon.0.set_ip_check_interval(ADDRESS_CHECK_SECONDS)?;
+        daemon.0.register(service_info(&advert)?)?;
+        Ok(Self {
+            daemon,
+            current: advert,
+        })
+    }
+
+    /// Announces new facts, for example another manifest. The same facts again change nothing.
+    pub fn update(&mut self, advert: Advert) -> Result<(), DiscoveryError> {
+        if advert == self.current {
+            return Ok(());
+        }
+        let info = service_info(&advert)?;
+        let old = instance(&self.current.host);
+        if instance(&advert.host) != old {
+            // The status comes when the goodbye is out; nothing here depends on it.
+            let _status = self.daemon.0.unregister(&format!("{old}.{SERVICE_TYPE}"))?;
+        }
+        self.daemon.0.register(info)?;
+        self.current = advert;
+        Ok(())
+    }
+
+    /// The instance name others see, unless it was taken and a number was added.
+    pub fn instance(&self) -> String {
+        instance(&self.current.host)
+    }
+
+    /// Says goodbye and stops; returns when both are done, after 2 s at the latest. Dropping does the same.
+    pub fn withdraw(self) {
+        drop(self);
+    }
+}
+
+fn service_info(advert: &Advert) -> Result<ServiceInfo, DiscoveryError> {
+    let mut properties = vec![
+        (txt::CHANNEL, advert.channel.to_string()),
+        (txt::ARCH, advert.arch.as_str().to_owned()),
+        (
+            txt::VERSION,
+            printable(&advert.version, txt::VERSION_LENGTH_MAX),
+        ),
+        (txt::HTTP_PORT, advert.port.to_string()),
+    ];
+    if let Some(digest) = &advert.manifest {
+        properties.push((txt::MANIFEST, digest.to_string()));
+    }
+    if !advert.key_ids.is_empty() {
+        let ids: Vec<String> = advert
+            .key_ids
+            .iter()
+            .take(KEY_IDS_MAX)
+            .map(ToString::to_string)
+            .collect();
+        properties.push((txt::KEY_ID, ids.join(",")));
+    }
+    let host = host_label(&advert.host);
+    let mut info = ServiceInfo::new(
+        SERVICE_TYPE,
+        &instance(&advert.host),
+        &format!("{host}.local."),
+        "",
+        advert.port,
+        properties.as_slice(),
+    )?
+    .enable_addr_auto();
+    info.set_interfaces(vec![IfKind::Predicate(IfPredicate::new(|interface| {
+        !interface.is_loopback()
+    }))]);
+    Ok(info)
+}
+
+fn instance(host: &str) -> String {
+    format!("{INSTANCE_PREFIX}{}", host_label(host))
+}
+
+/// A host name as one DNS label.
+fn host_label(host: &str) -> String {
+    let label: String = host
+        .split('.')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(HOST_LENGTH_MAX)
+        .map(|letter| match letter.is_ascii_alphanumeric() {
+            true => letter.to_ascii_lowercase(),
+            false => '-',
+        })
+        .collect();
+    match label.trim_matches('-') {
+        "" => "phase".to_owned(),
+        label => label.to_owned(),
+    }
+}
+
+fn printable(text: &str, length_max: usize) -> String {
+    text.chars()
+        .filter(|letter| letter.is_ascii_graphic() || *letter == ' ')
+        .take(length_max)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn advert(host: &str) -> Advert {
+        Advert {
+            host: host.to_owned(),
+            port: 8080,
+            channel: "stable".parse().unwrap(),
+            arch: Arch::X86_64,
+            version: "1.2\n3".to_owned(),
+            manifest: Some(Digest::of(b"x")),
+            key_ids: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_host_name_becomes_a_label_whatever_it_is() {
+        for (host, label) in [
+            ("phase-1", "phase-1"),
+            ("Phase_1.example.net", "phase-1"),
+            ("", "phase"),
+            ("...", "phase"),
+            ("ä\u{1b}[2J", "2j"),
+        ] {
+            assert_eq!(host_label(host), label, "{host:?}");
+        }
+        assert_eq!(instance(&"a".repeat(200)).len(), 63);
+    }
+
+    #[test]
+    fn the_advertisement_has_the_names_users_know() {
+        let info = service_info(&advert("box")).unwrap();
+        assert_eq!(info.get_fullname(), "plasmd-box._phase-image._tcp.local.");
+        let value = |key| info.get_property_val_str(key);
+        assert_eq!(value("channel"), Some("stable"));
+        assert_eq!(value("arch"), Some("x86_64"));
+        assert_eq!(value("version"), Some("1.23"));
+        assert_eq!(value("http_port"), Some("8080"));
+        assert_eq!(
+            value("manifest"),
+            Some(Digest::of(b"x").to_string().as_str())
+        );
+        assert_eq!(value("key_id"), None);
+        assert!(info.is_addr_auto());
+    }
+}
