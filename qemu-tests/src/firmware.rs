@@ -70,7 +70,7 @@ impl Disk {
             Bus::Virtio => vec![format!("virtio-blk-pci,drive={id}")],
             Bus::Usb => vec![
                 format!("qemu-xhci,id=xhci{number}"),
-                format!("usb-storage,bus=xhci{number}.0,drive={id},removable=on"),
+                format!("usb-storage,bus=xhci{number}.0,drive={id},removable=on,id=stick{number}"),
             ],
             Bus::Nvme => vec![format!("nvme,drive={id},serial={id}")],
             Bus::Sata => vec![format!("ide-hd,drive={id}")],

@@ -40,8 +40,8 @@ pub enum Answer {
         /// Where the silence begins.
         at: usize,
     },
-    /// No length is announced, and bytes come for ever.
-    Endless,
+    /// No length is announced; these bytes come, and then blanks for ever.
+    Endless(Arc<[u8]>),
     /// Another place is named: `302 Found`.
     Elsewhere(String),
     /// `404 Not Found`.
@@ -197,12 +197,13 @@ impl Answer {
                 }
                 Ok(head)
             }
-            Self::Endless => {
+            Self::Endless(bytes) => {
                 let mut stream = stream;
                 stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")?;
                 if head {
                     return Ok(false);
                 }
+                stream.write_all(bytes)?;
                 loop {
                     stream.write_all(&[b' '; 4096])?;
                 }
@@ -344,7 +345,7 @@ mod tests {
 
     #[test]
     fn an_endless_answer_ends_with_the_provider() {
-        let text = ask(Answer::Endless, "GET /x HTTP/1.1\r\n\r\n");
+        let text = ask(Answer::Endless((*b"x").into()), "GET /x HTTP/1.1\r\n\r\n");
         assert_eq!(text.len(), 20_000);
     }
 

@@ -153,6 +153,14 @@ impl Lan {
         Ok(tap)
     }
 
+    /// Gives the host one more address on the LAN, with its prefix length.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add_address(&self, address: &str) -> Result<()> {
+        self.ip(&format!("addr add {address} dev br0\n"))
+    }
+
     /// Pulls the cable of a tap, or plugs it in again.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use crate::firmware::{Disk, Firmware};
@@ -65,6 +65,35 @@ impl Spec {
     pub fn disk(mut self, disk: Disk) -> Self {
         self.disks.push(disk);
         self
+    }
+}
+
+/// What a machine says when it begins to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// Where, without a slash at the end: the base of its URLs.
+    pub url: String,
+    /// The digest of the manifest it serves, as it names it.
+    pub manifest: String,
+}
+
+impl Serving {
+    /// Reads `phase: serving <url of the manifest> manifest sha256:<64 hex> after <seconds> s`.
+    fn parse(line: &str) -> Result<Self> {
+        let (_, rest) = line
+            .split_once("phase: serving ")
+            .context("not a serving line")?;
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        let url = words
+            .first()
+            .and_then(|url| url.strip_suffix("/manifest.json"));
+        let manifest = words.iter().find(|word| word.starts_with("sha256:"));
+        Ok(Self {
+            url: url
+                .context("no manifest URL in the serving line")?
+                .to_owned(),
+            manifest: (*manifest.context("no digest in the serving line")?).to_owned(),
+        })
     }
 }
 
@@ -192,18 +221,27 @@ impl Machine {
         Ok(line)
     }
 
-    /// Waits until the machine says that it serves, and returns the first URL it names.
+    /// Waits until the machine says that it serves.
     ///
     /// # Errors
     /// As [`Self::wait_for`].
-    pub fn wait_until_serving(&self, limit: Duration) -> Result<String> {
-        let line = self.wait_for("phase: serving http", limit)?;
-        let url = line
-            .text
-            .split_whitespace()
-            .find(|word| word.starts_with("http://"));
-        let url = url.context("a serving line without URL")?;
-        Ok(url.trim_end_matches([',', '/']).to_owned())
+    pub fn wait_until_serving(&self, limit: Duration) -> Result<Serving> {
+        let line = self.wait_for("phase: serving ", limit)?;
+        Serving::parse(&line.text).with_context(|| format!("{}: {}", self.name, line.text))
+    }
+
+    /// Waits until the machine says that it refused what it was offered, by the check `code`, and that it
+    /// gives up; then makes sure that nothing was mounted, served or booted.
+    ///
+    /// # Errors
+    /// When it refused for another reason, went on, or did not refuse within `limit`.
+    pub fn must_refuse(&self, code: &str, limit: Duration) -> Result<()> {
+        self.wait_for(&format!("phase: refused: {code}:"), limit)?;
+        self.wait_for("phase: fatal:", limit)?;
+        for done in ["phase: mounted", "phase: serving", "phase: kexec"] {
+            ensure!(!self.said(done)?, "{} refused, and yet: {done}", self.name);
+        }
+        Ok(())
     }
 
     /// Whether the console has said `text`.
@@ -330,4 +368,21 @@ fn machine_args(spec: &Spec, socket: &Path) -> Vec<String> {
         args.extend(["-device", "i6300esb", "-action", "watchdog=reset"].map(str::to_owned));
     }
     args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_serving_line_is_read() {
+        let line =
+            "phase: serving http://10.0.0.5:8080/manifest.json manifest sha256:ab after 3.1 s";
+        let serving = Serving {
+            url: "http://10.0.0.5:8080".into(),
+            manifest: "sha256:ab".into(),
+        };
+        assert_eq!(Serving::parse(line).unwrap(), serving);
+        assert!(Serving::parse("phase: serving nothing").is_err());
+    }
 }

@@ -117,6 +117,15 @@ impl Transcript {
         }
     }
 
+    /// Waits until any line contains `wanted`, also one before the last line a wait has found.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    pub fn wait_for_anywhere(&self, wanted: &str, limit: Duration) -> Result<Line> {
+        lock(&self.shared.0).next = 0;
+        self.wait_for(wanted, limit)
+    }
+
     /// All lines so far that contain `wanted`, wherever the last wait stopped.
     #[must_use]
     pub fn lines_with(&self, wanted: &str) -> Vec<String> {

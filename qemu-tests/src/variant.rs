@@ -13,6 +13,9 @@ const ARTIFACTS_PARTITION: &str = "phase-artifacts";
 /// Where the squashfs begins in it.
 const SQUASHFS_OFFSET: u64 = 1 << 20;
 const SECTOR: usize = 512;
+/// File types in the mode of an archive's entry.
+const FOLDER: u32 = 0o040_000;
+const FILE: u32 = 0o100_000;
 
 /// The answers of an honest provider of the built images: manifest and artifacts where the manifest says.
 ///
@@ -107,7 +110,11 @@ pub fn overlaid(initramfs: &Path, files: &[(&str, u32, &[u8])], out: PathBuf) ->
     let mut bytes = std::fs::read(initramfs)?;
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     for (name, mode, content) in files {
-        append_entry(&mut bytes, name, *mode, content);
+        if let Some((folder, _)) = name.rsplit_once('/') {
+            // One that is there already is left as it is.
+            append_entry(&mut bytes, folder, FOLDER | 0o755, &[]);
+        }
+        append_entry(&mut bytes, name, FILE | mode, content);
     }
     append_entry(&mut bytes, "TRAILER!!!", 0, &[]);
     std::fs::write(&out, bytes)?;
@@ -147,12 +154,11 @@ fn partition_start(disk: &[u8]) -> Result<u64> {
 
 /// One entry of a newc archive; what the kernel's documentation calls "New ASCII".
 fn append_entry(archive: &mut Vec<u8>, name: &str, mode: u32, content: &[u8]) {
-    let type_and_mode = if mode == 0 { 0 } else { 0o100_000 | mode };
     let size = u32::try_from(content.len()).unwrap_or(u32::MAX);
     let name_size = u32::try_from(name.len())
         .unwrap_or(u32::MAX)
         .saturating_add(1);
-    let fields = [0, type_and_mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
+    let fields = [0, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
     archive.extend_from_slice(b"070701");
     for field in fields {
         archive.extend_from_slice(format!("{field:08X}").as_bytes());
@@ -197,7 +203,7 @@ mod tests {
         let bytes = std::fs::read(overlay).unwrap();
         assert_eq!(bytes.len() % 4, 0);
         let text = String::from_utf8(bytes).unwrap();
-        assert!(text.starts_with("07070100000000000081A4"), "{text}");
+        assert!(text.starts_with("07070100000000000041ED"), "{text}");
         assert!(
             text.contains("etc/a\0") && text.contains("hello\0") && text.contains("TRAILER!!!\0")
         );

@@ -1,7 +1,49 @@
-//! The appliance from outside.
+//! The appliance from outside: it boots, serves, boots others, and refuses what does not verify.
+//!
+//! | module | tells |
+//! | --- | --- |
+//! | `relay` | one image boots, serves, and boots the next machine, which serves in turn |
+//! | `refusals` | what happens when a provider or a disk lies |
+//! | `handed_over` | what happens when the program that fetches is itself the liar |
+//! | `hardware` | firmware, disks, watchdog, missing consoles |
+//! | `network` | no DHCP server, renewed leases, two cards, IPv6 |
+
+mod handed_over;
+mod hardware;
+mod network;
+mod people;
+mod refusals;
+mod relay;
 
 use std::process::ExitCode;
+use std::time::Duration;
+
+use qemu_tests::story::{Needs, Scene, run};
+
+/// Firmware, kernel, artifacts and network of one machine, on a busy host under emulation.
+const BOOT_LIMIT: Duration = Duration::from_secs(60);
+/// The kernel's console and the settings every image boots with; what `manifest.cmdline` has.
+const CONSOLE: &str = "console=ttyS0,115200 panic=10 oops=panic quiet loglevel=4";
+
+const fn scene(name: &'static str, limit_s: u64, play: Play) -> Scene {
+    Scene {
+        name,
+        limit: Duration::from_secs(limit_s),
+        needs: Needs::Images,
+        play,
+    }
+}
+
+type Play = fn(&qemu_tests::Story) -> anyhow::Result<()>;
 
 fn main() -> ExitCode {
-    qemu_tests::story::run(&[])
+    // The long ones first: two run at once, and none should start last and alone.
+    let scenes = [
+        relay::SCENES,
+        hardware::SCENES,
+        network::SCENES,
+        refusals::SCENES,
+        handed_over::SCENES,
+    ];
+    run(&scenes.concat())
 }

@@ -1,0 +1,157 @@
+//! PID 1 believes nobody. Here the program that fetches was taken over: it hands over, with all seals and
+//! in the right form, whatever the attacker likes. PID 1 must find out by itself.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use boot_manifest::SecretKey;
+use qemu_tests::story::Scene;
+use qemu_tests::variant::{flipped, overlaid, signed_anew};
+use qemu_tests::{Firmware, Images, Lan, Machine, Spec, Story};
+
+use crate::{BOOT_LIMIT, CONSOLE, scene};
+
+pub(crate) const SCENES: &[Scene] = &[
+    scene("init_boots_what_was_handed_over_honestly", 90, honest),
+    scene(
+        "init_refuses_a_kernel_that_was_handed_over_changed",
+        60,
+        kernel,
+    ),
+    scene(
+        "init_refuses_a_squashfs_that_was_handed_over_changed",
+        60,
+        squashfs,
+    ),
+    scene(
+        "init_refuses_a_manifest_of_a_stranger_that_was_handed_over",
+        60,
+        stranger,
+    ),
+    scene("init_refuses_files_that_can_still_be_changed", 60, unsealed),
+];
+
+/// The program that lies, built beside this test.
+const LIAR: &str = env!("CARGO_BIN_EXE_lying-plasmd");
+
+/// What the liar hands over: the four files, and which of them it leaves unsealed.
+struct Lies {
+    manifest: Vec<u8>,
+    kernel: Vec<u8>,
+    rootfs: Vec<u8>,
+    unsealed: Option<&'static str>,
+}
+
+impl Lies {
+    fn none(images: &Images) -> Result<Self> {
+        Ok(Self {
+            manifest: images.bytes("manifest.json")?,
+            kernel: images.bytes("vmlinuz")?,
+            rootfs: images.bytes("rootfs.squashfs")?,
+            unsealed: None,
+        })
+    }
+}
+
+fn boot(story: &Story, lan: &Lan, lies: &Lies) -> Result<Machine> {
+    let images = story.images()?;
+    let scratch = tempfile::tempdir()?;
+    let (liar, real) = (fs::read(LIAR)?, images.bytes("plasmd")?);
+    let initramfs = images.bytes("initramfs.img")?;
+    let mut files: Vec<(&str, u32, &[u8])> = vec![
+        ("bin/plasmd.real", 0o755, &real),
+        ("bin/plasmd", 0o755, &liar),
+        ("lies/manifest", 0o644, &lies.manifest),
+        ("lies/kernel", 0o644, &lies.kernel),
+        ("lies/initramfs", 0o644, &initramfs),
+        ("lies/rootfs", 0o644, &lies.rootfs),
+    ];
+    let unsealed = lies.unsealed.map(|name| format!("lies/{name}.unsealed"));
+    files.extend(unsealed.iter().map(|name| (name.as_str(), 0o644, &[][..])));
+    let initrd = overlaid(
+        &images.path("initramfs.img"),
+        &files,
+        scratch.path().join("initrd"),
+    )?;
+    let words = "phase.source=provider phase.provider=http://liar phase.reboot_wait=600";
+    let append = format!("{CONSOLE} {words}");
+    let firmware = Firmware::Kernel {
+        kernel: images.path("vmlinuz"),
+        initrd,
+        append,
+    };
+    // The lies are in memory twice.
+    story.boot(
+        lan,
+        "b",
+        1,
+        &Spec {
+            memory_mib: 512,
+            ..Spec::new(firmware)
+        },
+    )
+}
+
+fn must_refuse(story: &Story, code: &str, lies: &Lies) -> Result<()> {
+    let lan = story.lan()?;
+    boot(story, &lan, lies)?.must_refuse(code, BOOT_LIMIT)
+}
+
+/// The control: with nothing but the truth the same program gets the machine booted and serving.
+fn honest(story: &Story) -> Result<()> {
+    let lan = story.lan()?;
+    let b = boot(story, &lan, &Lies::none(story.images()?)?)?;
+    b.wait_for("phase: kexec into sha256:", BOOT_LIMIT)?;
+    let at = b.wait_until_serving(BOOT_LIMIT)?;
+    let served = lan.get(&format!("{}/manifest.json", at.url))?;
+    ensure!(
+        served == story.images()?.bytes("manifest.json")?,
+        "it serves another manifest"
+    );
+    Ok(())
+}
+
+fn kernel(story: &Story) -> Result<()> {
+    let truth = Lies::none(story.images()?)?;
+    must_refuse(
+        story,
+        "bad-hash",
+        &Lies {
+            kernel: flipped(&truth.kernel),
+            ..truth
+        },
+    )
+}
+
+fn squashfs(story: &Story) -> Result<()> {
+    let truth = Lies::none(story.images()?)?;
+    must_refuse(
+        story,
+        "bad-hash",
+        &Lies {
+            rootfs: flipped(&truth.rootfs),
+            ..truth
+        },
+    )
+}
+
+fn stranger(story: &Story) -> Result<()> {
+    let images = story.images()?;
+    let manifest = signed_anew(images, &SecretKey::from_seed([7; 32]), |_| {})?;
+    must_refuse(
+        story,
+        "unknown-key",
+        &Lies {
+            manifest,
+            ..Lies::none(images)?
+        },
+    )
+}
+
+fn unsealed(story: &Story) -> Result<()> {
+    let lies = Lies {
+        unsealed: Some("rootfs"),
+        ..Lies::none(story.images()?)?
+    };
+    must_refuse(story, "not-sealed", &lies)
+}

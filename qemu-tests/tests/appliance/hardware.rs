@@ -1,0 +1,86 @@
+//! Firmware, disks, watchdogs and consoles: what a machine may have or lack.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use qemu_tests::firmware::Bus;
+use qemu_tests::story::{Needs, Scene};
+use qemu_tests::{Disk, Firmware, Spec, Story};
+
+use crate::people::{netbooted, serves_the_signed_manifest, with_disk};
+use crate::{BOOT_LIMIT, scene};
+
+pub(crate) const SCENES: &[Scene] = &[
+    Scene {
+        needs: Needs::ImagesAndUefi,
+        ..scene("uefi_boots_the_image_from_a_usb_stick", 120, usb_stick)
+    },
+    scene("a_fed_watchdog_lets_the_machine_live", 90, watchdog),
+    scene("a_machine_without_any_console_serves", 90, no_console),
+    scene("an_nvme_disk_is_found", 60, |story| disk(story, Bus::Nvme)),
+    scene("a_sata_disk_is_found", 60, |story| disk(story, Bus::Sata)),
+];
+
+fn usb_stick(story: &Story) -> Result<()> {
+    let images = story.images()?;
+    let lan = story.lan()?;
+    let stick = Disk::new(images.path("phase.img"), Bus::Usb);
+    let a = story.boot(&lan, "a", 1, &Spec::new(Firmware::Uefi).disk(stick))?;
+    a.wait_for("phase: mounted", BOOT_LIMIT)?;
+    let at = a.wait_until_serving(BOOT_LIMIT)?;
+    serves_the_signed_manifest(&lan, images, &at)?;
+    // The stick may be pulled out: everything served is in memory.
+    a.qmp("device_del", serde_json::json!({ "id": "stick0" }))?;
+    story.note("the stick is pulled out");
+    let whole = lan.get(&format!("{}/stable/x86_64/rootfs.squashfs", at.url))?;
+    ensure!(
+        whole == images.bytes("rootfs.squashfs")?,
+        "the squashfs changed with the stick"
+    );
+    Ok(())
+}
+
+/// The shortest time-out, and a life several times as long.
+fn watchdog(story: &Story) -> Result<()> {
+    let images = story.images()?;
+    let lan = story.lan()?;
+    let spec = Spec {
+        watchdog: true,
+        ..with_disk(images, "phase.watchdog=10")
+    };
+    let a = story.boot(&lan, "a", 1, &spec)?;
+    let at = a.wait_until_serving(BOOT_LIMIT)?;
+    let ended = a.wait_for_end(Duration::from_secs(25));
+    ensure!(ended.is_err(), "the machine ended: {ended:?}");
+    serves_the_signed_manifest(&lan, images, &at)
+}
+
+fn no_console(story: &Story) -> Result<()> {
+    let images = story.images()?;
+    let lan = story.lan()?;
+    let mut spec = with_disk(images, "");
+    spec.serial = false;
+    let Firmware::Kernel { append, .. } = &mut spec.firmware else {
+        unreachable!("no firmware")
+    };
+    "panic=10".clone_into(append);
+    let a = story.boot(&lan, "a", 1, &spec)?;
+    let url = format!("http://{}:8080/manifest.json", a.address());
+    let served = lan.get_eventually(&url, BOOT_LIMIT)?;
+    story.note("it serves");
+    ensure!(
+        served == images.bytes("manifest.json")?,
+        "the served manifest is not the signed one"
+    );
+    a.power_off(Duration::from_secs(20))
+}
+
+fn disk(story: &Story, bus: Bus) -> Result<()> {
+    let images = story.images()?;
+    let lan = story.lan()?;
+    let spec =
+        netbooted(images, "phase.source=disk").disk(Disk::new(images.path("phase.img"), bus));
+    let a = story.boot(&lan, "a", 1, &spec)?;
+    let at = a.wait_until_serving(BOOT_LIMIT)?;
+    serves_the_signed_manifest(&lan, images, &at)
+}
