@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -42,6 +43,7 @@ pub enum HashError {
 pub struct Hashes {
     state: Mutex<State>,
     done: Condvar,
+    passes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -84,12 +86,18 @@ impl Hashes {
                 .unwrap_or_else(PoisonError::into_inner);
         };
         drop(state);
+        self.passes.fetch_add(1, Ordering::Relaxed);
         let started = SystemTime::now();
         let hashed = Arc::new(read(file)?);
         if identity.settles_in(started).is_none() {
             self.lock().keep(identity, Arc::clone(&hashed));
         }
         Ok(hashed)
+    }
+
+    /// How often a file was read through.
+    pub fn passes_total(&self) -> u64 {
+        self.passes.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -106,9 +106,13 @@ impl OpenFile {
         self.identity.size
     }
 
-    /// Whether it is still what was opened, and not overwritten in place.
+    /// Whether its content is still what was opened, and was not overwritten in place.
+    ///
+    /// The change time does not count here: it also moves when the name is given to another file, which is how
+    /// a release is replaced while the old one is still being sent.
     pub fn unchanged(&self) -> io::Result<bool> {
-        Ok(Identity::of(&rustix::fs::fstat(self)?) == self.identity)
+        let now = Identity::of(&rustix::fs::fstat(self)?);
+        Ok((now.size, now.modified_ns) == (self.identity.size, self.identity.modified_ns))
     }
 
     /// Reads at an offset; 0 means the end.

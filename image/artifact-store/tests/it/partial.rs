@@ -1,0 +1,240 @@
+//! Verified writing: what is visible when, what is resumed, what is refused.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use artifact_store::{Folder, OpenError, Partial, WriteError};
+use boot_manifest::Artifact;
+
+use crate::{artifact, bytes};
+
+const MIB: usize = 1 << 20;
+
+fn chunk<'a>(artifact: &Artifact, content: &'a [u8], index: usize) -> &'a [u8] {
+    let range = artifact.chunks.range(index);
+    &content[range.start as usize..range.end as usize]
+}
+
+fn put(partial: &Partial, content: &[u8], index: usize) {
+    partial
+        .put_chunk(index, chunk(partial.artifact(), content, index))
+        .unwrap();
+}
+
+#[test]
+fn the_name_appears_when_everything_is_there_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = bytes(3 * MIB + 5, 1);
+    let artifact = artifact("vmlinuz", &content);
+    let folder = Folder::open(dir.path()).unwrap();
+    assert!(!folder.holds(&artifact).unwrap());
+    let partial = folder.begin(&artifact).unwrap();
+    assert_eq!(partial.missing(), [0, 1, 2, 3]);
+    for index in [3, 0, 2] {
+        put(&partial, &content, index);
+        assert!(!dir.path().join("vmlinuz").exists());
+    }
+    assert_eq!(partial.missing(), [1]);
+    put(&partial, &content, 1);
+    put(&partial, &content, 1);
+    assert_eq!(partial.verified_bytes(), content.len() as u64);
+    assert!(!dir.path().join("vmlinuz").exists());
+    assert_eq!(partial.commit().unwrap(), dir.path().join("vmlinuz"));
+    assert_eq!(fs::read(dir.path().join("vmlinuz")).unwrap(), content);
+    assert!(folder.holds(&artifact).unwrap());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn committing_too_early_is_refused_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = bytes(2 * MIB, 2);
+    let artifact = artifact("vmlinuz", &content);
+    let folder = Folder::open(dir.path()).unwrap();
+    let partial = folder.begin(&artifact).unwrap();
+    put(&partial, &content, 1);
+    assert!(matches!(
+        partial.commit(),
+        Err(WriteError::Incomplete { missing: 1, .. })
+    ));
+    assert!(!dir.path().join("vmlinuz").exists());
+    assert_eq!(folder.begin(&artifact).unwrap().missing(), [0]);
+}
+
+#[test]
+fn wrong_bytes_are_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = bytes(2 * MIB, 3);
+    let artifact = artifact("vmlinuz", &content);
+    let partial = Folder::open(dir.path()).unwrap().begin(&artifact).unwrap();
+    let mut flipped = chunk(&artifact, &content, 0).to_vec();
+    flipped[MIB - 1] ^= 0x80;
+    for (index, wrong) in [
+        (0, &flipped[..]),
+        (0, &content[MIB..]),
+        (0, &content[..MIB - 1]),
+        (0, &[]),
+        (2, &content[..MIB]),
+        (usize::MAX, &content[..MIB]),
+    ] {
+        assert!(matches!(
+            partial.put_chunk(index, wrong),
+            Err(WriteError::WrongBytes { .. })
+        ));
+    }
+    assert_eq!(partial.missing(), [0, 1]);
+    assert_eq!(
+        fs::metadata(dir.path().join(".vmlinuz.partial"))
+            .unwrap()
+            .len(),
+        0
+    );
+}
+
+#[test]
+fn a_resume_believes_only_what_it_hashes() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = bytes(4 * MIB + 100, 4);
+    let artifact = artifact("rootfs.squashfs", &content);
+    let temp = dir.path().join(".rootfs.squashfs.partial");
+    let folder = Folder::open(dir.path()).unwrap();
+    let partial = folder.begin(&artifact).unwrap();
+    for index in [0, 1, 3, 4] {
+        put(&partial, &content, index);
+    }
+    drop(partial);
+    let mut on_disk = fs::read(&temp).unwrap();
+    on_disk[MIB + 17] ^= 1;
+    on_disk.extend_from_slice(b"behind the end");
+    fs::write(&temp, &on_disk).unwrap();
+    let partial = folder.begin(&artifact).unwrap();
+    assert_eq!(partial.missing(), [1, 2]);
+    assert_eq!(partial.resumed_bytes(), 2 * MIB as u64 + 100);
+    put(&partial, &content, 1);
+    put(&partial, &content, 2);
+    partial.commit().unwrap();
+    assert_eq!(
+        fs::read(dir.path().join("rootfs.squashfs")).unwrap(),
+        content
+    );
+}
+
+#[test]
+fn a_cut_off_last_chunk_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = bytes(MIB + 10, 5);
+    let artifact = artifact("vmlinuz", &content);
+    fs::write(dir.path().join(".vmlinuz.partial"), &content[..MIB + 9]).unwrap();
+    let partial = Folder::open(dir.path()).unwrap().begin(&artifact).unwrap();
+    assert_eq!(partial.missing(), [1]);
+}
+
+#[test]
+fn a_newer_artifact_starts_over_where_it_differs() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = bytes(2 * MIB, 6);
+    let mut new = old.clone();
+    new[MIB + 1] ^= 1;
+    let folder = Folder::open(dir.path()).unwrap();
+    let old_artifact = artifact("vmlinuz", &old);
+    let partial = folder.begin(&old_artifact).unwrap();
+    put(&partial, &old, 0);
+    put(&partial, &old, 1);
+    drop(partial);
+    assert_eq!(
+        folder.begin(&artifact("vmlinuz", &new)).unwrap().missing(),
+        [1]
+    );
+}
+
+#[test]
+fn only_one_writer_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = bytes(100, 7);
+    let artifact = artifact("vmlinuz", &content);
+    let folder = Folder::open(dir.path()).unwrap();
+    let first = folder.begin(&artifact).unwrap();
+    assert!(matches!(
+        folder.begin(&artifact),
+        Err(WriteError::Busy { .. })
+    ));
+    put(&first, &content, 0);
+    first.commit().unwrap();
+    folder.begin(&artifact).unwrap().discard().unwrap();
+    assert!(!dir.path().join(".vmlinuz.partial").exists());
+}
+
+#[test]
+fn a_planted_partial_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let artifact = artifact("vmlinuz", b"content");
+    let folder = Folder::open(dir.path()).unwrap();
+    let temp = dir.path().join(".vmlinuz.partial");
+    let other = dir.path().join("other");
+    fs::write(&other, b"mine").unwrap();
+
+    symlink(&other, &temp).unwrap();
+    let refused = folder.begin(&artifact);
+    assert!(
+        matches!(
+            refused,
+            Err(WriteError::Open {
+                reason: OpenError::Link,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    fs::remove_file(&temp).unwrap();
+
+    fs::hard_link(&other, &temp).unwrap();
+    assert!(matches!(
+        folder.begin(&artifact),
+        Err(WriteError::Foreign { .. })
+    ));
+    fs::remove_file(&temp).unwrap();
+
+    fs::create_dir(&temp).unwrap();
+    assert!(matches!(
+        folder.begin(&artifact),
+        Err(WriteError::Open { .. })
+    ));
+    assert_eq!(fs::read(&other).unwrap(), b"mine");
+}
+
+#[test]
+fn what_lies_under_the_name_is_hashed_before_it_is_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let artifact = artifact("vmlinuz", b"content");
+    let folder = Folder::open(dir.path()).unwrap();
+    for (found, expected) in [
+        (&b"content"[..], true),
+        (b"contenT", false),
+        (b"conten", false),
+        (b"", false),
+    ] {
+        fs::write(dir.path().join("vmlinuz"), found).unwrap();
+        assert_eq!(folder.holds(&artifact).unwrap(), expected, "{found:?}");
+    }
+}
+
+#[test]
+fn a_small_file_is_replaced_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Folder::open(dir.path()).unwrap();
+    let name = "manifest.json".parse().unwrap();
+    folder.write(&name, b"a longer first content").unwrap();
+    folder.write(&name, b"second").unwrap();
+    assert_eq!(
+        fs::read(dir.path().join("manifest.json")).unwrap(),
+        b"second"
+    );
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_missing_folder_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Folder::open(&dir.path().join("nowhere")).unwrap_err();
+    assert!(error.to_string().contains("nowhere: not found"), "{error}");
+}
