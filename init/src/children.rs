@@ -1,0 +1,368 @@
+//! The roles of `plasmd`: who they are, what they may, and how one is started.
+//!
+//! Between fork and exec a child loses everything it does not need, in this order: cgroup with memory and process caps, own
+//! session, empty bounding set, own user and group, exactly the capabilities of its role (as ambient ones, so that they
+//! survive exec), no new privileges, death with its parent, an empty signal mask. Every descriptor but 0 to 3 closes at
+//! exec. Its output is a pipe and its reports a socket pair that `init` reads with bounds; it reads from `/dev/null`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use boot_manifest::handoff;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::cmdline::Options;
+use crate::sys;
+
+/// The number under which a child finds its end of the socket pair. `init` keeps it occupied (see `Machine::start`), so
+/// that it never clashes with a descriptor that `std` uses while it starts a child.
+pub(crate) const REPORT_FD: i32 = 3;
+
+/// The program of all roles.
+const PROGRAM: &str = "/bin/plasmd";
+
+/// What a child does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Links, DHCP, addresses.
+    Net,
+    /// HTTP, announcements.
+    Serve,
+    /// Fetches a successor.
+    Stage,
+}
+
+impl Role {
+    /// The name on the console, of the cgroup and of the subcommand.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Net => "net",
+            Self::Serve => "serve",
+            Self::Stage => "stage",
+        }
+    }
+
+    /// User and group.
+    pub(crate) fn id(self) -> u32 {
+        match self {
+            Self::Net => 101,
+            Self::Serve => 102,
+            Self::Stage => 103,
+        }
+    }
+
+    fn capabilities(self) -> CapabilitySet {
+        match self {
+            Self::Net => CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW,
+            Self::Serve | Self::Stage => CapabilitySet::empty(),
+        }
+    }
+
+    /// Bytes of memory it may use. `stage` holds everything it fetches; the others need little, but what they read from the
+    /// squashfs is counted too (and given back when it is short).
+    fn memory_max(self, total: u64) -> u64 {
+        match self {
+            Self::Net => 32 << 20,
+            Self::Serve => (total / 4).max(48 << 20),
+            Self::Stage => (total / 5 * 3).max(96 << 20),
+        }
+    }
+
+    /// Threads it may have.
+    fn pids_max(self) -> u32 {
+        match self {
+            Self::Net => 16,
+            Self::Serve | Self::Stage => 64,
+        }
+    }
+}
+
+/// Where the artifacts are that `serve` offers.
+#[derive(Debug, Clone)]
+pub(crate) struct Offer {
+    pub(crate) channel: String,
+    pub(crate) arch: String,
+}
+
+/// The arguments of a role.
+pub(crate) fn arguments(
+    role: Role,
+    options: &Options,
+    host: &str,
+    offer: Option<&Offer>,
+) -> Vec<String> {
+    let own = |words: &[&str]| {
+        words
+            .iter()
+            .map(|word| (*word).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let channel = options
+        .channel
+        .as_ref()
+        .map_or("stable", |channel| channel.as_str());
+    let arch = boot_manifest::Arch::host().as_str();
+    let mut arguments = own(&[role.name()]);
+    match role {
+        Role::Net => arguments.extend(own(&["--hostname", host])),
+        Role::Serve => {
+            let (channel, arch) = offer.map_or((channel, arch), |offer| {
+                (offer.channel.as_str(), offer.arch.as_str())
+            });
+            let port = options.port.to_string();
+            arguments.extend(own(&[
+                "--artifacts",
+                crate::root::ARTIFACTS,
+                "--channel",
+                channel,
+                "--arch",
+                arch,
+            ]));
+            arguments.extend(own(&[
+                "--bind",
+                "::",
+                "--port",
+                &port,
+                "--trust-root",
+                crate::root::TRUST_ROOT,
+            ]));
+            if !options.advertises() {
+                arguments.extend(own(&["--no-mdns"]));
+            }
+        }
+        Role::Stage => {
+            let provider = options.provider.as_deref().unwrap_or_default();
+            arguments.extend(own(&[
+                "--provider",
+                provider,
+                "--channel",
+                channel,
+                "--arch",
+                arch,
+            ]));
+            arguments.extend(own(&[
+                "--trust-root",
+                crate::root::TRUST_ROOT,
+                "--image-info",
+                crate::root::IMAGE_INFO,
+            ]));
+        }
+    }
+    arguments
+}
+
+/// A child that runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) pid: Pid,
+    pub(crate) started: Instant,
+    /// Its reports.
+    pub(crate) reports: OwnedFd,
+    /// What it prints.
+    pub(crate) output: OwnedFd,
+}
+
+/// Starts a role.
+pub(crate) fn start(
+    role: Role,
+    arguments: &[String],
+    options: &Options,
+    now: Instant,
+) -> io::Result<Running> {
+    let cgroup = open_cgroup(role)?;
+    let (reports, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    // Their end blocks, unless they choose otherwise: a full socket must slow them down, not lose reports.
+    rustix::io::ioctl_fionbio(&theirs, false)?;
+    let (output, their_output) = io::pipe()?;
+    rustix::io::ioctl_fionbio(&output, true)?;
+    let null = File::open("/dev/null")?;
+    let capabilities = role.capabilities();
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(arguments)
+        .env_clear()
+        .env(handoff::ENV, REPORT_FD.to_string())
+        .env("PATH", "/bin")
+        .env("RUST_LOG", options.log_level)
+        .current_dir("/")
+        .stdin(Stdio::from(null))
+        .stdout(Stdio::from(their_output.try_clone()?))
+        .stderr(Stdio::from(their_output));
+    let child = sys::spawn(&mut command, move || {
+        confine(role.id(), capabilities, cgroup.as_ref(), &theirs)
+    })?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("the kernel gave no process id"))?;
+    Ok(Running {
+        pid,
+        started: now,
+        reports,
+        output: output.into(),
+    })
+}
+
+/// Runs in the child, before exec.
+fn confine(
+    id: u32,
+    capabilities: CapabilitySet,
+    cgroup: Option<&File>,
+    reports: &OwnedFd,
+) -> io::Result<()> {
+    if let Some(mut cgroup) = cgroup {
+        cgroup.write_all(b"0")?;
+    }
+    rustix::process::setsid()?;
+    for capability in CapabilitySet::all().difference(capabilities).iter() {
+        // EINVAL: a capability that this kernel does not know cannot be had either.
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    rustix::thread::set_keep_capabilities(true)?;
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    let sets = CapabilitySets {
+        effective: capabilities,
+        permitted: capabilities,
+        inheritable: capabilities,
+    };
+    rustix::thread::set_capabilities(None, sets)?;
+    for capability in capabilities.iter() {
+        rustix::thread::configure_capability_in_ambient_set(capability, true)?;
+    }
+    rustix::thread::set_no_new_privs(true)?;
+    // After the change of user, which resets it.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    rustix::process::setrlimit(Resource::Core, none)?;
+    sys::unblock_signals()?;
+    sys::place_fd(reports.as_fd(), REPORT_FD)
+}
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Makes a cgroup for each role. Complaints instead of errors: without limits the roles still run.
+pub(crate) fn make_cgroups(memory_total: u64) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let root = Path::new(CGROUPS);
+    let mut write = |path: PathBuf, value: &str| {
+        if let Err(error) = fs::write(&path, value) {
+            complaints.push(format!("{} = {value}: {error}", path.display()));
+        }
+    };
+    for controller in ["+memory", "+pids", "+cpu"] {
+        write(root.join("cgroup.subtree_control"), controller);
+    }
+    for role in [Role::Net, Role::Serve, Role::Stage] {
+        let group = root.join(role.name());
+        if crate::mounts::make_directory(&group).is_ok() {
+            write(
+                group.join("memory.max"),
+                &role.memory_max(memory_total).to_string(),
+            );
+            write(group.join("memory.oom.group"), "1");
+            write(group.join("pids.max"), &role.pids_max().to_string());
+        }
+    }
+    complaints
+}
+
+fn open_cgroup(role: Role) -> io::Result<Option<File>> {
+    let path = Path::new(CGROUPS).join(role.name()).join("cgroup.procs");
+    match OpenOptions::new().write(true).open(path) {
+        Ok(file) => Ok(Some(file)),
+        // Said once by `make_cgroups`.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Ends every process of a role at once, those included that left its session.
+pub(crate) fn kill(role: Role, running: &Running) {
+    let all = fs::write(
+        Path::new(CGROUPS).join(role.name()).join("cgroup.kill"),
+        "1",
+    );
+    if all.is_err() {
+        let _gone = rustix::process::kill_process_group(running.pid, Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(role: Role, command_line: &str, expected: &str) {
+        let (options, complaints) = crate::cmdline::parse(command_line);
+        assert_eq!(complaints, Vec::<String>::new());
+        let offer = Offer {
+            channel: "beta".to_owned(),
+            arch: "x86_64".to_owned(),
+        };
+        assert_eq!(
+            arguments(role, &options, "phase-1", Some(&offer)).join(" "),
+            expected
+        );
+    }
+
+    #[test]
+    fn command_lines_of_the_roles() {
+        let arch = boot_manifest::Arch::host().as_str();
+        check(Role::Net, "", "net --hostname phase-1");
+        let serve = "serve --artifacts /run/phase/artifacts --channel beta --arch x86_64 --bind ::";
+        check(
+            Role::Serve,
+            "",
+            &format!("{serve} --port 8080 --trust-root /etc/phase/trust-root.json"),
+        );
+        check(
+            Role::Serve,
+            "phase.mode=private phase.port=80",
+            &format!("{serve} --port 80 --trust-root /etc/phase/trust-root.json --no-mdns"),
+        );
+        check(
+            Role::Stage,
+            "phase.provider=http://a:1 phase.channel=beta",
+            &format!(
+                "stage --provider http://a:1 --channel beta --arch {arch} --trust-root /etc/phase/trust-root.json \
+                 --image-info /etc/phase/image.json"
+            ),
+        );
+    }
+
+    #[test]
+    fn only_the_network_role_has_capabilities() {
+        assert_eq!(
+            Role::Net.capabilities(),
+            CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW
+        );
+        assert!(Role::Serve.capabilities().is_empty() && Role::Stage.capabilities().is_empty());
+        let ids = [Role::Net.id(), Role::Serve.id(), Role::Stage.id()];
+        assert_eq!(ids, [101, 102, 103]);
+    }
+
+    #[test]
+    fn children_cannot_take_a_small_machine() {
+        let total = 220 << 20;
+        assert!(Role::Stage.memory_max(total) < total * 2 / 3);
+        assert!(Role::Serve.memory_max(total) + Role::Net.memory_max(total) < total / 2);
+    }
+}

@@ -1,0 +1,539 @@
+//! The kernel command line: what an operator can tell the appliance before it runs.
+//!
+//! Pure: text in, [`Options`] and complaints out. [`PARAMETERS`] is the one table; the operator's guide carries the same
+//! table and a test compares them. A wrong value never stops the boot: it is complained about and its default is used.
+
+use std::fmt::Write as _;
+
+use boot_manifest::Channel;
+
+use crate::limits;
+
+/// One row of the table of parameters.
+pub(crate) struct Parameter {
+    /// Name without the `phase.` prefix.
+    pub(crate) name: &'static str,
+    /// What may stand behind the `=`.
+    pub(crate) values: &'static str,
+    /// What holds without it.
+    pub(crate) default: &'static str,
+    /// What it does.
+    pub(crate) meaning: &'static str,
+}
+
+const fn row(
+    name: &'static str,
+    values: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+) -> Parameter {
+    Parameter {
+        name,
+        values,
+        default,
+        meaning,
+    }
+}
+
+/// Every kernel parameter of the appliance.
+pub(crate) const PARAMETERS: &[Parameter] = &[
+    row(
+        "source",
+        "`auto`, `disk`, `initramfs`, `provider`",
+        "`auto`",
+        "where the artifacts come from; `auto` tries a disk, then the initramfs, then the provider",
+    ),
+    row(
+        "provider",
+        "`http://HOST[:PORT][/...]`",
+        "none",
+        "another provider: fetch the artifacts there, verify them with the keys built into this image, boot them by kexec",
+    ),
+    row(
+        "channel",
+        "name",
+        "`stable`",
+        "the channel that is fetched, and the only one that is accepted when named",
+    ),
+    row(
+        "mode",
+        "`internet`, `local`, `private`",
+        "`internet`",
+        "`local` stays on the LAN; `private` announces nothing and takes a random host name",
+    ),
+    row(
+        "mdns",
+        "`on`, `off`",
+        "`on`",
+        "announce the provider on the LAN (always off in mode `private`)",
+    ),
+    row(
+        "name",
+        "host name",
+        "`phase-` and the first MAC address",
+        "name of this machine",
+    ),
+    row("port", "1 to 65535", "`8080`", "HTTP port"),
+    row(
+        "loglevel",
+        "`error`, `warn`, `info`, `debug`, `trace`",
+        "`info`",
+        "what the programs write to the console",
+    ),
+    row(
+        "disk_wait",
+        "seconds, 0 to 120",
+        "`10`",
+        "how long a disk is waited for when it is the only source",
+    ),
+    row(
+        "reboot_wait",
+        "seconds, 0 to 86400",
+        "`60`",
+        "how long the reason of a fatal error stays on the screen before the machine restarts",
+    ),
+    row(
+        "watchdog",
+        "seconds, 0 or 10 to 600",
+        "`60`",
+        "time-out of the hardware watchdog; 0 leaves it alone",
+    ),
+    row(
+        "origin",
+        "URL",
+        "none",
+        "set by kexec: where the running image was fetched; shown, never used",
+    ),
+];
+
+/// Where artifacts may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SourceChoice {
+    Auto,
+    Disk,
+    Initramfs,
+    Provider,
+}
+
+/// How far the appliance makes itself known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Internet,
+    Local,
+    Private,
+}
+
+/// Everything the command line can say, with defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) source: SourceChoice,
+    pub(crate) provider: Option<String>,
+    pub(crate) origin: Option<String>,
+    /// `None` when not named: then an image on disk may have any channel.
+    pub(crate) channel: Option<Channel>,
+    pub(crate) mode: Mode,
+    pub(crate) mdns: bool,
+    pub(crate) name: Option<String>,
+    pub(crate) port: u16,
+    pub(crate) log_level: &'static str,
+    pub(crate) disk_wait_seconds: u32,
+    pub(crate) reboot_wait_seconds: u32,
+    pub(crate) watchdog_seconds: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            source: SourceChoice::Auto,
+            provider: None,
+            origin: None,
+            channel: None,
+            mode: Mode::Internet,
+            mdns: true,
+            name: None,
+            port: 8080,
+            log_level: "info",
+            disk_wait_seconds: limits::DISK_WAIT_SECONDS,
+            reboot_wait_seconds: limits::REBOOT_WAIT_SECONDS,
+            watchdog_seconds: limits::WATCHDOG_TIMEOUT_SECONDS,
+        }
+    }
+}
+
+impl Options {
+    /// Whether the provider may be announced on the LAN.
+    pub(crate) fn advertises(&self) -> bool {
+        self.mdns && self.mode != Mode::Private
+    }
+}
+
+/// Splits a kernel command line as the kernel does: at white space, except between double quotes, which are dropped.
+pub(crate) fn words(command_line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let (mut quoted, mut begun) = (false, false);
+    for c in command_line.chars() {
+        match c {
+            '"' => {
+                quoted = !quoted;
+                begun = true;
+            }
+            c if c.is_ascii_whitespace() && !quoted => {
+                if begun {
+                    words.push(std::mem::take(&mut word));
+                }
+                begun = false;
+            }
+            c => {
+                word.push(c);
+                begun = true;
+            }
+        }
+    }
+    if begun {
+        words.push(word);
+    }
+    words
+}
+
+/// Reads the `phase.` parameters. Of a parameter that is given twice the last one counts, as in the kernel.
+pub(crate) fn parse(command_line: &str) -> (Options, Vec<String>) {
+    let mut options = Options::default();
+    let mut complaints = Vec::new();
+    // Behind a bare `--` stand arguments of the first program; they are no kernel parameters.
+    for word in words(command_line)
+        .into_iter()
+        .take_while(|word| word != "--")
+    {
+        let Some(parameter) = word.strip_prefix("phase.") else {
+            continue;
+        };
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if !PARAMETERS.iter().any(|row| row.name == name) {
+            complaints.push(format!("unknown parameter phase.{}", plain(name)));
+        } else if set(&mut options, name, value).is_none() {
+            complaints.push(format!(
+                "phase.{name}={} is not valid: the default holds",
+                plain(value)
+            ));
+        }
+    }
+    let wants_provider = options.source == SourceChoice::Provider;
+    if wants_provider && options.provider.is_none() {
+        complaints.push("phase.source=provider needs phase.provider=URL".to_owned());
+    }
+    (options, complaints)
+}
+
+/// `None` when the value is not valid.
+fn set(options: &mut Options, name: &str, value: &str) -> Option<()> {
+    match name {
+        "source" => options.source = source(value)?,
+        "provider" => options.provider = Some(url(value)?),
+        "origin" => options.origin = Some(url(value)?),
+        "channel" => options.channel = Some(value.parse().ok()?),
+        "mode" => options.mode = mode(value)?,
+        "mdns" => options.mdns = on_off(value)?,
+        "name" => options.name = Some(host_name(value)?),
+        "port" => options.port = value.parse().ok().filter(|port| *port > 0)?,
+        "loglevel" => options.log_level = log_level(value)?,
+        "disk_wait" => options.disk_wait_seconds = seconds(value, 0, 120)?,
+        "reboot_wait" => {
+            options.reboot_wait_seconds = seconds(value, 0, limits::REBOOT_WAIT_SECONDS_MAX)?;
+        }
+        "watchdog" if value == "0" => options.watchdog_seconds = 0,
+        "watchdog" => options.watchdog_seconds = seconds(value, 10, 600)?,
+        _ => return None,
+    }
+    Some(())
+}
+
+fn source(value: &str) -> Option<SourceChoice> {
+    Some(match value {
+        "auto" => SourceChoice::Auto,
+        "disk" => SourceChoice::Disk,
+        "initramfs" => SourceChoice::Initramfs,
+        "provider" => SourceChoice::Provider,
+        _ => return None,
+    })
+}
+
+fn mode(value: &str) -> Option<Mode> {
+    Some(match value {
+        "internet" => Mode::Internet,
+        "local" => Mode::Local,
+        "private" => Mode::Private,
+        _ => return None,
+    })
+}
+
+fn on_off(value: &str) -> Option<bool> {
+    match value {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
+fn log_level(value: &str) -> Option<&'static str> {
+    ["error", "warn", "info", "debug", "trace"]
+        .into_iter()
+        .find(|level| *level == value)
+}
+
+fn seconds(value: &str, least: u32, most: u32) -> Option<u32> {
+    value
+        .parse()
+        .ok()
+        .filter(|seconds| (least..=most).contains(seconds))
+}
+
+/// Only the shape is checked here: `plasmd` is the one that reads URLs. What matters is that the text can stand on the
+/// successor's command line, so no white space and no quotes.
+fn url(value: &str) -> Option<String> {
+    let shaped = value
+        .strip_prefix("http://")
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
+    let plain = value
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\'' | b'\\'));
+    (shaped && plain && value.len() <= limits::URL_MAX).then(|| value.to_owned())
+}
+
+/// One label of RFC 1123.
+fn host_name(value: &str) -> Option<String> {
+    let alphabet = value
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let shaped =
+        (1..=63).contains(&value.len()) && !value.starts_with('-') && !value.ends_with('-');
+    (alphabet && shaped).then(|| value.to_ascii_lowercase())
+}
+
+/// What may be shown on the console.
+fn plain(text: &str) -> String {
+    text.chars()
+        .take(80)
+        .map(|c| if c.is_ascii_graphic() { c } else { '?' })
+        .collect()
+}
+
+/// The command line of a successor: the signed one, then what belongs to this machine.
+///
+/// Carried over are the consoles and the `phase.` parameters, except those that said where this boot came from. The
+/// local words stand last, so they win where the kernel takes the last.
+pub(crate) fn successor(signed: &str, own: &str, origin: &str) -> String {
+    let carried: Vec<String> = words(own)
+        .into_iter()
+        .take_while(|word| word != "--")
+        .filter(|word| carries(word))
+        .collect();
+    let mut all: Vec<String> = words(signed)
+        .into_iter()
+        .filter(|word| !carried.contains(word))
+        .collect();
+    all.extend(carried);
+    all.push("phase.source=initramfs".to_owned());
+    all.push(format!("phase.origin={origin}"));
+    let quoted: Vec<String> = all.into_iter().map(quote).collect();
+    quoted.join(" ")
+}
+
+fn carries(word: &str) -> bool {
+    let name = word.split_once('=').map_or(word, |(name, _)| name);
+    match name {
+        "console" | "earlyprintk" | "earlycon" => true,
+        "phase.source" | "phase.provider" | "phase.origin" => false,
+        name => name.starts_with("phase."),
+    }
+}
+
+fn quote(word: String) -> String {
+    if !word.contains(|c: char| c.is_ascii_whitespace()) {
+        return word;
+    }
+    match word.split_once('=') {
+        Some((name, value)) => format!("{name}=\"{value}\""),
+        None => format!("\"{word}\""),
+    }
+}
+
+/// The table of parameters as the operator's guide shows it.
+pub(crate) fn table() -> String {
+    let mut text =
+        String::from("| parameter | values | default | meaning |\n| --- | --- | --- | --- |\n");
+    for Parameter {
+        name,
+        values,
+        default,
+        meaning,
+    } in PARAMETERS
+    {
+        let _infallible = writeln!(
+            text,
+            "| `phase.{name}=` | {values} | {default} | {meaning} |"
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(command_line: &str, complaints: usize, expected: impl FnOnce(&mut Options)) {
+        let mut wanted = Options::default();
+        expected(&mut wanted);
+        let (options, found) = parse(command_line);
+        assert_eq!(options, wanted, "{command_line}");
+        assert_eq!(found.len(), complaints, "{command_line}: {found:?}");
+    }
+
+    #[test]
+    fn every_parameter_is_read() {
+        check("console=ttyS0 quiet panic=10", 0, |_| ());
+        check("phase.source=disk", 0, |o| o.source = SourceChoice::Disk);
+        check("phase.source=initramfs", 0, |o| {
+            o.source = SourceChoice::Initramfs
+        });
+        check("phase.provider=http://10.0.0.1:8080", 0, |o| {
+            o.provider = Some("http://10.0.0.1:8080".to_owned());
+        });
+        check("phase.channel=beta-2", 0, |o| {
+            o.channel = "beta-2".parse().ok()
+        });
+        check("phase.mode=private", 0, |o| o.mode = Mode::Private);
+        check("phase.mode=local phase.mdns=off", 0, |o| {
+            o.mode = Mode::Local;
+            o.mdns = false;
+        });
+        check("phase.name=Rack-7", 0, |o| {
+            o.name = Some("rack-7".to_owned())
+        });
+        check("phase.port=80", 0, |o| o.port = 80);
+        check("phase.loglevel=debug", 0, |o| o.log_level = "debug");
+        check(
+            "phase.disk_wait=3 phase.reboot_wait=0 phase.watchdog=0",
+            0,
+            |o| {
+                o.disk_wait_seconds = 3;
+                o.reboot_wait_seconds = 0;
+                o.watchdog_seconds = 0;
+            },
+        );
+        check("phase.origin=http://a/", 0, |o| {
+            o.origin = Some("http://a/".to_owned())
+        });
+    }
+
+    #[test]
+    fn nonsense_is_complained_about_and_the_default_holds() {
+        for word in [
+            "phase.nonsense=1",
+            "phase.",
+            "phase.source",
+            "phase.source=floppy",
+            "phase.provider=ftp://x",
+            "phase.provider=http://",
+            "phase.provider=http:///x",
+            "phase.provider=\"http://x y\"",
+            "phase.channel=../x",
+            "phase.mode=public",
+            "phase.mdns=1",
+            "phase.name=-x",
+            "phase.name=a.b",
+            "phase.port=0",
+            "phase.port=65536",
+            "phase.port=+1x",
+            "phase.watchdog=5",
+            "phase.reboot_wait=-1",
+            "phase.reboot_wait=86401",
+        ] {
+            check(word, 1, |_| ());
+        }
+        check("phase.source=provider", 1, |o| {
+            o.source = SourceChoice::Provider
+        });
+    }
+
+    #[test]
+    fn the_last_one_counts_and_arguments_of_the_first_program_do_not() {
+        check("phase.port=1 phase.port=2 -- phase.port=3", 0, |o| {
+            o.port = 2
+        });
+        check("", 0, |_| ());
+    }
+
+    #[test]
+    fn words_follow_the_kernel() {
+        let cases: [(&str, &[&str]); 5] = [
+            ("a  b\tc\n", &["a", "b", "c"]),
+            ("x=\"a b\" y", &["x=a b", "y"]),
+            ("\"x=a b\"", &["x=a b"]),
+            ("open=\"a b", &["open=a b"]),
+            ("", &[]),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(words(line), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_successor_keeps_what_belongs_to_the_machine() {
+        let signed = "console=ttyS0 panic=10 quiet phase.mode=internet";
+        let own = "BOOT_IMAGE=x root=/dev/sda console=ttyS0 earlyprintk=ttyS0 phase.mode=private phase.source=provider \
+                   phase.provider=http://a:1 phase.origin=http://old phase.name=n -- phase.port=1";
+        assert_eq!(
+            successor(signed, own, "http://a:1"),
+            "panic=10 quiet phase.mode=internet console=ttyS0 earlyprintk=ttyS0 phase.mode=private phase.name=n \
+             phase.source=initramfs phase.origin=http://a:1"
+        );
+        // Only the words of the signed line that say the same are dropped, and the local word wins.
+        assert_eq!(
+            parse(&successor(signed, own, "http://a:1")).0.mode,
+            Mode::Private
+        );
+    }
+
+    #[test]
+    fn a_successor_is_never_told_to_fetch_again() {
+        let line = successor(
+            "phase.source=provider phase.provider=http://evil",
+            "",
+            "http://a",
+        );
+        let (options, _) = parse(&line);
+        assert_eq!(options.source, SourceChoice::Initramfs);
+        assert_eq!(options.origin.as_deref(), Some("http://a"));
+    }
+
+    #[test]
+    fn quoted_values_stay_one_word() {
+        let line = successor("x=\"a b\" \"c d\"", "", "http://a");
+        assert_eq!(words(&line)[..2], ["x=a b", "c d"]);
+    }
+
+    #[test]
+    fn private_mode_announces_nothing() {
+        assert!(!parse("phase.mode=private phase.mdns=on").0.advertises());
+        assert!(!parse("phase.mdns=off").0.advertises());
+        assert!(parse("phase.mode=local").0.advertises());
+    }
+
+    #[test]
+    fn the_table_has_every_parameter_once() {
+        let table = table();
+        for row in PARAMETERS {
+            assert_eq!(table.matches(&format!("`phase.{}=`", row.name)).count(), 1);
+        }
+        // The guide is written by hand around this table; where it has the table, it must be this one.
+        let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operators-guide.md");
+        if let Ok(guide) = std::fs::read_to_string(guide) {
+            assert!(
+                guide.contains(&table),
+                "docs/operators-guide.md must contain this table:\n{table}"
+            );
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Every number that bounds `init`, with its reason.
+
+use std::time::Duration;
+
+/// One step of copying or hashing. Between steps the main loop handles signals and feeds the watchdog, so a step must
+/// stay far below the watchdog's timeout even on a slow USB 1.1 stick (1 MiB/s).
+pub(crate) const STEP_SIZE: usize = 1 << 20;
+
+/// Reports taken from one child in one turn of the loop: a child that floods its socket must not starve the others.
+pub(crate) const REPORTS_PER_TURN: usize = 16;
+
+/// File descriptors accepted beside one report: a handoff has four; the kernel would pass up to 253.
+pub(crate) const REPORT_FDS_MAX: usize = 8;
+
+/// Bytes of one line of a child's output that are shown; the rest of the line is dropped.
+pub(crate) const CHILD_LINE_MAX: usize = 400;
+
+/// Bytes read from a child's output in one turn.
+pub(crate) const CHILD_READ_SIZE: usize = 4096;
+
+/// Lines of one child that are shown within [`CHILD_LINES_WINDOW`]; a crash report fits, a flood does not.
+pub(crate) const CHILD_LINES_MAX: u32 = 60;
+
+/// See [`CHILD_LINES_MAX`].
+pub(crate) const CHILD_LINES_WINDOW: Duration = Duration::from_secs(10);
+
+/// Bytes that wait for a console that does not take them (a serial line at 9600 baud takes 1 KiB/s).
+pub(crate) const CONSOLE_QUEUE_MAX: usize = 32 << 10;
+
+/// Interfaces on the status screen.
+pub(crate) const INTERFACES_MAX: usize = 8;
+
+/// Requests kept for the status screen.
+pub(crate) const REQUESTS_KEPT: usize = 5;
+
+/// Log lines kept for the lower half of a screen console.
+pub(crate) const LOG_LINES_KEPT: usize = 12;
+
+/// A status block follows its last change by this much, so that a burst of changes prints one block.
+pub(crate) const STATUS_SETTLE: Duration = Duration::from_secs(1);
+
+/// A screen console is drawn anew at least this often: its uptime and requests change without an event.
+pub(crate) const SCREEN_REFRESH: Duration = Duration::from_secs(5);
+
+/// Progress of the same download is told at most this often.
+pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// First delay before a child that ended is started again; doubles with each crash.
+pub(crate) const RESTART_DELAY_MIN: Duration = Duration::from_millis(250);
+
+/// Longest delay between two starts of a child: an operator who repairs the cause waits at most this long.
+pub(crate) const RESTART_DELAY_MAX: Duration = Duration::from_secs(30);
+
+/// A child that ran this long counts as healthy: its crashes before that are forgiven.
+pub(crate) const RESTART_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+
+/// How long children may take to end after SIGTERM: `serve` drains its connections, `net` releases its lease.
+pub(crate) const CHILD_STOP_WAIT: Duration = Duration::from_secs(8);
+
+/// How long killed children may take to be gone before the shutdown goes on without them.
+pub(crate) const CHILD_KILL_WAIT: Duration = Duration::from_secs(2);
+
+/// Time the watchdog grants the main loop, unless `phase.watchdog=` says otherwise. Four times the longest blocking step
+/// seen (a 12 MiB read from a USB 2 stick, and `kexec_file_load` of 64 MiB on an emulated processor).
+pub(crate) const WATCHDOG_TIMEOUT_SECONDS: u32 = 60;
+
+/// The loop turns at least this often, for the watchdog and for hot-plugged power keys.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// A disk is waited for this long when there is no other source: slow USB hubs and RAID cards take up to ten seconds.
+pub(crate) const DISK_WAIT_SECONDS: u32 = 10;
+
+/// When another source exists: the set of devices must have been the same for this long before the disk is given up.
+pub(crate) const DISK_SETTLE: Duration = Duration::from_secs(1);
+
+/// The same when a USB storage device is plugged in: the driver waits one second before it looks for disks on it.
+pub(crate) const DISK_SETTLE_USB: Duration = Duration::from_secs(3);
+
+/// Interval of the looks at `/sys` while a disk is waited for.
+pub(crate) const DISK_POLL: Duration = Duration::from_millis(100);
+
+/// Where the squashfs starts in the artifacts partition; before it lies the manifest, padded with NUL bytes.
+pub(crate) const DISK_SQUASHFS_OFFSET: u64 = 1 << 20;
+
+/// Artifact partitions that are tried: more than two sticks in one machine is an accident.
+pub(crate) const DISKS_MAX: usize = 8;
+
+/// Seconds the fatal screen stands before the machine restarts: time to read it, or to photograph it.
+pub(crate) const REBOOT_WAIT_SECONDS: u32 = 60;
+
+/// Longest accepted `phase.reboot_wait=`: one day.
+pub(crate) const REBOOT_WAIT_SECONDS_MAX: u32 = 86_400;
+
+/// `/proc/cmdline` is at most this long (COMMAND_LINE_SIZE of x86 and arm64, with the terminator).
+pub(crate) const KERNEL_CMDLINE_MAX: usize = 2048;
+
+/// Longest accepted `phase.provider=`.
+pub(crate) const URL_MAX: usize = 512;
+
+/// Memory that must stay free beside everything counted when a successor is loaded: see `kexec::memory`.
+pub(crate) const KEXEC_RESERVE_MIN: u64 = 16 << 20;
+
+/// The same on a large machine; more does not help.
+pub(crate) const KEXEC_RESERVE_MAX: u64 = 64 << 20;
+
+/// A kernel's run-time size when its header does not say it: that of a full distribution kernel.
+pub(crate) const KERNEL_RUNTIME_DEFAULT: u64 = 72 << 20;
+
+/// Attempts to load a kernel before the next cold boot. Every load and every unload spends one; a boot needs two.
+pub(crate) const KEXEC_LOADS: &str = "8";
+
+/// Memory that must stay free beside the copy of the squashfs: what the programs need to serve it.
+pub(crate) const IMAGE_RESERVE: u64 = 32 << 20;
+
+/// Inodes of `/run/phase/images`: the copy, its directory, and nothing else.
+pub(crate) const IMAGE_INODES: u32 = 8;
+
+/// Bytes of `/etc/phase/image.json` that are read.
+pub(crate) const IMAGE_INFO_MAX: u64 = 16 << 10;

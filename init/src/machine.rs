@@ -1,0 +1,560 @@
+//! The one loop: signals, children, power button, watchdog, console.
+//!
+//! Everything that takes long calls [`Machine::turn`] between its steps, so the machine stays in hand while it copies,
+//! hashes or waits. `init` has one thread, and this is the only place that waits for events, reaps or restarts children.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use boot_manifest::handoff::{HandoffRecord, Report};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, WaitOptions};
+
+use crate::children::{self, Offer, Role, Running};
+use crate::cmdline::Options;
+use crate::console::{Console, Level};
+use crate::control::{self, Lines, Received, Throttle};
+use crate::limits;
+use crate::plan::{Refusal, Stop};
+use crate::power::PowerKeys;
+use crate::screen::{self, Interface, Status};
+use crate::settings;
+use crate::supervise::{Ended, Restarts};
+use crate::sys;
+use crate::watchdog::Watchdog;
+
+/// How the machine is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    PowerOff,
+    Restart,
+    /// Into the kernel that was loaded.
+    Kexec,
+}
+
+/// A role that is kept running.
+#[derive(Debug)]
+struct Slot {
+    role: Role,
+    arguments: Vec<String>,
+    running: Option<Running>,
+    restarts: Restarts,
+    /// When to start it, while it does not run.
+    start_at: Option<Instant>,
+    lines: Lines,
+}
+
+/// What `stage` brought.
+#[derive(Debug)]
+pub(crate) enum Staged {
+    /// Files that are not verified yet.
+    Handoff(HandoffRecord, Vec<File>),
+    /// It gave up.
+    Failed(Refusal),
+}
+
+/// The running machine.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) options: Options,
+    pub(crate) console: Console,
+    pub(crate) status: Status,
+    pub(crate) watchdog: Option<Watchdog>,
+    signals: OwnedFd,
+    keys: PowerKeys,
+    slots: Vec<Slot>,
+    ending: Option<Ending>,
+    /// The shutdown has begun: children that end stay ended.
+    stopping: bool,
+    staged: Option<Staged>,
+    served_artifacts: bool,
+    announced: Option<String>,
+    progress: Throttle,
+    last_scan: Option<Instant>,
+}
+
+impl Machine {
+    pub(crate) fn new(
+        options: Options,
+        console: Console,
+        signals: OwnedFd,
+        watchdog: Option<Watchdog>,
+    ) -> Self {
+        Self {
+            options,
+            console,
+            status: Status::default(),
+            watchdog,
+            signals,
+            keys: PowerKeys::default(),
+            slots: Vec::new(),
+            ending: None,
+            stopping: false,
+            staged: None,
+            served_artifacts: false,
+            announced: None,
+            progress: Throttle::default(),
+            last_scan: None,
+        }
+    }
+
+    /// Keeps a role running from now on.
+    pub(crate) fn supervise(&mut self, role: Role, offer: Option<&Offer>) {
+        let arguments = children::arguments(role, &self.options, &self.status.host, offer);
+        let slot = Slot {
+            role,
+            arguments,
+            running: None,
+            restarts: Restarts::default(),
+            start_at: Some(Instant::now()),
+            lines: Lines::new(),
+        };
+        self.slots.push(slot);
+        self.start_due(Instant::now());
+    }
+
+    /// Ends a role and forgets it: it is not started again.
+    pub(crate) fn dismiss(&mut self, role: Role) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.role == role) {
+            slot.start_at = None;
+            if let Some(running) = &slot.running {
+                children::kill(role, running);
+            }
+        }
+        let until = Instant::now() + limits::CHILD_KILL_WAIT;
+        while self.is_running(role) && Instant::now() < until {
+            self.wait_for_events(Duration::from_millis(50));
+        }
+        self.slots.retain(|slot| slot.role != role);
+    }
+
+    fn is_running(&self, role: Role) -> bool {
+        self.slots
+            .iter()
+            .any(|slot| slot.role == role && slot.running.is_some())
+    }
+
+    /// What `stage` brought since the last call.
+    pub(crate) fn take_staged(&mut self) -> Option<Staged> {
+        self.staged.take()
+    }
+
+    /// The end that somebody asked for.
+    pub(crate) fn ending(&self) -> Option<Ending> {
+        self.ending
+    }
+
+    /// Asks for an end. The first one counts, because it is being carried out.
+    pub(crate) fn end(&mut self, ending: Ending) {
+        self.ending.get_or_insert(ending);
+    }
+
+    /// Handles what happened and waits at most `wait` for more.
+    pub(crate) fn turn(&mut self, wait: Duration) -> Result<(), Stop> {
+        self.wait_for_events(wait);
+        if self.ending.is_some() && !self.stopping {
+            Err(Stop::Ending)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn wait_for_events(&mut self, wait: Duration) {
+        let now = Instant::now();
+        let due = self
+            .next_deadline()
+            .map_or(limits::HEARTBEAT, |at| at.saturating_duration_since(now));
+        let ready = self.poll(wait.min(due).min(limits::HEARTBEAT));
+        if ready.signals {
+            self.take_signals();
+        }
+        if ready.keys && self.keys.pressed() {
+            self.console
+                .say(Level::Info, "the power button was pressed");
+            self.end(Ending::PowerOff);
+        }
+        for role in ready.roles {
+            self.take_from_child(role);
+        }
+        let now = Instant::now();
+        self.start_due(now);
+        if let Some(watchdog) = &mut self.watchdog
+            && !self.stopping
+        {
+            watchdog.feed_if_due(now);
+        }
+        if self
+            .last_scan
+            .is_none_or(|at| now.duration_since(at) >= limits::HEARTBEAT)
+        {
+            self.keys
+                .rescan(Path::new("/sys/class/input"), Path::new("/dev/input"));
+            self.last_scan = Some(now);
+        }
+        self.announce();
+        self.console.tick(now, settings::uptime(), &self.status);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let starts = self.slots.iter().filter_map(|slot| slot.start_at);
+        starts.chain(self.console.next_tick()).min()
+    }
+
+    fn poll(&self, wait: Duration) -> Ready {
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        fds.extend(
+            self.keys
+                .fds()
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+        );
+        let keys = fds.len();
+        let mut roles = Vec::new();
+        for slot in &self.slots {
+            if let Some(running) = &slot.running {
+                roles.push(slot.role);
+                fds.push(PollFd::new(&running.reports, PollFlags::IN));
+                fds.push(PollFd::new(&running.output, PollFlags::IN));
+            }
+        }
+        let children = fds.len();
+        fds.extend(
+            self.console
+                .waiting()
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)),
+        );
+        let timeout = Timespec::try_from(wait).ok();
+        // EINTR cannot happen: every signal is blocked. Any other error turns the loop once more, after its timers.
+        let _turns_again = rustix::event::poll(&mut fds, timeout.as_ref());
+        let has_event = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        Ready {
+            signals: has_event(&fds[0]),
+            keys: fds[1..keys].iter().any(has_event),
+            roles: roles
+                .into_iter()
+                .zip(fds[keys..children].chunks_exact(2))
+                .filter_map(|(role, pair)| pair.iter().any(has_event).then_some(role))
+                .collect(),
+        }
+    }
+
+    fn take_signals(&mut self) {
+        while let Some(signal) = sys::next_signal(self.signals.as_fd()) {
+            match signal {
+                libc::SIGCHLD => {}
+                // Ctrl-alt-del, `reboot`.
+                libc::SIGINT | libc::SIGTERM => self.end(Ending::Restart),
+                // `poweroff`, and the power-failure signal of UPS programs.
+                libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGPWR => self.end(Ending::PowerOff),
+                _ => {}
+            }
+        }
+        self.reap();
+    }
+
+    /// The only place that collects ended processes: children of ours, and orphans that the kernel gave to PID 1.
+    fn reap(&mut self) {
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    let ended = match (status.exit_status(), status.terminating_signal()) {
+                        (Some(code), _) => Ended::Code(code),
+                        (None, Some(signal)) => Ended::Signal(signal),
+                        (None, None) => continue,
+                    };
+                    self.child_ended(pid, ended);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                // ECHILD: there is no child at all.
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn child_ended(&mut self, pid: Pid, ended: Ended) {
+        let is_it = |slot: &&mut Slot| {
+            slot.running
+                .as_ref()
+                .is_some_and(|running| running.pid == pid)
+        };
+        let Some(slot) = self.slots.iter_mut().find(is_it) else {
+            return;
+        };
+        let role = slot.role;
+        // Its last reports and lines may say why.
+        self.take_from_child(role);
+        let now = Instant::now();
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.role == role) else {
+            return;
+        };
+        let Some(running) = slot.running.take() else {
+            return;
+        };
+        let console = &mut self.console;
+        slot.lines
+            .finish(now, |line| console.child(role.name(), line));
+        if self.stopping {
+            return;
+        }
+        // A role has given up when `stage` failed for good; otherwise it has work to do for ever.
+        let gave_up = role == Role::Stage && self.staged.is_some();
+        if gave_up || slot.start_at.is_some() {
+            return;
+        }
+        let next = slot
+            .restarts
+            .ended(now, now.duration_since(running.started));
+        slot.start_at = Some(next);
+        let delay = next.saturating_duration_since(now).as_secs_f32();
+        console.say(
+            Level::Warning,
+            &format!(
+                "warning: {} {ended}; it starts again in {delay:.1} s",
+                role.name()
+            ),
+        );
+        self.status.restarts = self.slots.iter().map(|slot| slot.restarts.total()).sum();
+        self.forget(role);
+        self.console.touch(now);
+    }
+
+    /// What a dead role reported is not true any more.
+    fn forget(&mut self, role: Role) {
+        match role {
+            Role::Net => {}
+            Role::Serve => {
+                self.served_artifacts = false;
+                self.announced = None;
+                self.status.urls.clear();
+                self.status.advertised = false;
+            }
+            Role::Stage => self.staged = None,
+        }
+    }
+
+    fn start_due(&mut self, now: Instant) {
+        if self.stopping {
+            return;
+        }
+        for slot in &mut self.slots {
+            if slot.start_at.is_none_or(|at| at > now) {
+                continue;
+            }
+            slot.start_at = None;
+            match children::start(slot.role, &slot.arguments, &self.options, now) {
+                Ok(running) => slot.running = Some(running),
+                Err(error) => {
+                    slot.start_at = Some(slot.restarts.ended(now, Duration::ZERO));
+                    let text = format!("warning: {} cannot be started: {error}", slot.role.name());
+                    self.console.say(Level::Warning, &text);
+                }
+            }
+        }
+    }
+
+    fn take_from_child(&mut self, role: Role) {
+        for _ in 0..limits::REPORTS_PER_TURN {
+            let Some(running) = self.running(role) else {
+                return;
+            };
+            match control::receive(&running.reports) {
+                Received::Report(report, files) => self.take_report(role, report, files),
+                Received::Garbage(reason) => {
+                    let text = format!(
+                        "warning: {} sent something that is no report: {reason}",
+                        role.name()
+                    );
+                    self.console.say(Level::Warning, &text);
+                }
+                Received::Nothing | Received::Closed => break,
+            }
+        }
+        let now = Instant::now();
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.role == role) else {
+            return;
+        };
+        let console = &mut self.console;
+        if let Some(running) = &slot.running {
+            control::read_output(&running.output, &mut slot.lines, now, |line| {
+                console.child(role.name(), line)
+            });
+        }
+    }
+
+    fn running(&self, role: Role) -> Option<&Running> {
+        self.slots
+            .iter()
+            .find(|slot| slot.role == role)?
+            .running
+            .as_ref()
+    }
+
+    /// Believes of each role only what is its business.
+    fn take_report(&mut self, role: Role, report: Report, files: Vec<File>) {
+        match (role, report) {
+            (_, Report::Ready {}) => {}
+            (
+                Role::Net,
+                Report::Network {
+                    interface,
+                    addresses,
+                    source,
+                },
+            ) => {
+                self.take_network(Interface {
+                    name: interface,
+                    addresses,
+                    source,
+                });
+            }
+            (Role::Serve, Report::Serving { advertised, .. }) => {
+                self.served_artifacts = true;
+                self.status.advertised = advertised;
+            }
+            (
+                Role::Serve,
+                Report::Request {
+                    client,
+                    line,
+                    status,
+                    bytes,
+                },
+            ) => {
+                self.status.add_request(screen::printable(&format!(
+                    "{client}  {line}  {status}  {bytes} bytes"
+                )));
+                return;
+            }
+            (Role::Stage, Report::Progress { what, done, total }) => {
+                let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0);
+                self.status.activity = screen::printable(&format!("fetching {what}, {percent} %"));
+                if self
+                    .progress
+                    .allows(&what, Instant::now(), limits::PROGRESS_INTERVAL)
+                {
+                    let text = format!("fetching {what}: {percent} % of {} KiB", total >> 10);
+                    self.console.say(Level::Info, &text);
+                }
+            }
+            (Role::Stage, Report::Handoff(record)) => {
+                self.staged = Some(Staged::Handoff(record, files))
+            }
+            (
+                _,
+                Report::Failed {
+                    code,
+                    reason,
+                    retryable,
+                },
+            ) => {
+                if role == Role::Stage && !retryable {
+                    self.staged = Some(Staged::Failed(Refusal::new(
+                        screen::printable(&code),
+                        reason,
+                    )));
+                } else {
+                    let text = format!("warning: {}: {reason} [{code}]", role.name());
+                    self.console.say(Level::Warning, &text);
+                }
+            }
+            (_, report) => {
+                let kind = format!("{report:?}");
+                let kind = kind.split([' ', '(']).next().unwrap_or_default();
+                let text = format!("warning: {} has no business to report {kind}", role.name());
+                self.console.say(Level::Warning, &text);
+            }
+        }
+        self.console.touch(Instant::now());
+    }
+
+    fn take_network(&mut self, mut interface: Interface) {
+        interface.name = screen::printable(&interface.name);
+        interface.source = screen::printable(&interface.source);
+        interface
+            .addresses
+            .iter_mut()
+            .for_each(|address| *address = screen::printable(address));
+        let Interface {
+            name,
+            addresses,
+            source,
+        } = &interface;
+        if addresses.is_empty() {
+            self.console.say(
+                Level::Info,
+                &format!("network {name} has no address ({source})"),
+            );
+        } else {
+            self.console.say(
+                Level::Info,
+                &format!("network {name} {} ({source})", addresses.join(" ")),
+            );
+        }
+        // One entry per interface and source: an address by DHCP and one by router advertisement stand side by side.
+        let same = |old: &Interface| old.name == interface.name && old.source == interface.source;
+        self.status.interfaces.retain(|old| !same(old));
+        if !interface.addresses.is_empty() {
+            self.status.interfaces.push(interface);
+        }
+        self.status.interfaces.truncate(limits::INTERFACES_MAX);
+    }
+
+    /// Says where the manifest is, once there is a server and an address, and again when that changes.
+    fn announce(&mut self) {
+        if !self.served_artifacts {
+            return;
+        }
+        let urls = screen::manifest_urls(&self.status.interfaces, self.options.port);
+        if urls != self.status.urls {
+            self.status.urls.clone_from(&urls);
+            self.console.touch(Instant::now());
+        }
+        let Some((url, artifacts)) = urls.first().zip(self.status.artifacts.as_ref()) else {
+            return;
+        };
+        if self.announced.as_ref() != Some(url) {
+            let after = settings::uptime().as_secs_f32();
+            let text = format!(
+                "serving {url} manifest {} after {after:.2} s",
+                artifacts.digest
+            );
+            self.console.say(Level::Info, &text);
+            self.announced = Some(url.clone());
+        }
+    }
+
+    /// Ends all children: TERM, a bounded wait, KILL, a bounded wait.
+    pub(crate) fn stop_children(&mut self) {
+        self.stopping = true;
+        for slot in &self.slots {
+            if let Some(running) = &slot.running {
+                let _gone =
+                    rustix::process::kill_process_group(running.pid, rustix::process::Signal::TERM);
+            }
+        }
+        self.wait_for_children(limits::CHILD_STOP_WAIT);
+        for slot in &self.slots {
+            if let Some(running) = &slot.running {
+                let text = format!("warning: {} did not end in time: killed", slot.role.name());
+                self.console.say(Level::Warning, &text);
+                children::kill(slot.role, running);
+            }
+        }
+        self.wait_for_children(limits::CHILD_KILL_WAIT);
+    }
+
+    fn wait_for_children(&mut self, most: Duration) {
+        let until = Instant::now() + most;
+        while self.slots.iter().any(|slot| slot.running.is_some()) && Instant::now() < until {
+            self.wait_for_events(until.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+/// What poll found.
+struct Ready {
+    signals: bool,
+    keys: bool,
+    roles: Vec<Role>,
+}

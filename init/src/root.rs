@@ -1,0 +1,325 @@
+//! From a source to the directory that `serve` offers: copy, verify, mount, bind.
+//!
+//! ```text
+//! /run/phase/images/rootfs.squashfs           the verified copy, on a memory file system of just its size
+//! /run/phase/rootfs                           that copy, mounted through a read-only loop device
+//! /run/phase/artifacts/<channel>/<arch>/      manifest.json: the signed bytes
+//!                                             vmlinuz, initramfs.img: binds of files of the mounted squashfs
+//!                                             rootfs.squashfs: a bind of the copy
+//! ```
+//!
+//! The copy is made even when the source is in memory already, so that nothing but `init` can ever write to what was
+//! verified. A source that is itself in memory is given back while it is copied, so the peak is one image, not two.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use boot_manifest::{Artifact, Hasher, Manifest, Verified};
+use rustix::fs::FallocateFlags;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
+};
+
+use crate::limits;
+use crate::plan::{Refusal, Stop};
+use crate::sys;
+use crate::verify::{self, Tick};
+
+/// What the image trusts.
+pub(crate) const TRUST_ROOT: &str = "/etc/phase/trust-root.json";
+/// What the image is.
+pub(crate) const IMAGE_INFO: &str = "/etc/phase/image.json";
+/// What `serve` offers.
+pub(crate) const ARTIFACTS: &str = "/run/phase/artifacts";
+/// Everything of this product below `/run`.
+pub(crate) const STATE: &str = "/run/phase";
+/// Owned by the `net` role.
+pub(crate) const NETWORK: &str = "/run/phase/net";
+const IMAGES: &str = "/run/phase/images";
+const ROOTFS: &str = "/run/phase/rootfs";
+
+/// Where a squashfs is read from.
+#[derive(Debug)]
+pub(crate) struct Medium {
+    pub(crate) file: File,
+    pub(crate) offset: u64,
+    /// The memory behind it is given back as it is copied: the source is a file of the initramfs.
+    pub(crate) consume: bool,
+}
+
+/// Copies, verifies and mounts the squashfs of `manifest`, and builds the directory of artifacts.
+///
+/// On an error everything is taken down again, so that another source can be tried.
+pub(crate) fn install(
+    manifest: &Verified<Manifest>,
+    medium: &Medium,
+    memory_available: u64,
+    tick: Tick<'_>,
+) -> Result<(), Stop> {
+    let result = try_install(manifest, medium, memory_available, tick);
+    if result.is_err() {
+        take_down();
+    }
+    result
+}
+
+fn try_install(
+    manifest: &Verified<Manifest>,
+    medium: &Medium,
+    memory_available: u64,
+    tick: Tick<'_>,
+) -> Result<(), Stop> {
+    let rootfs = verify::artifact(manifest, "rootfs")?;
+    fits(rootfs.size, memory_available, medium.consume)?;
+    let image = copy_image(rootfs, medium, tick)?;
+    mount_squashfs(&image).map_err(|error| mount_failed("squashfs", &error))?;
+    build_artifacts(manifest, &image, tick)
+}
+
+fn mount_failed(what: &str, error: &io::Error) -> Refusal {
+    Refusal::new("mount-failed", format!("{what}: {error}"))
+}
+
+/// The copy must leave room for the programs that serve it.
+fn fits(size: u64, available: u64, consume: bool) -> Result<(), Refusal> {
+    // One step is copied before it is given back.
+    let needed = if consume {
+        limits::STEP_SIZE as u64
+    } else {
+        size
+    };
+    if needed.saturating_add(limits::IMAGE_RESERVE) <= available {
+        return Ok(());
+    }
+    let reason = format!(
+        "rootfs: {} MiB do not fit: {} MiB of memory are free and {} MiB of them are kept for the programs",
+        size >> 20,
+        available >> 20,
+        limits::IMAGE_RESERVE >> 20
+    );
+    Err(Refusal::new("not-enough-memory", reason))
+}
+
+fn copy_image(rootfs: &Artifact, medium: &Medium, tick: Tick<'_>) -> Result<PathBuf, Stop> {
+    let path = Path::new(IMAGES).join("rootfs.squashfs");
+    let mut copy = create_image(rootfs, &path).map_err(|error| mount_failed(IMAGES, &error))?;
+    let mut hasher = Hasher::new();
+    let mut done = 0;
+    verify::for_each_step(
+        "rootfs",
+        &medium.file,
+        medium.offset,
+        rootfs.size,
+        tick,
+        |bytes| {
+            hasher.update(bytes);
+            copy.write_all(bytes)
+                .map_err(|error| verify::io("rootfs", &error))?;
+            if medium.consume {
+                let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                // Where holes cannot be made the memory comes back later, when the file is deleted.
+                let _later = rustix::fs::fallocate(
+                    &medium.file,
+                    hole,
+                    medium.offset + done,
+                    bytes.len() as u64,
+                );
+            }
+            done += bytes.len() as u64;
+            Ok(())
+        },
+    )?;
+    verify::same_digest("rootfs", hasher.finish(), rootfs.digest)?;
+    drop(copy);
+    // From here on not even init can write to it by accident.
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount_remount(IMAGES, flags, c"")
+        .map_err(|error| mount_failed(IMAGES, &error.into()))?;
+    Ok(path)
+}
+
+/// The file system for the copy holds exactly the copy: nothing else in it can grow.
+fn create_image(rootfs: &Artifact, path: &Path) -> io::Result<File> {
+    crate::mounts::make_directory(Path::new(IMAGES))?;
+    let size = rootfs.size.next_multiple_of(1 << 16);
+    let data = sys::c_string(&format!(
+        "size={size},nr_inodes={},mode=0755",
+        limits::IMAGE_INODES
+    ))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("tmpfs", IMAGES, "tmpfs", flags, Some(&*data))?;
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o444)
+        .open(path)
+}
+
+/// Mounts the copy; the mount becomes visible only when it is complete.
+fn mount_squashfs(image: &Path) -> io::Result<()> {
+    crate::mounts::make_directory(Path::new(ROOTFS))?;
+    let device = attach_loop(image)?;
+    let context = rustix::mount::fsopen("squashfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // Without the flag the kernel asks for a writable device and answers EACCES.
+    rustix::mount::fsconfig_set_flag(context.as_fd(), "ro")?;
+    rustix::mount::fsconfig_set_string(context.as_fd(), "source", &device.path)?;
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mount = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    let here: BorrowedFd<'_> = rustix::fs::CWD;
+    rustix::mount::move_mount(
+        mount.as_fd(),
+        "",
+        here,
+        ROOTFS,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?;
+    // The mount holds the device now; with the last user gone it clears itself.
+    drop(device);
+    Ok(())
+}
+
+struct LoopDevice {
+    path: PathBuf,
+    _open: File,
+}
+
+fn attach_loop(image: &Path) -> io::Result<LoopDevice> {
+    let backing = File::open(image)?;
+    let control = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/loop-control")?;
+    let path = PathBuf::from(format!("/dev/loop{}", sys::free_loop_device(&control)?));
+    let device = File::open(&path)?;
+    sys::configure_loop(&device, &backing)?;
+    Ok(LoopDevice {
+        path,
+        _open: device,
+    })
+}
+
+/// Builds the directory that is served. The kernel and the initramfs inside the squashfs are checked against the manifest
+/// too: the squashfs was signed, but only this proves that it holds the files the manifest promises.
+fn build_artifacts(
+    manifest: &Verified<Manifest>,
+    image: &Path,
+    tick: Tick<'_>,
+) -> Result<(), Stop> {
+    let place = Path::new(manifest.channel.as_str()).join(manifest.arch.as_str());
+    let inside = Path::new(ROOTFS).join(&place);
+    let served = Path::new(ARTIFACTS).join(&place);
+    fs::create_dir_all(&served).map_err(|error| verify::io("artifacts", &error))?;
+    write_file(&served.join("manifest.json"), manifest.bytes())
+        .map_err(|error| verify::io("manifest", &error))?;
+    for artifact in &manifest.artifacts {
+        let name = artifact.name.as_str();
+        let file = artifact.filename.as_str();
+        let from = if name == "rootfs" {
+            image.to_owned()
+        } else {
+            inside.join(file)
+        };
+        if name != "rootfs" {
+            let opened = File::open(&from)
+                .map_err(|error| verify::io(&format!("{name} in the rootfs"), &error))?;
+            verify::same_bytes(&format!("{name} in the rootfs"), &opened, artifact, tick)?;
+        }
+        bind(&from, &served.join(file)).map_err(|error| mount_failed(file, &error))?;
+    }
+    Ok(())
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o444)
+        .open(path)?
+        .write_all(bytes)
+}
+
+/// Makes `from` visible at `to`, read-only.
+fn bind(from: &Path, to: &Path) -> io::Result<()> {
+    drop(
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o444)
+            .open(to)?,
+    );
+    rustix::mount::mount_bind(from, to)?;
+    let flags = MountFlags::BIND
+        | MountFlags::RDONLY
+        | MountFlags::NOSUID
+        | MountFlags::NODEV
+        | MountFlags::NOEXEC;
+    rustix::mount::mount_remount(to, flags, c"")?;
+    Ok(())
+}
+
+/// Takes everything down again, innermost first. What is busy is detached: it goes when its last user does.
+pub(crate) fn take_down() {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for target in ours_innermost_first(&mounts) {
+        if rustix::mount::unmount(&target, UnmountFlags::NOFOLLOW).is_err() {
+            let _gone_at_power_off = rustix::mount::unmount(&target, UnmountFlags::DETACH);
+        }
+    }
+    let _nothing_there = fs::remove_dir_all(ARTIFACTS);
+}
+
+/// The mount points below `/run/phase`, the last mounted first. Names with spaces cannot occur there.
+fn ours_innermost_first(mounts: &str) -> Vec<String> {
+    let targets = mounts
+        .lines()
+        .rev()
+        .filter_map(|line| line.split(' ').nth(1));
+    targets
+        .filter(|target| target.starts_with("/run/phase/"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_that_do_not_fit_are_refused_before_they_are_copied() {
+        let mib = |count: u64| count << 20;
+        assert!(fits(mib(13), mib(120), false).is_ok());
+        assert!(fits(mib(100), mib(120), false).is_err());
+        assert!(
+            fits(mib(100), mib(120), true).is_ok(),
+            "memory of the source is given back meanwhile"
+        );
+        assert!(fits(mib(13), mib(32), true).is_err());
+        assert!(fits(u64::MAX, mib(120), false).is_err());
+    }
+
+    #[test]
+    fn mounts_are_undone_innermost_first() {
+        let mounts = "proc /proc proc rw 0 0\n\
+                      tmpfs /run tmpfs rw 0 0\n\
+                      tmpfs /run/phase/images tmpfs rw 0 0\n\
+                      /dev/loop0 /run/phase/rootfs squashfs ro 0 0\n\
+                      /dev/loop0 /run/phase/artifacts/stable/x86_64/vmlinuz squashfs ro 0 0\n\
+                      x /run/phases tmpfs rw 0 0\n";
+        assert_eq!(
+            ours_innermost_first(mounts),
+            [
+                "/run/phase/artifacts/stable/x86_64/vmlinuz",
+                "/run/phase/rootfs",
+                "/run/phase/images"
+            ]
+        );
+    }
+}
