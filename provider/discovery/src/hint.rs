@@ -53,11 +53,16 @@ pub struct Hint {
 impl Hint {
     /// The manifest's URL at each address, best first.
     pub fn urls(&self) -> Vec<String> {
-        let (channel, arch) = (&self.channel, self.arch);
         self.addresses
             .iter()
-            .map(|address| format!("http://{address}/{channel}/{}/manifest.json", arch.as_str()))
+            .map(|address| self.url_at(*address))
             .collect()
+    }
+
+    /// The manifest's URL at one of the addresses.
+    pub fn url_at(&self, address: SocketAddr) -> String {
+        let Self { channel, arch, .. } = self;
+        format!("http://{address}/{channel}/{arch}/manifest.json")
     }
 
     /// Checks an advertisement; `None` when it is of no use.

@@ -248,7 +248,7 @@ impl Daemon {
             }
             match self.new_port(&link, mac) {
                 Ok(port) => {
-                    tracing::info!(interface = %link.name, mac = %mac, "interface found");
+                    tracing::info!(interface = %link.name, mac = colons(mac), "interface found");
                     self.ports.insert(link.index, port);
                 }
                 Err(error) => {
@@ -422,15 +422,22 @@ fn log(interface: &str, note: &Note) {
         ),
         Note::LeaseLost => tracing::warn!(interface, "lease lost"),
         Note::Declined(address, other) => {
-            tracing::warn!(interface, %address, %other, "address is in use by another station: declined");
+            let other = colons(*other);
+            tracing::warn!(interface, %address, other, "address is in use by another station: declined");
         }
         Note::Fallback(address) => {
             tracing::warn!(interface, %address, "no DHCP server: link-local address in use");
         }
         Note::FallbackLost(address, other) => {
-            tracing::warn!(interface, %address, %other, "link-local address is in use by another station");
+            let other = colons(*other);
+            tracing::warn!(interface, %address, other, "link-local address is in use by another station");
         }
     }
+}
+
+/// A hardware address as people write it.
+fn colons(mac: EthernetAddress) -> String {
+    mac.to_string().replace('-', ":")
 }
 
 fn metric(index: u32) -> u32 {

@@ -95,6 +95,7 @@ impl Client {
     }
 
     /// The lease we have.
+    #[cfg(test)]
     pub(super) fn lease(&self) -> Option<&Lease> {
         self.current.as_ref()
     }

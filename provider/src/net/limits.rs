@@ -21,7 +21,7 @@ pub(super) const SEND_BURST_MAX: u32 = 16;
 pub(super) const SEND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The first DISCOVER is repeated after this; ports of switches are often deaf for a moment after the link came up.
-pub(super) const DISCOVER_INTERVAL_MIN: Duration = Duration::from_secs(2);
+pub(super) const DISCOVER_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// The interval doubles up to this. RFC 2131 allows 64 s; a machine with no address should not wait a minute.
 pub(super) const DISCOVER_INTERVAL_MAX: Duration = Duration::from_secs(16);
@@ -50,8 +50,8 @@ pub(super) const DOMAIN_LENGTH_MAX: usize = 253;
 /// Wait after a DECLINE before asking again (RFC 2131 section 3.1 step 5: at least ten seconds).
 pub(super) const DECLINE_WAIT: Duration = Duration::from_secs(10);
 
-/// No lease for this long: take a link-local address too. DHCP goes on.
-pub(super) const FALLBACK_AFTER: Duration = Duration::from_secs(15);
+/// No lease for this long: try a link-local address too, which takes another 5 s of probing. DHCP goes on.
+pub(super) const FALLBACK_AFTER: Duration = Duration::from_secs(10);
 
 /// After this many conflicts of link-local addresses, one attempt in `CONFLICT_WAIT` (RFC 3927 section 9).
 pub(super) const CONFLICTS_MAX: u32 = 10;

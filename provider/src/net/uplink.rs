@@ -5,7 +5,7 @@
 //!     ^                   |  ^                |                          |
 //!     |                   |  └── decline, 10 s ┴──────── conflict ────────┤
 //!     |                   |  └───────────────────── expired, refused ─────┘
-//!     |                   └─ 15 s without a lease: a link-local address besides, until there is one
+//!     |                   └─ 15 s without a lease: a link-local address as well, until there is one
 //!     └── link lost, from every state: no address
 //! ```
 //! [`Uplink::wanted`] is the whole result; whoever owns the kernel's sockets makes it true. Time and frames are

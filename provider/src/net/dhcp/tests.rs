@@ -84,7 +84,10 @@ fn without_a_server_discover_backs_off_to_its_limit() {
         .into_iter()
         .map(|(ms, _)| ms)
         .collect();
-    assert_eq!(times, [0, 2_000, 6_000, 14_000, 30_000, 46_000, 62_000]);
+    assert_eq!(
+        times,
+        [0, 1_000, 3_000, 7_000, 15_000, 31_000, 47_000, 63_000]
+    );
 }
 
 #[test]
