@@ -43,6 +43,7 @@ const TEST: &[&str] = &[
     "cpio",
     "curl",
     "dnsmasq-base",
+    "fdisk",
     "iproute2",
     "libclang-dev",
     "libsquashfs-dev",
