@@ -69,7 +69,7 @@ pub struct Provider {
 
 #[derive(Debug, Default)]
 struct Shared {
-    answers: Answers,
+    answers: Mutex<Answers>,
     asked: Mutex<Vec<String>>,
     open: Mutex<Vec<TcpStream>>,
 }
@@ -86,7 +86,7 @@ impl Provider {
     fn listen(listener: TcpListener, answers: Answers) -> Result<Self> {
         let url = format!("http://{}", listener.local_addr()?);
         let shared = Arc::new(Shared {
-            answers,
+            answers: Mutex::new(answers),
             ..Shared::default()
         });
         let (stopped, stop) = io::pipe()?;
@@ -139,6 +139,11 @@ impl Provider {
         &self.url
     }
 
+    /// Answers differently from the next request on.
+    pub fn change(&self, answers: Answers) {
+        *lock(&self.shared.answers) = answers;
+    }
+
     /// The request lines so far.
     #[must_use]
     pub fn asked(&self) -> Vec<String> {
@@ -165,7 +170,10 @@ impl Shared {
             lock(&self.asked).push(line.clone());
             let mut words = line.split_whitespace();
             let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
-            let answer = self.answers.get(path).unwrap_or(&Answer::Nothing);
+            let answer = lock(&self.answers)
+                .get(path)
+                .cloned()
+                .unwrap_or(Answer::Nothing);
             if !answer.send(stream, method == "HEAD", range)? {
                 return Ok(());
             }

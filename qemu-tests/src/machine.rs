@@ -238,8 +238,20 @@ impl Machine {
     pub fn must_refuse(&self, code: &str, limit: Duration) -> Result<()> {
         self.wait_for(&format!("phase: refused: {code}:"), limit)?;
         self.wait_for("phase: fatal:", limit)?;
+        self.must_not_have_used_anything()
+    }
+
+    /// Makes sure that nothing was mounted, served or booted so far.
+    ///
+    /// # Errors
+    /// What was.
+    pub fn must_not_have_used_anything(&self) -> Result<()> {
         for done in ["phase: mounted", "phase: serving", "phase: kexec"] {
-            ensure!(!self.said(done)?, "{} refused, and yet: {done}", self.name);
+            ensure!(
+                !self.said(done)?,
+                "{} had nothing to trust, and yet: {done}",
+                self.name
+            );
         }
         Ok(())
     }

@@ -149,8 +149,8 @@ fn perform(scene: &Scene) -> Result<Completion, Failed> {
             return Err(format!("{reason} (a failure, because CI=true)").into());
         }
         Err(Lacking::Provision(reason) | Lacking::Permission(reason)) => {
-            println!("SKIPPED: {}: {reason}", scene.name);
-            return Ok(Completion::ignored_with(reason));
+            eprintln!("SKIPPED: {}: {reason}", scene.name);
+            return Ok(Completion::ignored());
         }
     };
     let story = Story {
@@ -164,7 +164,7 @@ fn perform(scene: &Scene) -> Result<Completion, Failed> {
     let outcome = (scene.play)(&story);
     drop(watch);
     let seconds = story.timeline.elapsed().as_secs_f64();
-    println!("{} ({seconds:.1} s)\n{}", scene.name, story.timeline);
+    eprintln!("{} ({seconds:.1} s)\n{}", scene.name, story.timeline);
     outcome.map(|()| Completion::Completed).map_err(|error| {
         let limit = scene.limit.as_secs();
         let late = timed_out
