@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::exit::{CommandError, Exit};
 
-/// After the first provider that can be reached, others have this long to be counted.
+/// After the first provider that can be reached, others have this long to be counted, for programs that ask.
 const GATHER_TIME: Duration = Duration::from_millis(700);
 
 /// Providers kept. A flood of advertisements must not fill the memory; 64 are a large LAN.
@@ -150,8 +150,10 @@ impl Search {
                     .providers
                     .iter()
                     .position(|found| found.reached.is_some());
-                if first.is_some() {
-                    end = end.min(Instant::now() + GATHER_TIME);
+                match args.format {
+                    Format::Text if first.is_some() => return first,
+                    Format::Json if first.is_some() => end = end.min(Instant::now() + GATHER_TIME),
+                    Format::Text | Format::Json => (),
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! Saying what this machine serves.
 
+use std::net::{IpAddr, SocketAddr};
+
 use boot_manifest::{Arch, Channel, Digest, KeyId};
 use mdns_sd::{IfKind, IfPredicate, ServiceInfo};
 
@@ -23,8 +25,9 @@ const KEY_IDS_MAX: usize = 8;
 pub struct Advert {
     /// Name of this machine; characters that are not of host names become hyphens.
     pub host: String,
-    /// TCP port of the HTTP server.
-    pub port: u16,
+    /// Where the HTTP server listens. Only addresses that lead there are announced: those of IPv4 for 0.0.0.0, all for
+    /// `::`, or just the one.
+    pub listen: SocketAddr,
     /// Channel served.
     pub channel: Channel,
     /// Architecture served.
@@ -90,7 +93,7 @@ fn service_info(advert: &Advert) -> Result<ServiceInfo, DiscoveryError> {
             txt::VERSION,
             printable(&advert.version, txt::VERSION_LENGTH_MAX),
         ),
-        (txt::HTTP_PORT, advert.port.to_string()),
+        (txt::HTTP_PORT, advert.listen.port().to_string()),
     ];
     if let Some(digest) = &advert.manifest {
         properties.push((txt::MANIFEST, digest.to_string()));
@@ -110,14 +113,25 @@ fn service_info(advert: &Advert) -> Result<ServiceInfo, DiscoveryError> {
         &instance(&advert.host),
         &format!("{host}.local."),
         "",
-        advert.port,
+        advert.listen.port(),
         properties.as_slice(),
     )?
     .enable_addr_auto();
-    info.set_interfaces(vec![IfKind::Predicate(IfPredicate::new(|interface| {
-        !interface.is_loopback()
-    }))]);
+    let listen = advert.listen.ip();
+    info.set_interfaces(vec![IfKind::Predicate(IfPredicate::new(
+        move |interface| leads_to(listen, interface.ip()),
+    ))]);
     Ok(info)
+}
+
+/// Whether a connection to `address` of this machine reaches a server that listens on `listen`.
+fn leads_to(listen: IpAddr, address: IpAddr) -> bool {
+    let listens = match listen {
+        IpAddr::V4(any) if any.is_unspecified() => address.is_ipv4(),
+        IpAddr::V6(any) if any.is_unspecified() => true,
+        one => one == address,
+    };
+    listens && !address.is_loopback()
 }
 
 fn instance(host: &str) -> String {
@@ -157,7 +171,7 @@ mod tests {
     fn advert(host: &str) -> Advert {
         Advert {
             host: host.to_owned(),
-            port: 8080,
+            listen: "0.0.0.0:8080".parse().unwrap(),
             channel: "stable".parse().unwrap(),
             arch: Arch::X86_64,
             version: "1.2\n3".to_owned(),
@@ -178,6 +192,24 @@ mod tests {
             assert_eq!(host_label(host), label, "{host:?}");
         }
         assert_eq!(instance(&"a".repeat(200)).len(), 63);
+    }
+
+    #[test]
+    fn only_addresses_that_lead_to_the_server_are_announced() {
+        for (listen, address, expected) in [
+            ("0.0.0.0", "10.0.0.5", true),
+            ("0.0.0.0", "fd00::1", false),
+            ("0.0.0.0", "127.0.0.1", false),
+            ("::", "10.0.0.5", true),
+            ("::", "fd00::1", true),
+            ("::", "::1", false),
+            ("10.0.0.5", "10.0.0.5", true),
+            ("10.0.0.5", "10.0.0.6", false),
+            ("127.0.0.1", "127.0.0.1", false),
+        ] {
+            let found = leads_to(listen.parse().unwrap(), address.parse().unwrap());
+            assert_eq!(found, expected, "{listen} {address}");
+        }
     }
 
     #[test]
