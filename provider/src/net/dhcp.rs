@@ -290,7 +290,7 @@ impl Client {
 
     /// The first and then every thousandth refusal is logged: a server on the wire must not fill the log.
     fn refuse(&mut self, error: &super::lease::LeaseError) {
-        if self.refused % 1000 == 0 {
+        if self.refused.is_multiple_of(1000) {
             tracing::warn!(%error, refused = self.refused + 1, "ignoring what a DHCP server says");
         }
         self.refused += 1;

@@ -1,4 +1,10 @@
 //! The integration tests of `plasmd`: the real program against real other sides.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+mod discover;
 mod lan;
 mod net;
+mod provider;
+mod serve;

@@ -1,0 +1,279 @@
+//! Providers are found on a LAN: by `phase-discover`, and by avahi as somebody else's DNS-SD browser.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::lan::{Lan, has_program, skip, until};
+
+/// The URL that must be found.
+const URL: &str = "http://10.78.0.1:8080/stable/x86_64/manifest.json";
+
+/// The D-Bus set-up for an avahi of our own: everybody may do everything.
+const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>system</type><listen>unix:path=BUS</listen><auth>EXTERNAL</auth><policy context="default">
+<allow user="*"/><allow own="*"/><allow send_type="method_call"/><allow send_type="signal"/>
+<allow send_requested_reply="true"/><allow receive_type="method_call"/><allow receive_type="signal"/>
+<allow receive_type="method_return"/><allow receive_type="error"/></policy></busconfig>"#;
+
+/// A host that can serve, 10.78.0.1, and one that searches, 10.78.0.2.
+struct Rig {
+    lan: Lan,
+    serve: u32,
+}
+
+impl Rig {
+    /// The LAN without any program. `None`: skipped, and said so.
+    fn new(test: &str) -> Option<Self> {
+        let lan = match Lan::new(&["provider", "client"]) {
+            Ok(lan) => lan,
+            Err(reason) => {
+                skip(test, &reason);
+                return None;
+            }
+        };
+        for host in ["provider", "client"] {
+            lan.ip(host, "link set eth0 up").unwrap();
+        }
+        lan.ip("client", "address add 10.78.0.2/24 dev eth0")
+            .unwrap();
+        let folder = lan.directory().join("artifacts/stable/x86_64");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("vmlinuz"), b"a kernel").unwrap();
+        for tool in ["phase-discover", "phase-fetch"] {
+            symlink(env!("CARGO_BIN_EXE_plasmd"), lan.directory().join(tool)).unwrap();
+        }
+        Some(Self { lan, serve: 0 })
+    }
+
+    fn give_address(&self) {
+        self.lan
+            .ip("provider", "address add 10.78.0.1/24 dev eth0")
+            .unwrap();
+    }
+
+    fn start_provider(&mut self) {
+        let key = self.lan.directory().join("key");
+        let made = Command::new(env!("CARGO_BIN_EXE_plasmd"))
+            .args(["key", "generate", "--out"])
+            .arg(&key)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let mut command = self.lan.command("provider", env!("CARGO_BIN_EXE_plasmd"));
+        command
+            .args(["serve", "--arch", "x86_64", "--artifacts"])
+            .arg(self.lan.directory().join("artifacts"))
+            .arg("--key")
+            .arg(&key);
+        self.serve = self.lan.start("serve", command);
+    }
+
+    fn stop_provider(&mut self) {
+        let pid = i32::try_from(self.serve).ok().and_then(Pid::from_raw);
+        kill_process(pid.unwrap(), Signal::TERM).unwrap();
+        let code = self.lan.wait(self.serve, Duration::from_secs(10));
+        assert_eq!(code, Some(0));
+    }
+
+    /// Runs a tool on the client.
+    fn tool(&self, name: &str, arguments: &[&str]) -> Output {
+        let program = self.lan.directory().join(name).display().to_string();
+        self.lan
+            .command("client", &program)
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    fn discover(&self, arguments: &[&str]) -> Output {
+        let wanted = ["--channel", "stable", "--arch", "x86_64"];
+        self.tool("phase-discover", &[&wanted, arguments].concat())
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_provider_is_found_its_url_works_and_its_goodbye_is_heard() {
+    let Some(mut rig) = Rig::new("a_provider_is_found") else {
+        return;
+    };
+    rig.give_address();
+    rig.start_provider();
+    let found = rig.discover(&[]);
+    assert_eq!(stdout(&found), format!("MANIFEST_URL={URL}\n"), "{found:?}");
+
+    let key = rig.lan.directory().join("key.pub").display().to_string();
+    let folder = rig.lan.directory().join("fetched").display().to_string();
+    let fetched = rig.tool(
+        "phase-fetch",
+        &[URL, "-k", &key, "-a", "kernel", "-o", &folder],
+    );
+    assert!(fetched.status.success(), "{fetched:?}");
+    assert_eq!(fs::read(format!("{folder}/vmlinuz")).unwrap(), b"a kernel");
+
+    let found = rig.discover(&["--format", "json", "--quiet"]);
+    assert_eq!(stderr(&found), "");
+    let json: Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(json["key"], "/phase/stable/x86_64/manifest");
+    assert_eq!(json["manifest_url"], URL);
+    assert_eq!(json["provider_count"], 1);
+    assert_eq!(json["peer_id"], json["providers"][0]["id"]);
+
+    rig.stop_provider();
+    let nothing = rig.discover(&["--timeout", "2"]);
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(
+        stderr(&nothing).contains("discovery timeout after 2 s"),
+        "{nothing:?}"
+    );
+    assert_eq!(stdout(&nothing), "");
+}
+
+#[test]
+fn an_address_that_comes_later_is_announced() {
+    let Some(mut rig) = Rig::new("an_address_that_comes_later") else {
+        return;
+    };
+    rig.start_provider();
+    let started = until(Duration::from_secs(10), || {
+        rig.lan.log("serve").contains("serving")
+    });
+    assert!(started);
+    rig.give_address();
+    let found = rig.discover(&["--timeout", "20"]);
+    assert_eq!(stdout(&found), format!("MANIFEST_URL={URL}\n"), "{found:?}");
+}
+
+#[test]
+fn what_cannot_be_found_is_explained() {
+    let Some(mut rig) = Rig::new("what_cannot_be_found") else {
+        return;
+    };
+    rig.give_address();
+    rig.start_provider();
+    let other = rig.tool(
+        "phase-discover",
+        &["--channel", "testing", "--arch", "x86_64", "--timeout", "3"],
+    );
+    assert_eq!(other.status.code(), Some(1));
+    assert!(
+        stderr(&other).contains("providers of stable/x86_64 were found"),
+        "{other:?}"
+    );
+    let dht = rig.discover(&["--bootstrap", "/ip4/10.78.0.9/tcp/4001"]);
+    assert_eq!(dht.status.code(), Some(2));
+    assert!(
+        stderr(&dht).contains("searches the local network only"),
+        "{dht:?}"
+    );
+}
+
+#[test]
+fn avahi_finds_a_provider_and_hears_its_goodbye() {
+    let test = "avahi_finds_a_provider";
+    for (program, package) in [
+        ("avahi-daemon", "avahi-daemon"),
+        ("avahi-browse", "avahi-utils"),
+        ("dbus-daemon", "dbus"),
+    ] {
+        if !has_program(program) {
+            skip(
+                test,
+                &format!("{program} (package {package}) is not installed"),
+            );
+            return;
+        }
+    }
+    let Some(mut rig) = Rig::new(test) else {
+        return;
+    };
+    rig.give_address();
+    rig.start_provider();
+    let address = start_avahi(&mut rig.lan);
+    let mut browse = rig.lan.command("client", "avahi-browse");
+    browse
+        .args(["--resolve", "--parsable", "_phase-image._tcp"])
+        .env("DBUS_SYSTEM_BUS_ADDRESS", &address);
+    rig.lan.start("browse", browse);
+    let resolved = |rig: &Rig| {
+        let text = rig.lan.log("browse");
+        text.lines()
+            .find(|line| line.starts_with("=;eth0;IPv4;plasmd-"))
+            .map(str::to_owned)
+    };
+    assert!(
+        until(Duration::from_secs(20), || resolved(&rig).is_some()),
+        "avahi found nothing"
+    );
+    let line = resolved(&rig).unwrap();
+    assert!(line.contains(";10.78.0.1;8080;"), "{line}");
+    for part in [
+        "\"channel=stable\"",
+        "\"arch=x86_64\"",
+        "\"http_port=8080\"",
+        "\"version=",
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    rig.stop_provider();
+    let gone = until(Duration::from_secs(10), || {
+        rig.lan.log("browse").contains("-;eth0;IPv4;plasmd-")
+    });
+    assert!(gone, "avahi did not hear the goodbye");
+}
+
+/// A D-Bus and an avahi of their own on the client; gives the address of the bus.
+fn start_avahi(lan: &mut Lan) -> String {
+    let folder = lan.directory().to_owned();
+    let bus = folder.join("bus").display().to_string();
+    fs::write(folder.join("bus.conf"), BUS.replace("BUS", &bus)).unwrap();
+    fs::write(
+        folder.join("avahi.conf"),
+        "[server]\nuse-ipv4=yes\nuse-ipv6=yes\n",
+    )
+    .unwrap();
+    let mut command = Command::new("dbus-daemon");
+    command
+        .arg(format!(
+            "--config-file={}",
+            folder.join("bus.conf").display()
+        ))
+        .args(["--nofork", "--nopidfile"]);
+    lan.start("dbus", command);
+    assert!(
+        until(Duration::from_secs(5), || folder.join("bus").exists()),
+        "no D-Bus"
+    );
+    // avahi insists on one pid file for the whole machine: give it a folder that only this namespace sees.
+    let script = format!(
+        "mkdir -p /run/avahi-daemon && mount -t tmpfs tmpfs /run/avahi-daemon && \
+         exec avahi-daemon -f {}/avahi.conf --no-drop-root --no-chroot --no-rlimits",
+        folder.display()
+    );
+    let address = format!("unix:path={bus}");
+    let mut command = lan.command("client", "sh");
+    command
+        .args(["-c", &script])
+        .env("DBUS_SYSTEM_BUS_ADDRESS", &address);
+    lan.start("avahi", command);
+    assert!(
+        until(Duration::from_secs(15), || lan
+            .log("avahi")
+            .contains("Server startup complete")),
+        "avahi did not start"
+    );
+    address
+}
