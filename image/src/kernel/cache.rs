@@ -3,11 +3,11 @@
 //! ```text
 //! <cache>/kernel/<key>/{bzImage,config,build.json}   a finished kernel; appears whole, by one rename
 //! <cache>/kernel/lock                                held while building
-//! <cache>/kernel/work/                               source and objects while building
+//! <cache>/kernel/work.<process>/                     source and objects while building
 //! <cache>/kernel/<key>.log                           what make said last
 //! ```
 //! An entry is used only when its bytes are those its `build.json` names, so a cut-off copy or a full disk cannot end in an
-//! image. Whatever lies in `work` when the lock is taken is left over from a build that was killed, and is removed.
+//! image. Work folders that lie there when the lock is taken are left over from builds that were killed, and are removed.
 
 use std::fs::{File, TryLockError};
 use std::io::Write;
@@ -21,6 +21,9 @@ use serde::{Deserialize, Serialize};
 
 /// Kernels kept; an entry is about 7 MB.
 const ENTRIES_MAX: usize = 8;
+
+/// What the names of work folders begin with.
+const WORK: &str = "work.";
 
 /// How often a build that waits for another one says so.
 const WAITING_EVERY: Duration = Duration::from_secs(15);
@@ -132,13 +135,27 @@ impl Cache {
     /// An empty folder to build in.
     ///
     /// # Errors
-    /// When what a killed build left cannot be removed.
+    /// When it cannot be made.
     pub fn work(&self, _lock: &Lock) -> Result<Work> {
-        let path = self.root.join("work");
+        self.clean();
+        let path = self.root.join(format!("{WORK}{}", std::process::id()));
         remove(&path)?;
         std::fs::create_dir_all(&path)
             .with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Work { path })
+    }
+
+    /// Removes what killed builds left. A compiler of theirs may still be dying and writing there, so each has a folder of its
+    /// own, and one that cannot be removed now is removed by the next build.
+    fn clean(&self) {
+        let entries = std::fs::read_dir(&self.root);
+        for entry in entries.into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(WORK)
+                && let Err(error) = remove(&entry.path())
+            {
+                eprintln!("warning: {error:#}");
+            }
+        }
     }
 
     /// Makes a finished kernel visible under `key`, and forgets the oldest ones.
@@ -297,7 +314,12 @@ mod tests {
         assert_eq!(std::fs::read(&entry.bzimage).unwrap(), b"kernel");
         assert_eq!(cache.entry("k").unwrap().facts, entry.facts);
         assert_eq!(cache.steps(), Some(3));
-        assert!(!folder.path().join("kernel/work").exists());
+        let mut left: Vec<_> = std::fs::read_dir(folder.path().join("kernel"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["k", "lock"]);
     }
 
     #[test]
@@ -321,7 +343,7 @@ mod tests {
     fn what_a_killed_build_left_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path());
-        let left = folder.path().join("kernel/work/entry");
+        let left = folder.path().join("kernel/work.1/entry");
         std::fs::create_dir_all(&left).unwrap();
         let lock = cache.lock().unwrap();
         let work = cache.work(&lock).unwrap();

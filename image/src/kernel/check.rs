@@ -51,7 +51,7 @@ impl Config {
 pub struct KnownOptions(BTreeMap<String, String>);
 
 impl KnownOptions {
-    /// Reads all `Kconfig*` files below `tree`.
+    /// Reads the `Kconfig*` files below `tree` that count for x86.
     ///
     /// # Errors
     /// When a folder or file cannot be read.
@@ -69,7 +69,9 @@ impl KnownOptions {
             let kind = entry.file_type()?;
             let path = entry.path();
             if kind.is_dir() {
-                self.walk(tree, &path)?;
+                if counts(path.strip_prefix(tree).unwrap_or(&path)) {
+                    self.walk(tree, &path)?;
+                }
             } else if kind.is_file() && entry.file_name().to_string_lossy().starts_with("Kconfig") {
                 let bytes =
                     std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
@@ -98,6 +100,12 @@ impl KnownOptions {
     pub fn place(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
+}
+
+/// Whether a folder of the source can define options of ours: not those of other processors, nor examples for tests.
+fn counts(folder: &Path) -> bool {
+    let other_processor = folder.parent() == Some(Path::new("arch")) && !folder.ends_with("x86");
+    !other_processor && folder != Path::new("scripts/kconfig/tests")
 }
 
 /// A wish that was not fulfilled.
@@ -235,6 +243,22 @@ mod tests {
                 ("CONFIG_D", place(7)),
             ],
         );
+    }
+
+    #[test]
+    fn options_of_other_processors_are_not_known() {
+        let tree = tempfile::tempdir().unwrap();
+        for (folder, option) in [("arch/x86/kvm", "KVM_INTEL"), ("arch/arm", "ARM_ONLY")] {
+            let folder = tree.path().join(folder);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("Kconfig"), format!("config {option}\n")).unwrap();
+        }
+        let known = KnownOptions::of_source(tree.path()).unwrap();
+        assert_eq!(
+            known.place("CONFIG_KVM_INTEL"),
+            Some("arch/x86/kvm/Kconfig:1")
+        );
+        assert_eq!(known.place("CONFIG_ARM_ONLY"), None);
     }
 
     #[test]
