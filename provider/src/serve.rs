@@ -23,15 +23,16 @@ use artifact_store::{MANIFEST_FILE, OpenError, Store};
 use boot_manifest::handoff::Report;
 use boot_manifest::{Arch, Channel, SecretKey, TrustRoot};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::exit::{CommandError, Exit};
 use crate::http::server::{self, Counters};
 use crate::init_link::InitLink;
-use crate::serve::announce::Announcement;
+use crate::serve::announce::{Announcement, Announcer};
 use crate::serve::app::App;
 use crate::serve::catalog::Catalog;
 use crate::serve::hashing::Hashing;
-use crate::serve::limits::{ADDRESSES_PERIOD, HASHERS_MAX, VALID_DAYS, WORKERS_MIN};
+use crate::serve::limits::{ADDRESSES_PERIOD, GOODBYE_MAX, HASHERS_MAX, VALID_DAYS, WORKERS_MIN};
 use crate::serve::signer::Signer;
 
 /// The kernel command line of manifests signed here, unless another is given. Without `panic=` a failed boot would
@@ -103,6 +104,8 @@ struct SigningArgs {
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
+    // A panic ends one connection; somebody must act on it all the same.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "internal error")));
     let store =
         Arc::new(Store::open(&args.artifacts).map_err(|error| no_store(&args.artifacts, error))?);
     let trust_root = args
@@ -157,7 +160,10 @@ async fn serve(
         .parse()
         .map_err(|error| CommandError::local(format!("{MANIFEST_FILE}: {error}")))?;
     let catalog = Arc::new(Catalog::new(store, hashing, signer, manifest_file));
-    let announcement = Arc::new(announce(&args));
+    let silent = why_silent(&args, address);
+    let announcement = Arc::new(Announcement::off(
+        silent.unwrap_or("nothing was announced yet"),
+    ));
     let counters = Arc::new(Counters::default());
     let app = Arc::new(App {
         catalog: Arc::clone(&catalog),
@@ -167,18 +173,38 @@ async fn serve(
         counters: Arc::clone(&counters),
         requests_total: AtomicU64::new(0),
         started: Instant::now(),
-        announcement,
+        announcement: Arc::clone(&announcement),
         init: Arc::new(init),
         reports: Mutex::new((Instant::now(), 0)),
     });
     summarise(&app, address, connections_max);
+    let (stop, stopped) = watch::channel(false);
+    let announcer = Announcer {
+        catalog,
+        channel: args.channel,
+        arch: args.arch,
+        address,
+        announcement,
+    };
+    let announcer = silent
+        .is_none()
+        .then(|| tokio::spawn(announcer.run(stopped)));
     let chores = [
         tokio::spawn(hash_ahead(Arc::clone(&app))),
         tokio::spawn(keep_init_informed(Arc::clone(&app), address)),
     ];
+    let shutdown = async {
+        shutdown.await;
+        // Nobody listens when nothing is announced.
+        let _ = stop.send(true);
+    };
     let cut = server::run(listener, app, counters, connections_max, shutdown).await;
     for chore in chores {
         chore.abort();
+    }
+    if let Some(announcer) = announcer {
+        // It said goodbye while downloads were running; a stuck one is not worth waiting for.
+        let _ = tokio::time::timeout(GOODBYE_MAX, announcer).await;
     }
     if cut > 0 {
         tracing::warn!(
@@ -191,11 +217,15 @@ async fn serve(
     Ok(Exit::Done)
 }
 
-fn announce(args: &Args) -> Announcement {
+/// Why the local network is not told, when it is not to be.
+fn why_silent(args: &Args, address: SocketAddr) -> Option<&'static str> {
     if args.no_mdns {
-        return Announcement::off("--no-mdns");
+        return Some("--no-mdns");
     }
-    Announcement::off("not started")
+    address
+        .ip()
+        .is_loopback()
+        .then_some("only this machine can connect")
 }
 
 /// What an operator wants to see first: where, what, and what does not work.
@@ -414,8 +444,7 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> CommandError {
     let (port, ip) = (address.port(), address.ip());
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            let owner =
-                port_owner::find(port).map_or_else(|| "another process".to_owned(), |owner| owner);
+            let owner = port_owner::find(port).unwrap_or_else(|| "another process".to_owned());
             CommandError::local(format!(
                 "cannot listen on {address}: the address is in use by {owner}"
             ))

@@ -1,31 +1,151 @@
 //! Telling the local network about this provider, and telling people whether that happens.
+//!
+//! Only a provider that has a manifest is announced, and only when it can be reached from other machines. What is
+//! announced is a hint; clients verify what they fetch.
 
-use std::sync::{Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use boot_manifest::{Arch, Channel};
+use discovery::{Advert, Advertiser};
+use tokio::sync::watch;
+
+use crate::serve::catalog::Catalog;
+use crate::serve::limits::ADDRESSES_PERIOD;
 
 /// Whether the local network is told, in words for people.
 #[derive(Debug)]
 pub(crate) struct Announcement {
-    state: Mutex<String>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Off(String),
+    On(String),
 }
 
 impl Announcement {
-    /// Nobody is told, for this reason.
+    /// Nobody is told so far, for this reason.
     pub(crate) fn off(reason: &str) -> Self {
         Self {
-            state: Mutex::new(format!("off: {reason}")),
+            state: Mutex::new(State::Off(reason.to_owned())),
         }
     }
 
     /// What to show.
     pub(crate) fn state(&self) -> String {
+        match self.current() {
+            State::Off(reason) => format!("off: {reason}"),
+            State::On(instance) => format!("on: {instance}"),
+        }
+    }
+
+    /// Whether the network is told now.
+    pub(crate) fn is_on(&self) -> bool {
+        matches!(self.current(), State::On(_))
+    }
+
+    fn current(&self) -> State {
         self.state
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    /// Whether the network is told now.
-    pub(crate) fn is_on(&self) -> bool {
-        self.state().starts_with("on")
+    fn set(&self, state: State) {
+        let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *current == state {
+            return;
+        }
+        match &state {
+            State::On(instance) => tracing::info!(instance, "announced on the local network"),
+            State::Off(reason) => tracing::warn!(reason, "not announced on the local network"),
+        }
+        *current = state;
+    }
+}
+
+/// What the announcements are about.
+pub(crate) struct Announcer {
+    /// Where the manifest comes from.
+    pub(crate) catalog: Arc<Catalog>,
+    /// Its channel.
+    pub(crate) channel: Channel,
+    /// Its architecture.
+    pub(crate) arch: Arch,
+    /// Where clients connect.
+    pub(crate) address: SocketAddr,
+    /// What people are told about it.
+    pub(crate) announcement: Arc<Announcement>,
+}
+
+impl Announcer {
+    /// Announces until `stop` says so, then says goodbye.
+    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
+        let mut advertiser = None;
+        let mut period = tokio::time::interval(ADDRESSES_PERIOD);
+        loop {
+            tokio::select! {
+                _ = period.tick() => {}
+                // An error means that the server is gone, which is a stop as well.
+                _ = stop.wait_for(|stop| *stop) => break,
+            }
+            let advert = self.advert().await;
+            // Starting and stopping wait for a thread of the library.
+            let moved = tokio::task::spawn_blocking(move || step(advertiser, advert)).await;
+            let Ok((next, state)) = moved else { return };
+            advertiser = next;
+            self.announcement.set(state);
+        }
+        if let Some(advertiser) = advertiser {
+            // At worst others notice by the record's lifetime.
+            let _ = tokio::task::spawn_blocking(move || advertiser.withdraw()).await;
+        }
+    }
+
+    /// What there is to announce now.
+    async fn advert(&self) -> Result<Advert, String> {
+        let manifest = self.catalog.manifest(&self.channel, self.arch).await;
+        let manifest = manifest.map_err(|_| "there is no manifest to serve".to_owned())?;
+        Ok(Advert {
+            host: rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+            listen: self.address,
+            channel: self.channel.clone(),
+            arch: self.arch,
+            version: manifest.version,
+            manifest: Some(manifest.digest),
+            key_ids: manifest.key_ids,
+        })
+    }
+}
+
+/// From what is announced to what should be.
+fn step(
+    advertiser: Option<Advertiser>,
+    advert: Result<Advert, String>,
+) -> (Option<Advertiser>, State) {
+    let advert = match advert {
+        Ok(advert) => advert,
+        Err(reason) => {
+            if let Some(advertiser) = advertiser {
+                advertiser.withdraw();
+            }
+            return (None, State::Off(reason));
+        }
+    };
+    let outcome = match advertiser {
+        None => Advertiser::start(advert),
+        Some(mut advertiser) => advertiser.update(advert).map(|()| advertiser),
+    };
+    match outcome {
+        Ok(advertiser) => {
+            let instance = advertiser.instance();
+            (Some(advertiser), State::On(instance))
+        }
+        Err(error) => (None, State::Off(error.to_string())),
     }
 }

@@ -103,6 +103,7 @@ impl App {
                 bytes,
                 digest,
                 modified,
+                ..
             }) => {
                 let (source, media_type) = (Source::Bytes(bytes), "application/json");
                 let content = Content {
@@ -194,6 +195,7 @@ impl App {
             "bytes_served_total": count(&self.counters.body_bytes_total),
             "connections_total": count(&self.counters.connections_total),
             "connections_open": count(&self.counters.connections_open),
+            "files_hashed_total": self.catalog.store().hashes().passes_total(),
             "accept_failures_total": count(&self.counters.accept_failures_total),
         });
         status["signing_key_id"] = json!(

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 
 use artifact_store::{HashError, Hashed, Identity, OpenError, OpenFile, Scan, Store};
 use boot_manifest::{
-    Arch, Artifact, ArtifactName, Channel, Digest, FileName, MANIFEST_SIZE_MAX, Timestamp,
+    Arch, Artifact, ArtifactName, Channel, Digest, FileName, KeyId, MANIFEST_SIZE_MAX, Timestamp,
     UnverifiedView,
 };
 use bytes::Bytes;
@@ -103,6 +103,10 @@ pub(crate) struct ManifestBytes {
     pub(crate) digest: Digest,
     /// When they came to be.
     pub(crate) modified: SystemTime,
+    /// The version for people.
+    pub(crate) version: String,
+    /// The keys it names as its signers.
+    pub(crate) key_ids: Vec<KeyId>,
 }
 
 /// Which files a manifest was made from.
@@ -263,15 +267,16 @@ impl Catalog {
         arch: Arch,
     ) -> Result<ManifestBytes, Refusal> {
         if let Some(signed) = self.signed(channel, arch.as_str())? {
-            signed
+            let view = signed
                 .view
                 .as_ref()
                 .map_err(|error| Refusal::BadManifest(error.clone()))?;
-            let (bytes, digest, modified) = (signed.bytes.clone(), signed.digest, signed.modified);
             return Ok(ManifestBytes {
-                bytes,
-                digest,
-                modified,
+                bytes: signed.bytes.clone(),
+                digest: signed.digest,
+                modified: signed.modified,
+                version: view.version.clone(),
+                key_ids: view.key_ids.clone(),
             });
         }
         let folder = {
@@ -349,6 +354,12 @@ impl Catalog {
                     digest: Digest::of(&bytes),
                     bytes,
                     modified: system_time(issued.created_at),
+                    version: issued.version.clone(),
+                    key_ids: self
+                        .signer
+                        .iter()
+                        .map(|signer| signer.key.public().key_id())
+                        .collect(),
                 };
                 Made {
                     fingerprint,

@@ -192,7 +192,7 @@ fn disk_space_ok(catalog: &Catalog, problems: &mut Vec<String>) -> bool {
     };
     let is_read_only = space.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
     let free = space.f_bavail.saturating_mul(space.f_frsize);
-    let is_ok = has_room(is_read_only, is_memory(i64::from(kind.f_type)), free);
+    let is_ok = has_room(is_read_only, is_memory(kind.f_type), free);
     if !is_ok {
         problems.push(format!(
             "only {free} bytes are free in the artifacts directory; {DISK_FREE_MIN} are wanted"

@@ -29,3 +29,6 @@ pub(crate) const WORKERS_MIN: usize = 2;
 
 /// Threads that may hash at once are as many as there are processors, but not more than this.
 pub(crate) const HASHERS_MAX: usize = 16;
+
+/// Time for the goodbye to the local network when the process ends; the library needs milliseconds, or 2 s at worst.
+pub(crate) const GOODBYE_MAX: Duration = Duration::from_secs(3);

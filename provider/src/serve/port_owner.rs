@@ -47,7 +47,9 @@ fn listening_sockets(table: &str, port: u16) -> Vec<String> {
     const LISTEN: &str = "0A";
     let inode = |line: &str| -> Option<String> {
         let fields: Vec<&str> = line.split_ascii_whitespace().take(10).collect();
-        let [_, local, _, state, _, _, _, _, _, inode] = fields[..] else { return None };
+        let [_, local, _, state, _, _, _, _, _, inode] = fields[..] else {
+            return None;
+        };
         let local_port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
         (state == LISTEN && local_port == port).then(|| format!("socket:[{inode}]"))
     };

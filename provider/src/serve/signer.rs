@@ -31,6 +31,8 @@ pub(crate) struct Issued {
     pub(crate) bytes: Vec<u8>,
     /// Its sequence number.
     pub(crate) sequence: u64,
+    /// Its version for people.
+    pub(crate) version: String,
     /// When it was made.
     pub(crate) created_at: Timestamp,
     /// When it expires.
@@ -53,11 +55,12 @@ impl Signer {
         let smallest = before.map_or(1, |before| before.saturating_add(1));
         let sequence = self.sequence.unwrap_or(now_unix).max(smallest);
         let expires_at = now.plus_days(self.valid_days);
+        let version = self.release.clone().unwrap_or_else(|| version_at(now));
         let manifest = Manifest {
             generation: self.generation,
             sequence,
             security_version: self.security_version,
-            version: self.release.clone().unwrap_or_else(|| version_at(now)),
+            version: version.clone(),
             channel: channel.clone(),
             arch,
             created_at: now,
@@ -71,6 +74,7 @@ impl Signer {
         Ok(Issued {
             bytes,
             sequence,
+            version,
             created_at: now,
             expires_at,
             fresh_until,
@@ -133,10 +137,11 @@ pub(crate) fn unsigned_view(
     };
     let mut bytes = serde_json::to_vec_pretty(&view)?;
     bytes.push(b'\n');
-    let (created_at, expires_at) = (view.created_at, view.expires_at);
+    let (version, created_at, expires_at) = (view.version, view.created_at, view.expires_at);
     Ok(Issued {
         bytes,
         sequence,
+        version,
         created_at,
         expires_at,
         fresh_until: Timestamp::MAX,

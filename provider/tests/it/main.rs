@@ -1,10 +1,11 @@
 //! The integration tests of `plasmd`: the real program against real other sides.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
-#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
-
 mod discover;
+mod fetch;
 mod lan;
 mod net;
 mod provider;
 mod serve;
+mod stage;
+mod verify;

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,8 @@ impl Tree {
 /// A provider on a free port of 127.0.0.1. It is killed when dropped.
 pub(crate) struct Provider {
     child: Child,
-    log: Receiver<String>,
+    /// In a lock only so that threads of a test can share the provider.
+    log: Mutex<Receiver<String>>,
     lines: Vec<String>,
     pub(crate) address: SocketAddr,
 }
@@ -122,7 +124,7 @@ impl Provider {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut provider = Self {
             child,
-            log,
+            log: Mutex::new(log),
             lines: Vec::new(),
             address,
         };
@@ -147,6 +149,8 @@ impl Provider {
             }
             match self
                 .log
+                .get_mut()
+                .unwrap()
                 .recv_timeout(deadline.saturating_duration_since(Instant::now()))
             {
                 Ok(line) => self.lines.push(line),
@@ -161,7 +165,7 @@ impl Provider {
     /// Everything logged, once the process has ended.
     pub(crate) fn whole_log(&mut self) -> String {
         loop {
-            match self.log.recv_timeout(PATIENCE) {
+            match self.log.get_mut().unwrap().recv_timeout(PATIENCE) {
                 Ok(line) => self.lines.push(line),
                 Err(RecvTimeoutError::Disconnected) => return self.lines.join("\n"),
                 Err(RecvTimeoutError::Timeout) => panic!("the log does not end"),
@@ -223,10 +227,6 @@ impl Provider {
             assert!(Instant::now() < deadline, "plasmd does not end");
             std::thread::yield_now();
         }
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
     }
 }
 

@@ -227,7 +227,7 @@ fn an_unreadable_file_is_named() {
     ]);
     fs::set_permissions(
         tree.path("stable/x86_64/initrd"),
-        fs::Permissions::from_mode(0),
+        fs::Permissions::from_mode(0o0),
     )
     .unwrap();
     if fs::read(tree.path("stable/x86_64/initrd")).is_ok() {

@@ -39,7 +39,7 @@ fn every_question_of_the_guide_has_its_answer() {
     assert_eq!(status["health"]["status"], "healthy");
     assert_eq!(status["health"]["checks"]["artifacts_readable"], true);
     assert_eq!(status["health"]["artifacts_readable"], true);
-    assert_eq!(status["metrics"]["requests_total"], 4);
+    assert_eq!(status["metrics"]["requests_total"], 3);
     assert!(status["metrics"]["bytes_served_total"].as_u64() > Some(0));
     assert_eq!(status["dht"], "not in this version");
     assert_eq!(status["mdns"], "off: --no-mdns");
