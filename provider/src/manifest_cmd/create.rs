@@ -43,7 +43,7 @@ pub(crate) struct Args {
     /// Days until machines refuse it for upgrades
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_650))]
     pub(super) valid_days: u32,
-    /// Sign with this private key; repeat for several. Without it the file is a draft for `plasmd manifest sign`
+    /// Sign with this private key; repeat for several. Without it the file is a draft for `plasmd manifest sign`, and needs --out
     #[arg(short, long = "key", value_name = "FILE")]
     pub(super) keys: Vec<PathBuf>,
     /// Where it goes [default: manifest.json beside the artifacts]; "-" is the standard output
@@ -53,6 +53,11 @@ pub(crate) struct Args {
 
 /// Runs the command. `now` becomes the time of creation unless `SOURCE_DATE_EPOCH` is set.
 pub(super) fn run(args: &Args, now: Timestamp) -> Result<Exit, CommandError> {
+    if args.keys.is_empty() && args.out.is_none() {
+        // Providers serve the file beside the artifacts as it stands; an unsigned one would replace the good one.
+        return Err(CommandError::usage("without --key this makes a draft, which needs --out FILE")
+            .hint("sign it with `plasmd manifest sign FILE --key KEY`, then put it beside the artifacts as manifest.json"));
+    }
     let keys = load_secrets(&args.keys)?;
     let manifest = manifest(args, source_date()?.unwrap_or(now))?;
     let result = if keys.is_empty() {

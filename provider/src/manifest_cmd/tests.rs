@@ -58,6 +58,16 @@ impl Publisher {
         Ok(self.path("artifacts/stable/x86_64/manifest.json"))
     }
 
+    fn draft(&self) -> PathBuf {
+        let file = self.path("draft.json");
+        let args = Args {
+            out: Some(file.clone()),
+            ..self.args(&[])
+        };
+        create::run(&args, trust::now()).unwrap();
+        file
+    }
+
     fn root(&self, keys: &[&str], threshold: u64) -> TrustRoot {
         let public = |name: &&str| key::load_secret(&self.path(name)).unwrap().public();
         TrustRoot::new(1, threshold, keys.iter().map(public).collect(), false).unwrap()
@@ -107,7 +117,7 @@ fn what_create_signs_is_believed() {
 #[test]
 fn a_draft_becomes_a_manifest_signature_by_signature() {
     let publisher = Publisher::new();
-    let file = publisher.create(&[]).unwrap();
+    let file = publisher.draft();
     let both = publisher.root(&["a.key", "b.key"], 2);
     assert_eq!(publisher.verify(&file, &both).err(), Some("not-signed"));
     sign(&file, &[publisher.path("b.key")], &file).unwrap();
@@ -124,18 +134,16 @@ fn a_draft_becomes_a_manifest_signature_by_signature() {
         error.contains("has signed this manifest already"),
         "{error}"
     );
-    let directory: Vec<_> = fs::read_dir(file.parent().unwrap()).unwrap().collect();
-    assert_eq!(
-        directory.len(),
-        3,
-        "no temporary files are left: {directory:?}"
-    );
+    let hidden = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
+    let entries = fs::read_dir(publisher.folder.path()).unwrap();
+    let left: Vec<_> = entries.filter_map(Result::ok).filter(hidden).collect();
+    assert!(left.is_empty(), "temporary files are left: {left:?}");
 }
 
 #[test]
 fn a_changed_manifest_is_not_signed() {
     let publisher = Publisher::new();
-    let file = publisher.create(&[]).unwrap();
+    let file = publisher.draft();
     let text = fs::read_to_string(&file).unwrap().replace("1.2.3", "9.9.9");
     fs::write(&file, text).unwrap();
     let error = sign(&file, &[publisher.path("a.key")], &file)
@@ -185,22 +193,34 @@ fn what_is_missing_is_named() {
             .to_string()
             .contains("absent")
     );
-    for wrong in [
-        Args {
-            sequence: Some(0),
-            ..publisher.args(&[])
-        },
-        Args {
-            version: Some(String::new()),
-            ..publisher.args(&[])
-        },
-        Args {
-            cmdline: "a\nb".to_owned(),
-            ..publisher.args(&[])
-        },
+    publisher.put("vmlinuz", b"a kernel");
+    for (wrong, reason) in [
+        (
+            Args {
+                sequence: Some(0),
+                ..publisher.args(&["a.key"])
+            },
+            "sequence is 0",
+        ),
+        (
+            Args {
+                version: Some(String::new()),
+                ..publisher.args(&["a.key"])
+            },
+            "the version must",
+        ),
+        (
+            Args {
+                cmdline: "a\nb".to_owned(),
+                ..publisher.args(&["a.key"])
+            },
+            "command line must",
+        ),
+        // A draft must not take the place of the signed manifest.
+        (publisher.args(&[]), "needs --out"),
     ] {
-        publisher.put("vmlinuz", b"a kernel");
-        assert!(create::run(&wrong, trust::now()).is_err());
+        let error = create::run(&wrong, trust::now()).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
     }
 }
 

@@ -5,7 +5,8 @@
 #![no_main]
 
 use boot_manifest::{
-    Expect, Expiry, Floor, SecretKey, Timestamp, TrustRoot, add_signature, unverified_payload, verify, view,
+    Expect, Expiry, Floor, SecretKey, Timestamp, TrustRoot, add_signature, unverified_payload,
+    verify, view,
 };
 use libfuzzer_sys::fuzz_target;
 

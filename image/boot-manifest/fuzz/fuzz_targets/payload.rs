@@ -35,7 +35,9 @@ fuzz_target!(|payload: &[u8]| {
         Ok(_) => panic!("the readable part of this file is nonsense"),
         // All is well up to the readable part.
         Err(VerifyError::ViewDiffers(_)) => {}
-        Err(VerifyError::NotSigned | VerifyError::UnknownKey { .. } | VerifyError::BadSignature(_)) => {
+        Err(
+            VerifyError::NotSigned | VerifyError::UnknownKey { .. } | VerifyError::BadSignature(_),
+        ) => {
             panic!("the signature is good")
         }
         Err(_) => {}

@@ -4,7 +4,9 @@
 #![no_main]
 
 use boot_manifest::handoff::Report;
-use boot_manifest::{Arch, ArtifactName, Channel, Digest, FileName, PublicKey, SecretKey, Timestamp, TrustRoot};
+use boot_manifest::{
+    Arch, ArtifactName, Channel, Digest, FileName, PublicKey, SecretKey, Timestamp, TrustRoot,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -42,9 +44,15 @@ fuzz_target!(|bytes: &[u8]| {
                 assert_eq!(digest.to_string(), text);
             }
             if let Ok(name) = text.parse::<FileName>() {
-                assert!(!name.as_str().contains(['/', '\\', '\0']) && !name.as_str().starts_with('.'));
+                assert!(
+                    !name.as_str().contains(['/', '\\', '\0']) && !name.as_str().starts_with('.')
+                );
             }
-            let _ = (text.parse::<Arch>(), text.parse::<Channel>(), text.parse::<ArtifactName>());
+            let _ = (
+                text.parse::<Arch>(),
+                text.parse::<Channel>(),
+                text.parse::<ArtifactName>(),
+            );
         }
     }
 });
