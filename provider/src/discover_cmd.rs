@@ -4,10 +4,12 @@
 //! something accepts connections there; nothing is fetched.
 
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use boot_manifest::{Arch, Channel};
-use discovery::{Browser, Hint};
+use discovery::{Browser, DiscoveryError, Hint};
 use serde_json::{Value, json};
 
 use crate::exit::{CommandError, Exit};
@@ -19,7 +21,10 @@ const GATHER_TIME: Duration = Duration::from_millis(700);
 const PROVIDERS_MAX: usize = 64;
 
 /// One attempt to connect; a machine on the same LAN answers within milliseconds.
-const CONNECT_TIME_MAX: Duration = Duration::from_millis(800);
+const CONNECT_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// How soon a successful connection is noticed.
+const NOTICE_TIME: Duration = Duration::from_millis(20);
 
 /// A provider that could not be reached is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -75,8 +80,9 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     }
     // Nothing to switch off: no key and no id is made for a search by multicast DNS.
     let _always = args.ephemeral;
-    let browser = Browser::start()
-        .map_err(|error| CommandError::local(format!("cannot search the network: {error}")))?;
+    let no_search =
+        |error| CommandError::local(format!("cannot search the local network: {error}"));
+    let mut browser = Browser::start().map_err(no_search)?;
     if !args.quiet {
         eprintln!(
             "searching the local network for {}/{} ...",
@@ -84,7 +90,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         );
     }
     let mut search = Search::new(&args);
-    let found = search.run(&browser, &args);
+    let found = search.run(&mut browser, &args).map_err(no_search)?;
     drop(browser);
     match found {
         Some(provider) => {
@@ -99,9 +105,9 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
 struct Provider {
     hint: Hint,
     /// The address that accepted a connection.
-    reached: Option<SocketAddr>,
-    /// When it was last tried.
-    tried_at: Instant,
+    reached: Arc<OnceLock<SocketAddr>>,
+    /// The thread that tries its addresses, and when it started.
+    attempt: Option<(JoinHandle<()>, Instant)>,
 }
 
 /// What was heard so far.
@@ -122,71 +128,52 @@ impl Search {
     }
 
     /// Listens until a provider was reached, and a little longer to count others. Gives the index of the first one.
-    fn run(&mut self, browser: &Browser, args: &Args) -> Option<usize> {
+    fn run(&mut self, browser: &mut Browser, args: &Args) -> Result<Option<usize>, DiscoveryError> {
         let mut end = Instant::now() + Duration::from_secs(args.timeout);
         let mut first = None;
-        loop {
-            let now = Instant::now();
-            let left = end
-                .checked_duration_since(now)
-                .filter(|left| !left.is_zero());
-            let Some(left) = left else {
-                return first;
-            };
-            if let Some(index) = browser
-                .next(left.min(RETRY_AFTER))
-                .and_then(|hint| self.hear(hint, args))
-                && let Some(provider) = self.providers.get_mut(index)
-            {
-                provider.reach();
+        while Instant::now() < end {
+            if let Some(hint) = browser.next(NOTICE_TIME)? {
+                self.hear(hint, args);
             }
             for provider in &mut self.providers {
-                if provider.reached.is_none() && provider.tried_at.elapsed() >= RETRY_AFTER {
-                    provider.reach();
-                }
+                provider.reach();
             }
             if first.is_none() {
                 first = self
                     .providers
                     .iter()
-                    .position(|found| found.reached.is_some());
+                    .position(|found| found.reached.get().is_some());
                 match args.format {
-                    Format::Text if first.is_some() => return first,
+                    Format::Text if first.is_some() => break,
                     Format::Json if first.is_some() => end = end.min(Instant::now() + GATHER_TIME),
                     Format::Text | Format::Json => (),
                 }
             }
         }
+        Ok(first)
     }
 
-    /// Notes a hint; gives the index of a provider whose addresses are worth a try.
-    fn hear(&mut self, hint: Hint, args: &Args) -> Option<usize> {
+    /// Notes a hint.
+    fn hear(&mut self, hint: Hint, args: &Args) {
         if hint.channel != args.channel || hint.arch != args.arch {
             let other = format!("{}/{}", hint.channel, hint.arch);
             if !self.others.contains(&other) && self.others.len() < PROVIDERS_MAX {
                 self.others.push(other);
             }
-            return None;
+            return;
         }
-        let known = self
+        if let Some(known) = self
             .providers
-            .iter()
-            .position(|found| found.hint.id == hint.id);
-        match known {
-            Some(index) => {
-                let provider = self.providers.get_mut(index)?;
-                provider.hint = hint;
-                provider.reached.is_none().then_some(index)
-            }
-            None if self.providers.len() >= PROVIDERS_MAX => None,
-            None => {
-                self.providers.push(Provider {
-                    hint,
-                    reached: None,
-                    tried_at: Instant::now(),
-                });
-                Some(self.providers.len() - 1)
-            }
+            .iter_mut()
+            .find(|found| found.hint.id == hint.id)
+        {
+            known.hint = hint;
+        } else if self.providers.len() < PROVIDERS_MAX {
+            self.providers.push(Provider {
+                hint,
+                reached: Arc::default(),
+                attempt: None,
+            });
         }
     }
 
@@ -238,21 +225,37 @@ impl Search {
 }
 
 impl Provider {
-    /// Looks for an address that accepts a connection.
+    /// Has a thread of its own look for an address that accepts a connection, again when the last one failed a while
+    /// ago: an advertiser with dead addresses must not hold up the search for others.
     fn reach(&mut self) {
-        self.tried_at = Instant::now();
-        self.reached = self
-            .hint
-            .addresses
-            .iter()
-            .copied()
-            .find(|address| TcpStream::connect_timeout(address, CONNECT_TIME_MAX).is_ok());
+        let is_due = match &self.attempt {
+            None => true,
+            Some((thread, started_at)) => {
+                thread.is_finished() && started_at.elapsed() >= RETRY_AFTER
+            }
+        };
+        if !is_due || self.reached.get().is_some() {
+            return;
+        }
+        let addresses = self.hint.addresses.clone();
+        let reached = Arc::clone(&self.reached);
+        let thread = std::thread::spawn(move || {
+            let found = addresses
+                .into_iter()
+                .find(|address| TcpStream::connect_timeout(address, CONNECT_TIME_MAX).is_ok());
+            if let Some(address) = found {
+                // Only one attempt runs at a time, so the place is empty.
+                let _first = reached.set(address);
+            }
+        });
+        self.attempt = Some((thread, Instant::now()));
     }
 
     /// The URL to use: at the address that was reached, or else the best one.
     fn url(&self) -> Option<String> {
-        let address = self.reached.or(self.hint.addresses.first().copied())?;
-        Some(self.hint.url_at(address))
+        let best = || self.hint.addresses.first();
+        let address = self.reached.get().or_else(best)?;
+        Some(self.hint.url_at(*address))
     }
 
     fn to_json(&self) -> Value {
@@ -260,7 +263,7 @@ impl Provider {
         json!({
             "id": hint.id,
             "manifest_url": self.url(),
-            "reachable": self.reached.is_some(),
+            "reachable": self.reached.get().is_some(),
             "version": hint.version,
             "manifest_digest": hint.manifest.as_ref().map(ToString::to_string),
             "key_ids": hint.key_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -310,11 +313,10 @@ mod tests {
         let addresses = vec![closed.local_addr().unwrap(), open.local_addr().unwrap()];
         drop(closed);
         let mut search = Search::new(&args("stable"));
-        let index = search
-            .hear(hint("a", "stable", addresses.clone()), &args("stable"))
-            .unwrap();
-        let provider = &mut search.providers[index];
+        search.hear(hint("a", "stable", addresses.clone()), &args("stable"));
+        let provider = &mut search.providers[0];
         provider.reach();
+        provider.attempt.take().unwrap().0.join().unwrap();
         let expected = format!("http://{}/stable/x86_64/manifest.json", addresses[1]);
         assert_eq!(provider.url(), Some(expected));
     }

@@ -58,10 +58,11 @@ impl Advertiser {
         })
     }
 
-    /// Announces new facts, for example another manifest. The same facts again change nothing.
+    /// Announces new facts, for example another manifest. The same facts again only check that advertising still works;
+    /// after an error start anew.
     pub fn update(&mut self, advert: Advert) -> Result<(), DiscoveryError> {
         if advert == self.current {
-            return Ok(());
+            return self.daemon.check();
         }
         let info = service_info(&advert)?;
         let old = instance(&self.current.host);

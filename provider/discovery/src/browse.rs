@@ -2,16 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use mdns_sd::{Receiver, ServiceEvent};
+use mdns_sd::{Receiver, RecvTimeoutError, ServiceEvent};
 
 use crate::hint::Hint;
 use crate::{Daemon, DiscoveryError, SERVICE_TYPE};
 
 /// Listens until it is dropped.
 pub struct Browser {
-    // Dropped after the receiver would be: the thread must not find its channel closed first and complain.
     events: Receiver<ServiceEvent>,
-    _daemon: Daemon,
+    daemon: Daemon,
 }
 
 impl Browser {
@@ -19,27 +18,31 @@ impl Browser {
     pub fn start() -> Result<Self, DiscoveryError> {
         let daemon = Daemon::start()?;
         let events = daemon.0.browse(SERVICE_TYPE)?;
-        Ok(Self {
-            events,
-            _daemon: daemon,
-        })
+        Ok(Self { events, daemon })
     }
 
     /// Blocks until a provider answers; `None` after the time limit. The same provider comes again when something about
     /// it changed, for example when another of its addresses became known.
-    pub fn next(&self, limit: Duration) -> Option<Hint> {
+    ///
+    /// An error means that the search is over: this machine took its sockets away.
+    pub fn next(&mut self, limit: Duration) -> Result<Option<Hint>, DiscoveryError> {
         let end = Instant::now() + limit;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left) {
                 Ok(ServiceEvent::ServiceResolved(service)) => {
                     if let Some(hint) = Hint::from_service(&service) {
-                        return Some(hint);
+                        return Ok(Some(hint));
                     }
                     tracing::debug!(name = %service.fullname.escape_debug(), "not usable as a provider");
                 }
                 Ok(_) => (),
-                Err(_) => return None,
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                // mdns-sd ends a subscription whose reader was too slow for a flood of answers: subscribe again. What it
+                // knows comes first then, so nothing is lost.
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.events = self.daemon.0.browse(SERVICE_TYPE)?;
+                }
             }
         }
     }

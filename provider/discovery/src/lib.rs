@@ -48,6 +48,14 @@ impl Daemon {
         ])?;
         Ok(daemon)
     }
+
+    /// Whether the thread still runs. Asks, but does not wait: a thread that is gone is known at once.
+    fn check(&self) -> Result<(), DiscoveryError> {
+        match self.0.status()?.try_recv() {
+            Ok(mdns_sd::DaemonStatus::Shutdown) => Err(mdns_sd::Error::DaemonShutdown.into()),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Drop for Daemon {

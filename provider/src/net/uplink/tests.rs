@@ -285,3 +285,61 @@ fn a_fixed_address_needs_only_a_link() {
     assert_eq!(uplink.wanted(), Some(fixed));
     assert_eq!(uplink.take().0, Vec::<Vec<u8>>::new(), "and sends no DHCP");
 }
+
+/// Server messages and ARP, changed in a few places by a fixed sequence of numbers.
+#[test]
+fn no_mangled_frame_makes_an_uplink_panic_or_take_an_address_that_cannot_be() {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    let mut leases = 0;
+    for _ in 0..3_000 {
+        let mut bench = Bench::new(None);
+        for step in 0..6 {
+            bench.uplink.poll(at(bench.now));
+            bench.collect();
+            let reply = Reply {
+                transaction: bench.transaction,
+                extra: vec![(3, vec![10, 0, 0, 1]), (15, b"example.net".to_vec())],
+                ..Reply::default()
+            };
+            let mut bytes = match step {
+                0 => frame(DhcpMessageType::Offer, &reply),
+                1 => frame(DhcpMessageType::Ack, &reply),
+                2 => frame(DhcpMessageType::Nak, &reply),
+                3 => claims(LEASED),
+                _ => frame(DhcpMessageType::Ack, &reply),
+            };
+            // The options start at 282; the header before it is mostly zeros.
+            for _ in 0..random(3) {
+                let start = if random(2) == 0 {
+                    0
+                } else {
+                    282.min(bytes.len() - 1)
+                };
+                let index = start + random(bytes.len() - start);
+                bytes[index] = u8::try_from(random(256)).unwrap();
+            }
+            if random(8) == 0 {
+                bytes.truncate(random(bytes.len()));
+            }
+            bench.receive(&bytes);
+            bench.collect();
+            bench.run(bench.now + 400);
+            if let Some(wanted) = bench.uplink.wanted() {
+                leases += 1;
+                assert!((1..=32).contains(&wanted.prefix), "{wanted:?}");
+                assert!(!wanted.address.is_loopback() && !wanted.address.is_multicast());
+                assert!(!wanted.address.is_unspecified() && !wanted.address.is_broadcast());
+            }
+        }
+    }
+    assert!(
+        leases > 1_000,
+        "most of the mangled leases still were leases: {leases}"
+    );
+}
