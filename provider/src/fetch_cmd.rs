@@ -30,7 +30,7 @@ pub(crate) struct Args {
     )]
     url: Option<String>,
     /// Use this manifest file instead of fetching one; it is verified all the same
-    #[arg(short, long, value_name = "FILE", requires = "provider")]
+    #[arg(short, long, value_name = "FILE")]
     manifest: Option<PathBuf>,
     /// With -m: the provider that the files are fetched from
     #[arg(long, visible_alias = "url", value_name = "URL", requires = "manifest")]
@@ -246,6 +246,13 @@ async fn obtain_manifest(
             let select = (manifest.channel.as_str(), manifest.arch.as_str());
             let base = fetch::manifest_url(&base, Some(select)).map_err(FetchError::Url)?;
             (manifest, base)
+        }
+        (Some(file), None, _) => {
+            let file = file.display();
+            let message =
+                format!("{file}: its files are named relative to a provider, and none is given");
+            let hint = format!("phase-fetch -m {file} --provider http://HOST:8080");
+            return Err(CommandError::usage(message).hint(hint).into());
         }
         (_, _, Some(url)) => {
             let location: Url = url.parse().map_err(|error| not_a_url(url, error))?;

@@ -18,6 +18,7 @@ pub(crate) const TRUST_ROOT_FILE: &str = "/etc/phase/trust-root.json";
 
 /// The flags that name trusted keys.
 #[derive(clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// Trust this one public key (PEM, 32 raw bytes, hex or base64)
     #[arg(short, long, value_name = "FILE.pub", conflicts_with = "trust_root")]

@@ -102,7 +102,12 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         Ok(manifest) => manifest,
         Err(Refusal::Verify(error)) => {
             let message = format!("{}: {error}", manifest_file.display());
-            print_failed(&args, &manifest_file, &message, error.code());
+            print_failed(
+                &args,
+                &manifest_file.display().to_string(),
+                &message,
+                error.code(),
+            );
             let failed = CommandError::failed(message);
             return Err(match trust::hint(&error) {
                 Some(hint) => failed.hint(hint),
@@ -110,15 +115,25 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
             });
         }
         Err(Refusal::Other(error)) => {
-            print_failed(&args, &manifest_file, &error.to_string(), "local");
+            print_failed(
+                &args,
+                &manifest_file.display().to_string(),
+                &error.to_string(),
+                "local",
+            );
             return Err(error);
         }
     };
-    let checked = artifacts
-        .iter()
-        .map(|argument| check_artifact(&manifest, argument))
-        .collect::<Result<Vec<_>, _>>()
-        .inspect_err(|error| print_failed(&args, &manifest_file, &error.to_string(), "local"))?;
+    let mut checked = Vec::new();
+    for argument in artifacts {
+        match check_artifact(&manifest, argument) {
+            Ok(one) => checked.push(one),
+            Err(error) => {
+                print_failed(&args, argument, &error.to_string(), "not-checked");
+                return Err(error);
+            }
+        }
+    }
     print_result(&args, &manifest_file, &trust, &manifest, &checked);
     let mismatches: Vec<String> = checked
         .iter()
@@ -271,13 +286,13 @@ fn write_version(file: &Path, sequence: u64) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn print_failed(args: &Args, file: &Path, message: &str, code: &str) {
+fn print_failed(args: &Args, file: &str, message: &str, code: &str) {
     match args.format {
         _ if args.quiet => {}
-        Format::Text => println!("FAILED    {}", file.display()),
+        Format::Text => println!("FAILED    {file}"),
         Format::Json => print_json(&json!({
             "status": "FAILED",
-            "manifest": file.display().to_string(),
+            "file": file,
             "manifest_version": null,
             "channel": null,
             "arch": null,
