@@ -32,7 +32,7 @@ use crate::serve::announce::{Announcement, Announcer};
 use crate::serve::app::App;
 use crate::serve::catalog::Catalog;
 use crate::serve::hashing::Hashing;
-use crate::serve::limits::{ADDRESSES_PERIOD, GOODBYE_MAX, HASHERS_MAX, VALID_DAYS, WORKERS_MIN};
+use crate::serve::limits::{GOODBYE_MAX, HASHERS_MAX, LOOK_PERIOD, VALID_DAYS, WORKERS_MIN};
 use crate::serve::signer::Signer;
 
 /// The kernel command line of manifests signed here, unless another is given. Without `panic=` a failed boot would
@@ -285,29 +285,29 @@ fn summarise(app: &App, address: SocketAddr, connections_max: usize) {
     }
 }
 
-/// Hashes the default folder before anybody asks, and says what does not fit its signed manifest.
+/// Hashes what lies in the default folder before anybody asks, now and whenever it changes, so that `/health` knows and no
+/// client waits for it.
 async fn hash_ahead(app: Arc<App>) {
-    let started = Instant::now();
-    let targets = health::targets(&app.catalog, &app.channel, app.arch);
-    for target in &targets {
-        // Refusals are logged where they are found, and stand in /health.
-        let _ = app.catalog.artifact(target).await;
+    let mut period = tokio::time::interval(LOOK_PERIOD);
+    loop {
+        period.tick().await;
+        for target in health::unhashed(&app.catalog, &app.channel, app.arch) {
+            let started = Instant::now();
+            // Refusals are logged where they are found, and stand in /health.
+            let served = app.catalog.artifact(&target).await.is_ok();
+            let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            tracing::debug!(file = %target.name, served, millis, "hashed ahead");
+        }
+        // Signs it when that is due; a refusal stands in /health.
+        let _ = app.catalog.manifest(&app.channel, app.arch).await;
     }
-    let signed = app.catalog.manifest(&app.channel, app.arch).await.is_ok();
-    let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    tracing::debug!(
-        files = targets.len(),
-        manifest = signed,
-        millis,
-        "hashed ahead"
-    );
 }
 
 /// Tells init that the role works and where it can be reached, again whenever the addresses change.
 async fn keep_init_informed(app: Arc<App>, address: SocketAddr) {
     tell_init(&app, Report::Ready {}).await;
     let mut told = None;
-    let mut period = tokio::time::interval(ADDRESSES_PERIOD);
+    let mut period = tokio::time::interval(LOOK_PERIOD);
     loop {
         period.tick().await;
         let urls = urls(address);

@@ -11,7 +11,7 @@ use discovery::{Advert, Advertiser};
 use tokio::sync::watch;
 
 use crate::serve::catalog::Catalog;
-use crate::serve::limits::ADDRESSES_PERIOD;
+use crate::serve::limits::LOOK_PERIOD;
 
 /// Whether the local network is told, in words for people.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Announcer {
     /// Announces until `stop` says so, then says goodbye.
     pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut advertiser = None;
-        let mut period = tokio::time::interval(ADDRESSES_PERIOD);
+        let mut period = tokio::time::interval(LOOK_PERIOD);
         loop {
             tokio::select! {
                 _ = period.tick() => {}

@@ -279,17 +279,12 @@ impl Catalog {
                 key_ids: view.key_ids.clone(),
             });
         }
-        let folder = {
+        for _ in 0..SETTLE_TRIES_MAX {
             let scan = self.store.scan(channel, arch);
-            // Only folders that exist get an entry, so clients cannot make the table grow.
             if scan.found.is_empty() {
                 return Err(no_artifacts(channel, arch, &scan));
             }
-            let mut made = lock(&self.made);
-            Arc::clone(made.entry((channel.clone(), arch)).or_default())
-        };
-        for _ in 0..SETTLE_TRIES_MAX {
-            let scan = self.store.scan(channel, arch);
+            let folder = self.folder(channel, arch);
             let waits = scan
                 .found
                 .iter()
@@ -311,6 +306,12 @@ impl Catalog {
             }
         }
         Err(Refusal::Busy(format!("{channel}/{arch}")))
+    }
+
+    /// The state of a folder, which must exist: clients cannot make the table grow.
+    fn folder(&self, channel: &Channel, arch: Arch) -> Arc<MadeFolder> {
+        let mut made = lock(&self.made);
+        Arc::clone(made.entry((channel.clone(), arch)).or_default())
     }
 
     /// Makes the manifest of a folder; nothing when a file changed meanwhile.

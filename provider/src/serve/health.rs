@@ -210,8 +210,8 @@ fn is_memory(file_system: i64) -> bool {
     matches!(file_system, 0x0102_1994 | 0x8584_58f6)
 }
 
-/// The files to hash ahead of the first request: those of the folder, by name.
-pub(crate) fn targets(catalog: &Catalog, channel: &Channel, arch: Arch) -> Vec<ArtifactTarget> {
+/// The files of a folder whose digests are not known yet.
+pub(crate) fn unhashed(catalog: &Catalog, channel: &Channel, arch: Arch) -> Vec<ArtifactTarget> {
     let scan = catalog.store().scan(channel, arch);
     let target = |found: &artifact_store::Found| ArtifactTarget {
         channel: channel.clone(),
@@ -219,7 +219,11 @@ pub(crate) fn targets(catalog: &Catalog, channel: &Channel, arch: Arch) -> Vec<A
         spelling: arch.as_str().to_owned(),
         name: found.file.name().clone(),
     };
-    scan.found.iter().map(target).collect()
+    scan.found
+        .iter()
+        .filter(|found| catalog.known_digest(&found.file).is_none())
+        .map(target)
+        .collect()
 }
 
 #[cfg(test)]

@@ -18,8 +18,9 @@ pub(crate) const REPORTED_MAX: usize = 1_024;
 /// Requests told to init in a second; its screen shows the last few.
 pub(crate) const REPORTS_PER_SECOND_MAX: u32 = 5;
 
-/// How often the machine's addresses are looked at, for what is announced and shown.
-pub(crate) const ADDRESSES_PERIOD: Duration = Duration::from_secs(5);
+/// How often the machine's addresses and the default folder are looked at, for what is announced, shown and hashed ahead.
+/// Requests look for themselves.
+pub(crate) const LOOK_PERIOD: Duration = Duration::from_secs(5);
 
 /// Days a manifest signed here is valid. The guide promises 30.
 pub(crate) const VALID_DAYS: u32 = 30;
