@@ -29,6 +29,8 @@ pub enum Command {
     Run(Run),
     /// Run all tests, those that boot machines included
     Test(Test),
+    /// Measure sizes, boot times, memory, and throughput beside nginx
+    Bench(Bench),
     /// Show what an image contains
     Inspect(Inspect),
 }
@@ -96,6 +98,23 @@ pub struct Test {
     /// How QEMU runs the processor
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub accel: Accel,
+}
+
+/// `cargo appliance bench`
+#[derive(Debug, clap::Args)]
+pub struct Bench {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would print it; the options describe themselves"
+    )]
+    pub options: build::Options,
+    /// How QEMU runs the processor
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub accel: Accel,
+    /// Print the figures as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `cargo appliance inspect`

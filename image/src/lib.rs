@@ -4,6 +4,7 @@
 //! no root, no loop device, no clock. Everything that runs programs or touches the machine is in the other modules.
 
 pub mod accel;
+pub mod bench;
 pub mod bounded;
 pub mod build;
 pub mod cli;

@@ -2,6 +2,8 @@
 //!
 //! With `PHASE_APPLIANCE_DIR` set, the images of `cargo appliance build` are read back too.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -39,13 +41,13 @@ fn run(program: &str, arguments: &[&str]) -> Option<Output> {
 /// Bytes that do not compress, the same in every run.
 fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
-    let mut next = || {
+    let next = || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         state.to_le_bytes()
     };
-    std::iter::repeat_with(|| next())
+    std::iter::repeat_with(next)
         .flatten()
         .take(length)
         .collect()

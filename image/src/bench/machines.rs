@@ -1,0 +1,225 @@
+//! Boots two appliances, the second one from the first, and reads their times and memory off their consoles.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::accel::Acceleration;
+use crate::build::Images;
+use crate::paths::Paths;
+use crate::progress::Progress;
+use crate::qemu::{Boot, Line, Machine, Recipe};
+use crate::run::POWER_OFF_LIMIT;
+
+/// Memory of the machines in MiB: what an appliance must get along with.
+const MEMORY_MIB: u32 = 256;
+
+/// One machine may take this long to serve.
+const SERVING_LIMIT: Duration = Duration::from_secs(90);
+
+/// The appliance tells its memory some seconds after it serves.
+const MEMORY_LIMIT: Duration = Duration::from_secs(15);
+
+/// What the machines took.
+#[derive(Debug, Serialize)]
+pub struct Figures {
+    /// From the kernel's start to serving, by the machine's own clock.
+    pub kernel_to_serving_s: f64,
+    /// From the start of QEMU to serving, through UEFI firmware and the disk image.
+    pub power_on_to_serving_s: f64,
+    /// The part of it before the kernel started.
+    pub firmware_s: f64,
+    /// From the jump into the fetched kernel to serving.
+    pub kexec_to_serving_s: f64,
+    /// From the start of QEMU to serving, with everything fetched from another appliance.
+    pub relay_to_serving_s: f64,
+    /// From the power button to QEMU's end.
+    pub power_off_s: f64,
+    /// Resident memory of init and of each role in KiB.
+    pub resident_kib: Vec<(String, u64)>,
+    /// Memory the appliance could still use.
+    pub memory_available_kib: u64,
+    /// Memory the kernel manages.
+    pub memory_total_kib: u64,
+}
+
+/// Boots and measures.
+///
+/// # Errors
+/// When a machine does not get as far as it should.
+pub fn measure(
+    paths: &Paths,
+    images: &Images,
+    acceleration: Acceleration,
+    progress: &Progress,
+) -> Result<Figures> {
+    let (first_port, second_port) = (free_port()?, free_port()?);
+    let recipe = |name: &str, port, boot| Recipe {
+        boot,
+        memory_mib: MEMORY_MIB,
+        acceleration,
+        http_port: Some(port),
+        folder: folder(paths, name),
+    };
+    let started = Instant::now();
+    progress.begin("disk boot");
+    let disk = Boot::Disk(images.path("phase.img").to_owned());
+    let mut first = Machine::start(&recipe("first", first_port, disk))?;
+    let served = wait_for(&mut first, "phase: serving ", SERVING_LIMIT)?;
+    let kernel_to_serving_s =
+        uptime(&served.text).context("the machine does not say how long it took")?;
+    let power_on_to_serving_s = (served.at - first.started()).as_secs_f64();
+    let memory = wait_for(&mut first, "phase: memory ", MEMORY_LIMIT)?;
+    let memory = Memory::parse(&memory.text).with_context(|| {
+        format!(
+            "the machine tells its memory in other words: {}",
+            memory.text
+        )
+    })?;
+    progress.end("disk boot", "done", started.elapsed());
+
+    let started = Instant::now();
+    progress.begin("relay boot");
+    let relay = Boot::Kernel {
+        kernel: images.path("vmlinuz").to_owned(),
+        initramfs: Some(images.path("initramfs.img").to_owned()),
+        // QEMU's user network shows this host, and with it the first machine's port, as 10.0.2.2.
+        cmdline: format!(
+            "console=ttyS0,115200 panic=10 quiet phase.provider=http://10.0.2.2:{first_port}"
+        ),
+        disk: None,
+    };
+    let mut second = Machine::start(&recipe("second", second_port, relay))?;
+    let jumped = wait_for(&mut second, "phase: kexec into ", SERVING_LIMIT)?;
+    let relayed = wait_for(&mut second, "phase: serving ", SERVING_LIMIT)?;
+    progress.end("relay boot", "done", started.elapsed());
+
+    let pressed = Instant::now();
+    let hurry = AtomicBool::new(false);
+    for machine in [&mut first, &mut second] {
+        if !machine.power_off(POWER_OFF_LIMIT, &hurry)? {
+            bail!(
+                "a machine did not switch itself off in {} s",
+                POWER_OFF_LIMIT.as_secs()
+            );
+        }
+    }
+    Ok(Figures {
+        kernel_to_serving_s,
+        power_on_to_serving_s,
+        firmware_s: power_on_to_serving_s - kernel_to_serving_s,
+        kexec_to_serving_s: (relayed.at - jumped.at).as_secs_f64(),
+        relay_to_serving_s: (relayed.at - second.started()).as_secs_f64(),
+        power_off_s: pressed.elapsed().as_secs_f64() / 2.0,
+        resident_kib: memory.resident_kib,
+        memory_available_kib: memory.available_kib,
+        memory_total_kib: memory.total_kib,
+    })
+}
+
+fn folder(paths: &Paths, name: &str) -> PathBuf {
+    paths.logs().join("bench").join(name)
+}
+
+/// A port nobody listens on at this moment.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
+
+/// Waits for a line of the console that starts with `start`.
+fn wait_for(machine: &mut Machine, start: &str, limit: Duration) -> Result<Line> {
+    let deadline = Instant::now() + limit;
+    let log = machine.serial_log();
+    loop {
+        if let Some(line) = machine.line(Duration::from_millis(100))
+            && line.text.starts_with(start)
+        {
+            return Ok(line);
+        }
+        if machine.ended()?.is_some() {
+            bail!(
+                "a machine ended before it said {start:?}; its serial log is {}",
+                log.display()
+            );
+        }
+        if Instant::now() > deadline {
+            let seconds = limit.as_secs();
+            bail!(
+                "a machine did not say {start:?} in {seconds} s; its serial log is {}",
+                log.display()
+            );
+        }
+    }
+}
+
+/// The seconds in `... after 2.84 s`.
+fn uptime(line: &str) -> Option<f64> {
+    line.rsplit_once(" after ")?
+        .1
+        .strip_suffix(" s")?
+        .parse()
+        .ok()
+}
+
+/// The appliance's own account of its memory.
+#[derive(Debug, PartialEq)]
+struct Memory {
+    resident_kib: Vec<(String, u64)>,
+    available_kib: u64,
+    total_kib: u64,
+}
+
+impl Memory {
+    /// Reads `phase: memory init 900 KiB net 3000 KiB serve 4000 KiB available 150000 of 220000 KiB`.
+    fn parse(line: &str) -> Option<Self> {
+        let (_, account) = line.split_once("memory ")?;
+        let (programs, machine) = account.split_once(" available ")?;
+        let (available, total) = machine.strip_suffix(" KiB")?.split_once(" of ")?;
+        let words: Vec<&str> = programs.split(' ').collect();
+        let resident = words.chunks(3).map(|words| match words {
+            [name, number, "KiB"] => Some(((*name).to_owned(), number.parse().ok()?)),
+            _ => None,
+        });
+        Some(Self {
+            resident_kib: resident.collect::<Option<_>>()?,
+            available_kib: available.parse().ok()?,
+            total_kib: total.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_appliances_lines_are_understood() {
+        assert_eq!(
+            uptime("phase: serving http://10.0.2.15:8080/manifest.json after 2.84 s"),
+            Some(2.84)
+        );
+        assert_eq!(uptime("phase: serving"), None);
+        let memory =
+            Memory::parse("phase: memory init 900 KiB net 3000 KiB available 15 of 22 KiB");
+        let resident_kib = vec![("init".to_owned(), 900), ("net".to_owned(), 3000)];
+        assert_eq!(
+            memory,
+            Some(Memory {
+                resident_kib,
+                available_kib: 15,
+                total_kib: 22
+            })
+        );
+        assert_eq!(
+            Memory::parse("phase: memory init KiB available 15 of 22 KiB"),
+            None
+        );
+        assert_eq!(Memory::parse("phase: memory"), None);
+    }
+}
