@@ -14,9 +14,10 @@ use boot_manifest::{
 
 use crate::fixture::{CREATED_AT, data, expect, key, manifest, root, signed};
 use crate::forge::{
-    changed, forged, good_payload, good_text, malleated, member, sign_raw, signed_after,
-    swapped_signatures, trailing_bits, type_confusion, unsigned_payload, view_with_swapped_hashes,
-    with_envelope_signatures, without_envelope, without_view_of_initramfs,
+    changed, forged, good_payload, good_text, malleated, member, sign_raw,
+    signature_of_small_order, signed_after, swapped_signatures, trailing_bits, type_confusion,
+    unsigned_payload, view_with_swapped_hashes, with_envelope_signatures, without_envelope,
+    without_view_of_initramfs,
 };
 use payload::the_payload;
 
@@ -246,6 +247,14 @@ fn the_signatures() -> Vec<Attack> {
         attack(
             "signature-plus-group-order",
             forged(PAYLOAD_TYPE, good_payload().as_bytes(), &malleated()),
+        ),
+        attack(
+            "signature-of-small-order",
+            forged(
+                PAYLOAD_TYPE,
+                good_payload().as_bytes(),
+                &signature_of_small_order(),
+            ),
         ),
         attack(
             "short-signature",

@@ -3,7 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use boot_manifest::{Manifest, PAYLOAD_TYPE, pre_authentication_encoding, sign};
-use ed25519_dalek::{Signer as _, SigningKey};
+use curve25519_dalek::Scalar;
+use ed25519_dalek::{Signature, Signer as _, SigningKey, Verifier as _};
+use sha2::{Digest as _, Sha512};
 
 use crate::fixture::{artifact, key, manifest, signed};
 
@@ -151,6 +153,28 @@ pub(crate) fn with_envelope_signatures(entries: &str) -> String {
     let envelope = good.find("\"envelope\"").unwrap();
     let list = envelope + good[envelope..].find("\"signatures\"").unwrap();
     format!("{}\"signatures\": [{entries}]\n  }}\n}}\n", &good[..list])
+}
+
+/// A signature whose nonce point is the neutral one: it satisfies the equation, and only strict verifiers refuse it.
+pub(crate) fn signature_of_small_order() -> [u8; 64] {
+    let key = SigningKey::from_bytes(&[1; 32]);
+    let message = pre_authentication_encoding(PAYLOAD_TYPE, good_payload().as_bytes());
+    let mut nonce_point = [0; 32];
+    nonce_point[0] = 1;
+    let hash = Sha512::new()
+        .chain_update(nonce_point)
+        .chain_update(key.verifying_key().as_bytes())
+        .chain_update(&message);
+    let challenge = Scalar::from_bytes_mod_order_wide(&hash.finalize().into());
+    let answer = challenge * key.to_scalar();
+    let mut signature = [0; 64];
+    signature[..32].copy_from_slice(&nonce_point);
+    signature[32..].copy_from_slice(answer.as_bytes());
+    let lenient = key
+        .verifying_key()
+        .verify(&message, &Signature::from_bytes(&signature));
+    assert!(lenient.is_ok(), "this signature tests nothing");
+    signature
 }
 
 /// The good signature with the order of the group added to its scalar: it satisfies the bare equation as well.
