@@ -13,6 +13,7 @@
 //! phase: network <interface> <address/prefix>[ <address/prefix>...] (<dhcp|link-local|static|ra>)
 //! phase: mounted <version> <channel>/<arch> sequence <n> from <source> manifest sha256:<64 hex>
 //! phase: serving <url of the manifest> manifest sha256:<64 hex> after <seconds> s
+//! phase: memory init <KiB> KiB net <KiB> KiB serve <KiB> KiB available <KiB> of <KiB> KiB      once, soon after the first serving line
 //! phase: refused: <code>: <reason>                 a source was there and did not verify
 //! phase: not-found: <source>: <reason>             a source was not there
 //! phase: kexec into sha256:<64 hex>                the digest of the manifest of the successor
@@ -38,11 +39,12 @@ use rustix::fs::{Mode, OFlags};
 use crate::limits;
 use crate::screen::{self, COLUMNS_MIN, Status};
 
-/// How bad it is, as the kernel's log counts.
+/// How bad it is, as the kernel's log counts: one step milder than the names, because the kernel prints errors on the
+/// same consoles that they were written to already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
-    Error = 3,
-    Warning = 4,
+    Error = 4,
+    Warning = 5,
     Info = 6,
 }
 

@@ -11,40 +11,10 @@ use rustix::fs::{MemfdFlags, SealFlags};
 
 use crate::cpio::Archive;
 use crate::limits;
+use crate::memory::{self, Memory};
 use crate::plan::{Refusal, Stop};
 use crate::sys;
 use crate::verify::{self, Handoff, Tick};
-
-/// What `/proc/meminfo` says, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Memory {
-    pub(crate) total: u64,
-    pub(crate) available: u64,
-}
-
-/// Reads `/proc/meminfo`; `None` when it is not as expected.
-pub(crate) fn parse_meminfo(text: &str) -> Option<Memory> {
-    let field = |name: &str| {
-        let value = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        kib.checked_mul(1024)
-    };
-    Some(Memory {
-        total: field("MemTotal")?,
-        available: field("MemAvailable")?,
-    })
-}
-
-/// The memory of this machine now. Zeroes when the kernel does not say: then nothing fits, which is the safe answer.
-pub(crate) fn memory() -> Memory {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    parse_meminfo(&text).unwrap_or(Memory {
-        total: 0,
-        available: 0,
-    })
-}
 
 /// Sizes that matter for a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +92,7 @@ pub(crate) fn load(handoff: Handoff, command_line: &str, tick: Tick<'_>) -> Resu
         runtime,
     };
     // The other files of the handoff are closed by now: their memory counts as free.
-    fits(load, memory()).map_err(|reason| Refusal::new("not-enough-memory", reason))?;
+    fits(load, memory::now()).map_err(|reason| Refusal::new("not-enough-memory", reason))?;
     tick()?;
     let result =
         sys::c_string(command_line).and_then(|line| sys::kexec_file_load(&kernel, &initrd, &line));
@@ -147,9 +117,8 @@ pub(crate) fn unload() {
 fn initrd(handoff: &Handoff, tick: Tick<'_>) -> Result<File, Stop> {
     let failed = |error: &io::Error| verify::io("initrd", error);
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let memory =
-        rustix::fs::memfd_create("initrd", flags).map_err(|error| failed(&error.into()))?;
-    let mut initrd = File::from(memory);
+    let file = rustix::fs::memfd_create("initrd", flags).map_err(|error| failed(&error.into()))?;
+    let mut initrd = File::from(file);
     let initramfs = verify::artifact(&handoff.manifest, "initramfs")?;
     verify::for_each_step(
         "initramfs",
@@ -194,26 +163,6 @@ mod tests {
     use crate::verify::tests::{key, manifest_for, policy};
 
     const MIB: u64 = 1 << 20;
-
-    #[test]
-    fn meminfo_is_read() {
-        let text = "MemTotal:         225280 kB\nMemFree:           90000 kB\nMemAvailable:     153600 kB\n";
-        assert_eq!(
-            parse_meminfo(text),
-            Some(Memory {
-                total: 220 * MIB,
-                available: 150 * MIB
-            })
-        );
-        for broken in [
-            "",
-            "MemTotal: 1 kB\n",
-            "MemTotal: x kB\nMemAvailable: 1 kB\n",
-            "MemTotal: 1\nMemAvailable: 1\n",
-        ] {
-            assert_eq!(parse_meminfo(broken), None, "{broken:?}");
-        }
-    }
 
     #[track_caller]
     fn check(kernel: u64, initrd: u64, runtime: u64, total: u64, available: u64, expected: bool) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// One step of copying or hashing. Between steps the main loop handles signals and feeds the watchdog, so a step must
 /// stay far below the watchdog's timeout even on a slow USB 1.1 stick (1 MiB/s).
-pub(crate) const STEP_SIZE: usize = 1 << 20;
+pub(crate) const STEP_SIZE: usize = 256 << 10;
 
 /// Reports taken from one child in one turn of the loop: a child that floods its socket must not starve the others.
 pub(crate) const REPORTS_PER_TURN: usize = 16;
@@ -41,6 +41,9 @@ pub(crate) const STATUS_SETTLE: Duration = Duration::from_secs(1);
 
 /// A screen console is drawn anew at least this often: its uptime and requests change without an event.
 pub(crate) const SCREEN_REFRESH: Duration = Duration::from_secs(5);
+
+/// Memory in use is told this long after the machine first serves: its programs have settled by then.
+pub(crate) const MEMORY_SETTLE: Duration = Duration::from_secs(2);
 
 /// Progress of the same download is told at most this often.
 pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);

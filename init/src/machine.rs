@@ -3,6 +3,7 @@
 //! Everything that takes long calls [`Machine::turn`] between its steps, so the machine stays in hand while it copies,
 //! hashes or waits. `init` has one thread, and this is the only place that waits for events, reaps or restarts children.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -17,6 +18,7 @@ use crate::cmdline::Options;
 use crate::console::{Console, Level};
 use crate::control::{self, Lines, Received, Throttle};
 use crate::limits;
+use crate::memory::{self, Memory};
 use crate::plan::{Refusal, Stop};
 use crate::power::PowerKeys;
 use crate::screen::{self, Interface, Status};
@@ -43,6 +45,8 @@ struct Slot {
     restarts: Restarts,
     /// When to start it, while it does not run.
     start_at: Option<Instant>,
+    /// Its work is done: it is not started again.
+    is_dismissed: bool,
     lines: Lines,
 }
 
@@ -72,6 +76,9 @@ pub(crate) struct Machine {
     served_artifacts: bool,
     announced: Option<String>,
     progress: Throttle,
+    /// When to tell how much memory is in use; `None` before the first announcement and after it was told.
+    memory_due: Option<Instant>,
+    memory_told: bool,
     last_scan: Option<Instant>,
 }
 
@@ -96,6 +103,8 @@ impl Machine {
             served_artifacts: false,
             announced: None,
             progress: Throttle::default(),
+            memory_due: None,
+            memory_told: false,
             last_scan: None,
         }
     }
@@ -109,6 +118,7 @@ impl Machine {
             running: None,
             restarts: Restarts::default(),
             start_at: Some(Instant::now()),
+            is_dismissed: false,
             lines: Lines::new(),
         };
         self.slots.push(slot);
@@ -119,6 +129,7 @@ impl Machine {
     pub(crate) fn dismiss(&mut self, role: Role) {
         for slot in self.slots.iter_mut().filter(|slot| slot.role == role) {
             slot.start_at = None;
+            slot.is_dismissed = true;
             if let Some(running) = &slot.running {
                 children::kill(role, running);
             }
@@ -128,6 +139,7 @@ impl Machine {
             self.wait_for_events(Duration::from_millis(50));
         }
         self.slots.retain(|slot| slot.role != role);
+        self.status.progress = None;
     }
 
     fn is_running(&self, role: Role) -> bool {
@@ -194,12 +206,16 @@ impl Machine {
             self.last_scan = Some(now);
         }
         self.announce();
+        self.tell_memory(now);
         self.console.tick(now, settings::uptime(), &self.status);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         let starts = self.slots.iter().filter_map(|slot| slot.start_at);
-        starts.chain(self.console.next_tick()).min()
+        starts
+            .chain(self.console.next_tick())
+            .chain(self.memory_due)
+            .min()
     }
 
     fn poll(&self, wait: Duration) -> Ready {
@@ -297,9 +313,9 @@ impl Machine {
         if self.stopping {
             return;
         }
-        // A role has given up when `stage` failed for good; otherwise it has work to do for ever.
-        let gave_up = role == Role::Stage && self.staged.is_some();
-        if gave_up || slot.start_at.is_some() {
+        // `stage` ends when it brought something or failed for good; the others have work for ever.
+        let is_done = role == Role::Stage && self.staged.is_some();
+        if is_done || slot.is_dismissed {
             return;
         }
         let next = slot
@@ -428,7 +444,7 @@ impl Machine {
             }
             (Role::Stage, Report::Progress { what, done, total }) => {
                 let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0);
-                self.status.activity = screen::printable(&format!("fetching {what}, {percent} %"));
+                self.status.progress = Some(screen::printable(&format!("{what}, {percent} %")));
                 if self
                     .progress
                     .allows(&what, Instant::now(), limits::PROGRESS_INTERVAL)
@@ -481,19 +497,20 @@ impl Machine {
             source,
         } = &interface;
         if addresses.is_empty() {
-            self.console.say(
-                Level::Info,
-                &format!("network {name} has no address ({source})"),
-            );
+            if self.status.interfaces.iter().any(|old| old.name == *name) {
+                let text = format!("network {name} has no address any more");
+                self.console.say(Level::Info, &text);
+            }
         } else {
             self.console.say(
                 Level::Info,
                 &format!("network {name} {} ({source})", addresses.join(" ")),
             );
         }
-        // One entry per interface and source: an address by DHCP and one by router advertisement stand side by side.
-        let same = |old: &Interface| old.name == interface.name && old.source == interface.source;
-        self.status.interfaces.retain(|old| !same(old));
+        // A report holds all addresses of its interface.
+        self.status
+            .interfaces
+            .retain(|old| old.name != interface.name);
         if !interface.addresses.is_empty() {
             self.status.interfaces.push(interface);
         }
@@ -521,7 +538,35 @@ impl Machine {
             );
             self.console.say(Level::Info, &text);
             self.announced = Some(url.clone());
+            if !self.memory_told {
+                self.memory_due = Some(Instant::now() + limits::MEMORY_SETTLE);
+                self.memory_told = true;
+            }
         }
+    }
+
+    /// Says once what the programs use, for operators who size machines.
+    fn tell_memory(&mut self, now: Instant) {
+        if self.memory_due.is_none_or(|at| at > now) {
+            return;
+        }
+        self.memory_due = None;
+        let resident = |pid| memory::resident_kib(pid).unwrap_or(0);
+        let mut text = format!("memory init {} KiB", resident(Pid::INIT));
+        for slot in &self.slots {
+            if let Some(running) = &slot.running {
+                let _infallible =
+                    write!(text, " {} {} KiB", slot.role.name(), resident(running.pid));
+            }
+        }
+        let Memory { total, available } = memory::now();
+        let _infallible = write!(
+            text,
+            " available {} of {} KiB",
+            available >> 10,
+            total >> 10
+        );
+        self.console.say(Level::Info, &text);
     }
 
     /// Ends all children: TERM, a bounded wait, KILL, a bounded wait.

@@ -22,6 +22,7 @@ mod cpio;
 mod kexec;
 mod limits;
 mod machine;
+mod memory;
 mod mounts;
 mod plan;
 mod power;

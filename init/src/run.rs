@@ -20,7 +20,7 @@ use crate::screen::{self, Artifacts};
 use crate::source::{self, DiskWait, Found};
 use crate::verify::{self, Policy};
 use crate::watchdog::Watchdog;
-use crate::{kexec, limits, settings, shutdown, sys};
+use crate::{kexec, limits, memory, settings, shutdown, sys};
 
 /// What the image says about itself.
 #[derive(Debug, Clone, Deserialize)]
@@ -103,11 +103,11 @@ pub(crate) fn run() -> ! {
         stand_fatal(&mut machine, &refusal);
     }
     let ending = loop {
-        if machine.turn(limits::HEARTBEAT).is_err()
-            && let Some(ending) = machine.ending()
-        {
+        if let Some(ending) = machine.ending() {
             break ending;
         }
+        // An error only says that somebody asked for an end, which the next look finds.
+        let _ending = machine.turn(limits::HEARTBEAT);
     };
     shutdown::leave(machine, ending)
 }
@@ -167,7 +167,7 @@ fn boot(machine: &mut Machine) -> Outcome {
         machine.console.say(Level::Warning, &text);
     }
     name_machine(machine, &identity);
-    warn(machine, children::make_cgroups(kexec::memory().total));
+    warn(machine, children::make_cgroups(memory::now().total));
     if let Err(error) = prepare_directories() {
         return Outcome::Fatal(verify::io("/run/phase", &error));
     }
@@ -269,7 +269,11 @@ impl Kernel for Boot<'_> {
     }
 
     fn obtain(&mut self, source: Source) -> Result<(), Stop> {
-        self.machine.status.activity = format!("looking for artifacts: {}", source.name());
+        self.machine.status.activity = match (source, &self.machine.options.provider) {
+            (Source::Provider, Some(provider)) => format!("fetching from {provider}"),
+            _ => format!("looking for artifacts: {}", source.name()),
+        };
+        self.machine.console.touch(Instant::now());
         match source {
             Source::Disk { only } => self.obtain_from_disk(only),
             Source::Initramfs => {
@@ -359,7 +363,7 @@ impl Boot<'_> {
             Level::Info,
             &format!("source {}: version {}", found.place, manifest.version),
         );
-        let available = kexec::memory().available;
+        let available = memory::now().available;
         root::install(&manifest, &found.medium, available, &mut || {
             machine.turn(Duration::ZERO)
         })?;

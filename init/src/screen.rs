@@ -47,6 +47,8 @@ pub(crate) struct Status {
     pub(crate) development: bool,
     /// What goes on before the machine serves.
     pub(crate) activity: String,
+    /// How far it got; not in the block, because it changes all the time.
+    pub(crate) progress: Option<String>,
     pub(crate) watchdog: Option<u32>,
     pub(crate) restarts: u32,
     pub(crate) requests: VecDeque<String>,
@@ -96,12 +98,6 @@ impl Status {
             Some(seconds) => row("watchdog", format!("{seconds} s")),
             None => row("watchdog", "none".to_owned()),
         }
-        if self.restarts > 0 {
-            row(
-                "restarts",
-                format!("{} of the programs, see the log", self.restarts),
-            );
-        }
         lines
     }
 
@@ -142,7 +138,14 @@ impl Status {
     /// The whole screen, with the last log lines below.
     pub(crate) fn screen(&self, uptime: Duration, log: &VecDeque<String>) -> Vec<String> {
         let mut lines = self.block();
+        if let Some(progress) = &self.progress {
+            lines.push(format!("  {:<9} {progress}", "progress"));
+        }
         lines.push(format!("  {:<9} {}", "uptime", duration(uptime)));
+        if self.restarts > 0 {
+            // Not in the block: a program that crashes again and again would print one each time.
+            lines.push(format!("  {:<9} {}", "restarts", self.restarts));
+        }
         if !self.requests.is_empty() {
             lines.push(String::new());
             lines.push("Last requests".to_owned());
@@ -276,6 +279,7 @@ mod tests {
             keys: vec!["0123456789abcdef".to_owned()],
             development: true,
             activity: String::new(),
+            progress: None,
             watchdog: None,
             restarts: 0,
             requests: VecDeque::new(),
@@ -299,10 +303,9 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_manifest_and_crashes_are_loud() {
+    fn an_expired_manifest_is_loud() {
         let mut status = status();
         status.development = false;
-        status.restarts = 3;
         if let Some(artifacts) = &mut status.artifacts {
             artifacts.expired = true;
         }
@@ -311,7 +314,6 @@ mod tests {
             block.contains("WARNING   the manifest expired at 2026-12-21T10:00:00Z"),
             "{block}"
         );
-        assert!(block.contains("restarts  3"), "{block}");
         assert!(!block.contains("DEVELOPMENT"), "{block}");
     }
 
@@ -319,6 +321,7 @@ mod tests {
     fn uptime_and_requests_do_not_change_the_block() {
         let mut status = status();
         let before = status.block();
+        status.restarts = 3;
         for number in 0..20 {
             status.add_request(format!("GET /{number}"));
         }
@@ -327,6 +330,7 @@ mod tests {
             .screen(Duration::from_secs(90_061), &VecDeque::new())
             .join("\n");
         assert!(screen.contains("uptime    1 d 01:01:01"), "{screen}");
+        assert!(screen.contains("restarts  3"), "{screen}");
         assert!(
             screen.contains("GET /19") && screen.contains("GET /15") && !screen.contains("GET /14"),
             "{screen}"
