@@ -26,6 +26,8 @@ use crate::timeline::Timeline;
 pub const MEMORY_MIB: u32 = 256;
 /// QEMU's own start, on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(20);
+/// As much of a console line as the timeline shows: the rest is digests, and in the log.
+const MARK_CHARS_MAX: usize = 110;
 /// Lines after which nothing good comes.
 const HOPELESS: &[&str] = &["phase: refused:", "phase: fatal:", "Kernel panic"];
 
@@ -216,8 +218,7 @@ impl Machine {
     pub fn wait_for(&self, wanted: &str, limit: Duration) -> Result<Line> {
         let found = self.serial()?.wait_for_unless(wanted, HOPELESS, limit);
         let line = found.inspect_err(|_| self.look())?;
-        self.timeline
-            .mark_at(line.at, &self.name, line.text.clone());
+        self.mark(&line);
         Ok(line)
     }
 
@@ -237,7 +238,12 @@ impl Machine {
     /// When it refused for another reason, went on, or did not refuse within `limit`.
     pub fn must_refuse(&self, code: &str, limit: Duration) -> Result<()> {
         self.wait_for(&format!("phase: refused: {code}:"), limit)?;
-        self.wait_for("phase: fatal:", limit)?;
+        // The refusal may be repeated in the kernel's log before.
+        let line = self
+            .serial()?
+            .wait_for("phase: fatal:", limit)
+            .inspect_err(|_| self.look())?;
+        self.mark(&line);
         self.must_not_have_used_anything()
     }
 
@@ -307,6 +313,26 @@ impl Machine {
     /// What QEMU says against it.
     pub fn qmp(&self, command: &str, arguments: serde_json::Value) -> Result<serde_json::Value> {
         self.qmp.borrow_mut().run(command, arguments)
+    }
+
+    /// Makes sure that the machine does not end by itself for so long.
+    ///
+    /// # Errors
+    /// Why it ended.
+    pub fn must_live(&self, time: Duration) -> Result<()> {
+        let ended = self.qmp.borrow_mut().wait_for_end(time);
+        if let Ok(reason) = ended {
+            bail!("{} ended by {reason}", self.name);
+        }
+        let seconds = time.as_secs();
+        self.timeline
+            .mark(&self.name, format!("still running {seconds} s later"));
+        Ok(())
+    }
+
+    fn mark(&self, line: &Line) {
+        let text: String = line.text.chars().take(MARK_CHARS_MAX).collect();
+        self.timeline.mark_at(line.at, &self.name, text);
     }
 
     /// Notes where a wait failed, and keeps a picture of the screen beside the logs if there is one.
