@@ -57,12 +57,6 @@ impl InitLink {
         Ok(Self(Some(fd)))
     }
 
-    /// A link to nowhere.
-    #[cfg(test)]
-    pub(crate) fn nowhere() -> Self {
-        Self(None)
-    }
-
     /// Sends a report. `Ok(false)`: it went nowhere, or it was a frequent one and init is busy.
     pub(crate) fn send(&self, report: &Report) -> io::Result<bool> {
         self.send_with_fds(report, &[])
@@ -129,4 +123,94 @@ fn adopt(number: i32) -> OwnedFd {
     // SAFETY: init opened this descriptor for this process alone and named it in PHASE_INIT_FD; nothing else in the
     // process knows the number, and `from_env` is called once. A wrong number is noticed by the caller's first use.
     unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSliceMut;
+
+    use boot_manifest::handoff::HandoffRecord;
+    use rustix::net::{
+        AddressFamily, RecvAncillaryBuffer, RecvFlags, SocketFlags, recvmsg, socketpair,
+    };
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    fn pair() -> (InitLink, OwnedFd) {
+        let (theirs, ours) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        (InitLink(Some(theirs)), ours)
+    }
+
+    /// The next report that init would see, and how many descriptors came with it.
+    fn receive(socket: &OwnedFd) -> (Report, usize) {
+        let mut packet = [0; handoff::REPORT_SIZE_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut slices = [IoSliceMut::new(&mut packet)];
+        let message = recvmsg(socket, &mut slices, &mut control, RecvFlags::empty()).unwrap();
+        let fds = control.drain().map(|message| match message {
+            rustix::net::RecvAncillaryMessage::ScmRights(fds) => fds.count(),
+            _ => 0,
+        });
+        let fds = fds.sum();
+        (Report::decode(&packet[..message.bytes]).unwrap(), fds)
+    }
+
+    fn progress() -> Report {
+        Report::Progress {
+            what: "kernel".to_owned(),
+            done: 1,
+            total: 2,
+        }
+    }
+
+    #[test]
+    fn reports_and_descriptors_arrive() {
+        let (link, init) = pair();
+        let record = HandoffRecord {
+            origin: "http://a".to_owned(),
+            fds: vec!["manifest".to_owned(), "kernel".to_owned()],
+        };
+        let report = Report::Handoff(record);
+        let fds = [init.as_fd(), init.as_fd()];
+        assert!(link.send_with_fds(&report, &fds).unwrap());
+        assert_eq!(receive(&init), (report, 2));
+        assert!(link.send(&Report::Ready {}).unwrap());
+        assert_eq!(receive(&init), (Report::Ready {}, 0));
+        assert!(
+            link.send_with_fds(&progress(), &[init.as_fd(); FDS_MAX + 1])
+                .is_err()
+        );
+        assert!(!InitLink(None).send(&Report::Ready {}).unwrap());
+    }
+
+    #[test]
+    fn a_busy_init_costs_frequent_reports_only() {
+        let (link, init) = pair();
+        let mut sent = 0;
+        while link.send(&progress()).unwrap() {
+            sent += 1;
+        }
+        assert!(sent > 0);
+        let reader =
+            std::thread::spawn(move || (0..=sent).fold(progress(), |_, _| receive(&init).0));
+        // Waits for room, which the reader makes.
+        assert!(link.send(&Report::Ready {}).unwrap());
+        assert_eq!(reader.join().unwrap(), Report::Ready {});
+    }
+
+    #[test]
+    fn an_init_that_is_gone_is_an_error() {
+        let (link, init) = pair();
+        drop(init);
+        let error = link.send(&Report::Ready {}).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
 }
