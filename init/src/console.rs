@@ -195,7 +195,7 @@ impl Console {
             }
         }
         if settled || stale {
-            self.draw(&status.screen(uptime, &self.log));
+            self.draw(&status.screen(uptime));
             self.drawn = Some(now);
         }
     }
@@ -222,19 +222,17 @@ impl Console {
             .iter_mut()
             .filter(|output| !output.is_screen)
             .for_each(|output| output.push(&text));
-        let mut all = lines;
-        all.push(String::new());
-        all.extend(self.log.iter().cloned());
-        self.draw(&all);
+        self.draw(&lines);
         self.is_final = true;
     }
 
+    /// Draws `lines`, and the log below them.
     fn draw(&mut self, lines: &[String]) {
         for output in self.outputs.iter_mut().filter(|output| output.is_screen) {
             let (columns, rows) = output.columns_and_rows();
             // A screen that did not take the last picture does not need this one either.
             if output.queue.is_empty() {
-                output.push(&picture(lines, columns, rows));
+                output.push(&picture(lines, &self.log, columns, rows));
             }
         }
     }
@@ -269,16 +267,38 @@ fn framed(lines: &[String]) -> String {
     format!("\n{rule}\n{}\n{rule}\n", lines.join("\n"))
 }
 
-/// Draws over the old picture line by line, which flickers less than clearing first.
-fn picture(lines: &[String], columns: usize, rows: usize) -> String {
-    let columns = columns.max(COLUMNS_MIN);
-    let mut text = String::from("\x1b[H");
-    for line in lines.iter().take(rows.saturating_sub(1)) {
-        text.extend(line.chars().take(columns - 1));
+/// Draws over the old picture line by line, which flickers less than clearing first. Lines of the status go on in the
+/// next row, because a digest that is cut is worth nothing; lines of the log are cut.
+fn picture(lines: &[String], log: &VecDeque<String>, columns: usize, rows: usize) -> String {
+    let width = columns.max(COLUMNS_MIN) - 1;
+    let rows = rows.saturating_sub(1);
+    let mut picture: Vec<String> = lines.iter().flat_map(|line| wrap(line, width)).collect();
+    let room = rows.saturating_sub(picture.len() + 1);
+    if room > 0 {
+        picture.push(String::new());
+        let last = log.iter().skip(log.len().saturating_sub(room));
+        picture.extend(last.map(|line| line.chars().take(width).collect()));
+    }
+    // The cursor has nothing to say here.
+    let mut text = String::from("\x1b[?25l\x1b[H");
+    for line in picture.iter().take(rows) {
+        text.push_str(line);
         text.push_str("\x1b[K\n");
     }
     text.push_str("\x1b[J");
     text
+}
+
+/// Rows of at most `width` characters; the second and later ones stand below the first one's value.
+fn wrap(line: &str, width: usize) -> Vec<String> {
+    const INDENT: usize = 12;
+    let characters: Vec<char> = line.chars().collect();
+    let (first, rest) = characters.split_at(characters.len().min(width));
+    let rest = rest.chunks(width - INDENT);
+    let rest = rest.map(|row| " ".repeat(INDENT) + &String::from_iter(row));
+    std::iter::once(String::from_iter(first))
+        .chain(rest)
+        .collect()
 }
 
 #[cfg(test)]
@@ -320,7 +340,7 @@ mod tests {
         let text = read(folder.path(), "ttyS0");
         assert_eq!(text.matches("Phase   host").count(), 1);
         assert!(text.contains("host49") && !text.contains('\x1b'), "{text}");
-        assert!(read(folder.path(), "tty0").starts_with("\x1b[H"));
+        assert!(read(folder.path(), "tty0").starts_with("\x1b[?25l\x1b[H"));
 
         // The same content again prints nothing more on the serial line.
         let later = start + Duration::from_secs(60);
@@ -395,9 +415,31 @@ mod tests {
 
     #[test]
     fn pictures_fit_the_screen() {
-        let lines = vec!["x".repeat(200); 100];
-        let picture = picture(&lines, 80, 25);
-        assert_eq!(picture.matches('\n').count(), 24);
-        assert!(picture.split("\x1b[K\n").all(|line| line.len() <= 82));
+        let log: VecDeque<String> = (0..100)
+            .map(|n| format!("{n} {}", "y".repeat(200)))
+            .collect();
+        for lines in [vec!["x".repeat(200); 100], vec!["x".repeat(200)]] {
+            let picture = picture(&lines, &log, 80, 25);
+            let picture = picture.strip_prefix("\x1b[?25l\x1b[H").unwrap();
+            assert_eq!(picture.matches('\n').count(), 24);
+            assert!(picture.split("\x1b[K\n").all(|line| line.len() <= 79));
+        }
+        let picture = picture(&["short".to_owned()], &log, 80, 25);
+        assert!(
+            picture.contains("\n99 y"),
+            "the end of the log is what counts"
+        );
+    }
+
+    #[test]
+    fn long_values_go_on_in_the_next_row() {
+        let digest = "0".repeat(60);
+        let rows = wrap(&format!("  manifest  {digest}"), 40);
+        assert_eq!(rows.concat().replace(' ', ""), format!("manifest{digest}"));
+        assert_eq!(
+            rows.iter().map(String::len).collect::<Vec<_>>(),
+            [40, 40, 16]
+        );
+        assert_eq!(wrap("", 40), [""]);
     }
 }

@@ -135,8 +135,8 @@ impl Status {
         }
     }
 
-    /// The whole screen, with the last log lines below.
-    pub(crate) fn screen(&self, uptime: Duration, log: &VecDeque<String>) -> Vec<String> {
+    /// The block, and what changes all the time: for consoles that are drawn in place.
+    pub(crate) fn screen(&self, uptime: Duration) -> Vec<String> {
         let mut lines = self.block();
         if let Some(progress) = &self.progress {
             lines.push(format!("  {:<9} {progress}", "progress"));
@@ -151,8 +151,6 @@ impl Status {
             lines.push("Last requests".to_owned());
             lines.extend(self.requests.iter().map(|request| format!("  {request}")));
         }
-        lines.push(String::new());
-        lines.extend(log.iter().map(|line| format!("  {line}")));
         lines
     }
 }
@@ -326,9 +324,7 @@ mod tests {
             status.add_request(format!("GET /{number}"));
         }
         assert_eq!(status.block(), before);
-        let screen = status
-            .screen(Duration::from_secs(90_061), &VecDeque::new())
-            .join("\n");
+        let screen = status.screen(Duration::from_secs(90_061)).join("\n");
         assert!(screen.contains("uptime    1 d 01:01:01"), "{screen}");
         assert!(screen.contains("restarts  3"), "{screen}");
         assert!(

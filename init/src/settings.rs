@@ -122,7 +122,7 @@ pub(crate) fn choose_host_name(given: Option<&str>, private: bool, mac: Option<&
 fn random_suffix() -> Option<String> {
     let mut bytes = [0; 6];
     // Never waits: a name is not worth a stalled boot.
-    let read = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK).ok()?;
+    let read = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::INSECURE).ok()?;
     (read == bytes.len()).then(|| bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
