@@ -2,7 +2,7 @@
 //! [`Uplink::wanted`] says. Decides nothing about addresses itself.
 //!
 //! One thread and one `poll`. What is wanted is compared with what was made, so a failed step is simply tried again at
-//! the next turn, and an address left behind by an earlier life of this role is found and replaced.
+//! the next turn, and an address left behind by an earlier life of this role is found and removed first.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -229,6 +229,8 @@ impl Daemon {
             return;
         }
         let Some(mac) = link.mac.filter(|_| link.is_uplink()) else {
+            // It became part of a bridge, say.
+            self.release(link.index);
             self.forget(link.index);
             return;
         };
@@ -309,16 +311,21 @@ impl Daemon {
     fn stop(&mut self) {
         let indices: Vec<u32> = self.ports.keys().copied().collect();
         for index in indices {
-            let Some(port) = self.ports.get_mut(&index) else {
-                continue;
-            };
-            port.uplink.release();
-            port.flush();
-            if let Err(error) = self.kernel.set_ipv4(index, metric(index), None) {
-                tracing::warn!(interface = %port.name, %error, "cannot remove the address");
-            }
+            self.release(index);
         }
         tracing::info!("leases released");
+    }
+
+    /// Gives the lease of one interface back and takes the address away.
+    fn release(&mut self, index: u32) {
+        let Some(port) = self.ports.get_mut(&index) else {
+            return;
+        };
+        port.uplink.release();
+        port.flush();
+        if let Err(error) = self.kernel.set_ipv4(index, metric(index), None) {
+            tracing::warn!(interface = %port.name, %error, "cannot remove the address");
+        }
     }
 
     fn write_resolv(&mut self) {

@@ -39,14 +39,24 @@ impl Lan {
         lan.ip("hub", "link set br0 up")?;
         for host in hosts {
             lan.add(host)?;
-            let far = lan.name(host);
-            lan.ip(
-                "hub",
-                &format!("link add {host} type veth peer name eth0 netns {far}"),
-            )?;
-            lan.ip("hub", &format!("link set {host} master br0 up"))?;
+            lan.connect(host, "eth0")?;
         }
         Ok(lan)
+    }
+
+    /// Gives a host one more interface; the hub's end is named HOST for `eth0` and HOST-NAME for others.
+    pub(crate) fn connect(&self, host: &str, name: &str) -> Result<(), String> {
+        let near = match name {
+            "eth0" => host.to_owned(),
+            name => format!("{host}-{name}"),
+        };
+        let far = self.name(host);
+        self.ip(
+            "hub",
+            &format!("link add {near} type veth peer name {name} netns {far}"),
+        )?;
+        self.ip("hub", &format!("link set {near} master br0 up"))?;
+        Ok(())
     }
 
     fn add(&mut self, host: &str) -> Result<(), String> {

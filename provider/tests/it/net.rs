@@ -30,6 +30,8 @@ struct Server {
     t1: Option<u32>,
     /// Router advertisements too.
     ra: bool,
+    /// The subnet given is the client alone, as some clouds do.
+    host_only: bool,
 }
 
 impl Rig {
@@ -81,6 +83,9 @@ impl Rig {
             .arg(format!("--dhcp-leasefile={directory}/leases"));
         if let Some(seconds) = server.t1 {
             command.arg(format!("--dhcp-option=option:T1,{seconds}"));
+        }
+        if server.host_only {
+            command.arg("--dhcp-option=option:netmask,255.255.255.255");
         }
         if server.ra {
             self.lan
@@ -347,6 +352,60 @@ fn what_a_killed_role_left_behind_is_replaced_by_its_successor() {
         "{}",
         rig.addresses("4")
     );
+}
+
+#[test]
+fn a_router_outside_the_subnet_is_reached_on_the_link() {
+    let Some(mut rig) = Rig::new("a_router_outside_the_subnet") else {
+        return;
+    };
+    let server = Server {
+        host_only: true,
+        ..Server::default()
+    };
+    rig.start_server(server);
+    rig.start_client();
+    rig.wait_address("10.77.0.50/32", 10);
+    let route = rig.lan.ip("client", "route show default").unwrap();
+    assert!(
+        route.contains("via 10.77.0.1") && route.contains("onlink"),
+        "{route}"
+    );
+}
+
+/// The kernel asks from either interface in the name of either address (arp_announce 0). What one interface hears of the
+/// other must not look like a stranger that has our address.
+#[test]
+fn two_interfaces_on_one_link_are_no_rivals() {
+    let Some(mut rig) = Rig::new("two_interfaces_on_one_link") else {
+        return;
+    };
+    rig.lan.connect("client", "eth1").unwrap();
+    rig.start_server(Server::default());
+    rig.start_client();
+    rig.wait_address(LEASED, 10);
+    let found = until(Duration::from_secs(10), || {
+        let text = rig.lan.ip("client", "-br -4 address show dev eth1");
+        text.unwrap().contains("10.77.0.6")
+    });
+    assert!(found, "eth1 has no address");
+    // A connection from eth0's address through eth1: the kernel asks three times for the machine that is not there.
+    rig.lan
+        .ip("client", "route add 10.77.0.99 dev eth1 src 10.77.0.50")
+        .unwrap();
+    let connection = rig
+        .lan
+        .command("client", "timeout")
+        .args(["10", "bash", "-c", "echo > /dev/tcp/10.77.0.99/9"])
+        .output()
+        .unwrap();
+    assert!(!connection.status.success(), "nobody is there");
+    assert!(
+        rig.addresses("4").contains(LEASED),
+        "{}",
+        rig.addresses("4")
+    );
+    assert!(!rig.lan.log("dnsmasq").contains("DHCPDECLINE"));
 }
 
 #[test]
