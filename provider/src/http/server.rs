@@ -270,3 +270,6 @@ impl<H: Handler> Connection<H> {
         Ok(response)
     }
 }
+
+#[cfg(test)]
+mod tests;
