@@ -148,6 +148,7 @@ fn hint(error: &FetchError) -> Option<&'static str> {
         | FetchError::Redirect { .. }
         | FetchError::NotHttp { .. }
         | FetchError::NoSuchArtifact { .. }
+        | FetchError::NoSource { .. }
         | FetchError::Sink(_) => return None,
     })
 }

@@ -111,6 +111,11 @@ impl<'a, S: Sink> Download<'a, S> {
         Ok(())
     }
 
+    /// Whether every chunk is there.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.missing.is_empty()
+    }
+
     /// The chunks to ask for next: one that arrived wrong, alone, or else the first row of missing ones.
     fn next_run(&self) -> Option<Range<usize>> {
         if let Some(&index) = self.wrong.keys().find(|index| self.missing.contains(index)) {

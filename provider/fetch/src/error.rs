@@ -114,6 +114,12 @@ pub enum FetchError {
         /// What there is.
         has: Vec<String>,
     },
+    /// Chunks are missing and there is nobody to ask.
+    #[error("there is no place to fetch the artifact {name} from")]
+    NoSource {
+        /// What was asked for.
+        name: String,
+    },
     /// The place for the bytes failed: disk full, no permission, no memory.
     #[error(transparent)]
     Sink(Box<dyn Error + Send + Sync>),
@@ -148,7 +154,7 @@ impl FetchError {
         match self {
             Self::Url(_) => "bad-url",
             Self::Unreachable { .. } => "unreachable",
-            Self::NotFound { .. } => "not-found",
+            Self::NotFound { .. } | Self::NoSource { .. } => "not-found",
             Self::Refused { .. } | Self::Redirect { .. } => "refused-status",
             Self::NotHttp { .. } => "not-http",
             Self::CutShort { .. } | Self::TooShort { .. } => "cut-short",
@@ -178,6 +184,7 @@ impl FetchError {
             | Self::BadHash(_)
             | Self::Verify { .. }
             | Self::NoSuchArtifact { .. }
+            | Self::NoSource { .. }
             | Self::Sink(_) => false,
         }
     }

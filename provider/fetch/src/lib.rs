@@ -138,7 +138,8 @@ impl Fetcher {
 
     /// Fetches the chunks of artifact `name` that `sink` misses, from the first of `sources` that has the file.
     ///
-    /// Gives the sink back when all are there; on an error the sink is dropped with the chunks it has.
+    /// Sources are asked in order, the next one only when a file is not there; any other failure ends the download.
+    /// Gives the sink back when all chunks are there; on an error the sink is dropped with the chunks it has.
     pub async fn artifact<S: Sink>(
         &mut self,
         manifest: &Verified<Manifest>,
@@ -167,6 +168,10 @@ impl Fetcher {
             if !absent {
                 break;
             }
+        }
+        if result.is_ok() && !download.is_complete() {
+            let name = name.to_owned();
+            result = Err(FetchError::NoSource { name });
         }
         let mut report = std::mem::take(&mut download.report);
         drop(download);

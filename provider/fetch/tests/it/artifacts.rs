@@ -562,3 +562,29 @@ fn a_full_place_is_told_as_such() {
         "the manifest has no artifact dtb (it has: initramfs, kernel, rootfs)"
     );
 }
+
+#[test]
+fn without_a_source_only_a_complete_place_is_complete() {
+    struct Place(Vec<usize>);
+    impl fetch::Sink for Place {
+        fn missing(&self) -> Vec<usize> {
+            self.0.clone()
+        }
+        fn put_chunk(&self, _: usize, _: &[u8]) -> Result<(), fetch::SinkError> {
+            Err(fetch::SinkError::WrongBytes)
+        }
+    }
+    let image = Image::new();
+    let manifest = verified(&image);
+    let fetch = |place: Place| {
+        let mut fetcher = Fetcher::new(limits());
+        block_on(async {
+            fetcher
+                .artifact(&manifest, "initramfs", &[], place, |_| {})
+                .await
+                .map(|_| ())
+        })
+    };
+    assert_eq!(fetch(Place(vec![0])).unwrap_err().code(), "not-found");
+    fetch(Place(Vec::new())).unwrap();
+}
