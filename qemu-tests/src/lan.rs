@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -59,6 +59,7 @@ pub struct Lan {
     name: String,
     logs: PathBuf,
     taps: AtomicU32,
+    neighbours: Mutex<Vec<String>>,
     dhcp: Option<(Mutex<Child>, Transcript)>,
     _scratch: tempfile::TempDir,
 }
@@ -88,6 +89,7 @@ impl Lan {
             name,
             logs: logs.to_owned(),
             taps: AtomicU32::new(0),
+            neighbours: Mutex::default(),
             dhcp: None,
             _scratch: scratch,
         };
@@ -161,13 +163,30 @@ impl Lan {
         self.ip(&format!("addr add {address} dev br0\n"))
     }
 
-    /// Pulls the cable of a tap, or plugs it in again.
+    /// Adds a silent neighbour: another host on the LAN, with this address and prefix length, that answers
+    /// to ARP and nothing else.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn set_cable(&self, tap: &str, plugged: bool) -> Result<()> {
-        let state = if plugged { "up" } else { "down" };
-        self.ip(&format!("link set {tap} {state}\n"))
+    pub fn add_neighbour(&self, address: &str) -> Result<()> {
+        let mut neighbours = self
+            .neighbours
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (number, own) = (
+            neighbours.len(),
+            format!("{}-{}", self.name, neighbours.len()),
+        );
+        proc::must("ip", ["netns", "add", &own], "")?;
+        neighbours.push(own.clone());
+        self.ip(&format!(
+            "link add port{number} type veth peer name eth0 netns {own}\n\
+             link set port{number} master br0\n\
+             link set port{number} up\n"
+        ))?;
+        let batch = format!("addr add {address} dev eth0\nlink set eth0 up\n");
+        proc::must("ip", ["-n", &own, "-batch", "-"], &batch)?;
+        Ok(())
     }
 
     /// The arguments that run a program in this namespace: for `Command`, behind `ip`.
@@ -323,14 +342,18 @@ impl Drop for Lan {
     fn drop(&mut self) {
         self.kill_all();
         if let Some((server, _)) = &self.dhcp {
-            let mut server = server
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
             // Killed just above; this only takes its exit status.
             let _ = server.wait();
         }
-        if let Err(error) = proc::must("ip", ["netns", "delete", &self.name], "") {
-            eprintln!("warning: network namespace {} stays: {error:#}", self.name);
+        let neighbours = self
+            .neighbours
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for name in neighbours.iter().chain([&self.name]) {
+            if let Err(error) = proc::must("ip", ["netns", "delete", name], "") {
+                eprintln!("warning: network namespace {name} stays: {error:#}");
+            }
         }
     }
 }

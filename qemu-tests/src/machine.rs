@@ -42,6 +42,10 @@ pub struct Spec {
     pub disks: Vec<Disk>,
     /// Network cards, each with a cable to the LAN.
     pub cards: u8,
+    /// QEMU's name of their model.
+    pub card_model: &'static str,
+    /// What the battery-backed clock says at power-on, if not the time.
+    pub clock: Option<&'static str>,
     /// A serial port. Without it the machine has no console at all.
     pub serial: bool,
     /// An i6300esb watchdog that resets the machine when nobody feeds it.
@@ -57,6 +61,8 @@ impl Spec {
             memory_mib: MEMORY_MIB,
             disks: Vec::new(),
             cards: 1,
+            card_model: "virtio-net-pci",
+            clock: None,
             serial: true,
             watchdog: false,
         }
@@ -141,7 +147,7 @@ impl Machine {
                 "-netdev".to_owned(),
                 format!("tap,id=net{number},ifname={tap},script=no,downscript=no"),
                 "-device".to_owned(),
-                format!("virtio-net-pci,netdev=net{number},mac={mac},romfile="),
+                format!("{},netdev=net{number},mac={mac},romfile=", spec.card_model),
             ]);
         }
         let errors = lan.logs().join(format!("{name}.qemu.log"));
@@ -402,6 +408,9 @@ fn machine_args(spec: &Spec, socket: &Path) -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
+    if let Some(clock) = spec.clock {
+        args.extend(["-rtc".to_owned(), format!("base={clock}")]);
+    }
     if spec.watchdog {
         args.extend(["-device", "i6300esb", "-action", "watchdog=reset"].map(str::to_owned));
     }

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use qemu_tests::firmware::Bus;
 use qemu_tests::story::{Needs, Scene};
 use qemu_tests::{Disk, Firmware, Spec, Story};
+use serde_json::json;
 
 use crate::people::{netbooted, serves_the_signed_manifest, with_disk};
 use crate::{BOOT_LIMIT, scene};
@@ -17,6 +18,15 @@ pub(crate) const SCENES: &[Scene] = &[
     },
     scene("a_fed_watchdog_lets_the_machine_live", 90, watchdog),
     scene("a_machine_without_any_console_serves", 90, no_console),
+    scene("ctrl_alt_del_restarts_in_order", 60, ctrl_alt_del),
+    scene("a_clock_at_1970_does_not_stop_the_boot", 60, |story| {
+        clock(story, "1970-01-01")
+    }),
+    scene("a_clock_at_2040_does_not_stop_serving", 60, |story| {
+        clock(story, "2040-01-01")
+    }),
+    scene("an_intel_card_works", 60, |story| card(story, "e1000e")),
+    scene("a_vmware_card_works", 60, |story| card(story, "vmxnet3")),
     scene("an_nvme_disk_is_found", 60, |story| disk(story, Bus::Nvme)),
     scene("a_sata_disk_is_found", 60, |story| disk(story, Bus::Sata)),
 ];
@@ -30,7 +40,7 @@ fn usb_stick(story: &Story) -> Result<()> {
     let at = a.wait_until_serving(BOOT_LIMIT)?;
     serves_the_signed_manifest(&lan, images, &at)?;
     // The stick may be pulled out: everything served is in memory.
-    a.qmp("device_del", serde_json::json!({ "id": "stick0" }))?;
+    a.qmp("device_del", json!({ "id": "stick0" }))?;
     story.note("the stick is pulled out");
     let whole = lan.get(&format!("{}/stable/x86_64/rootfs.squashfs", at.url))?;
     ensure!(
@@ -80,6 +90,55 @@ fn disk(story: &Story, bus: Bus) -> Result<()> {
     let spec =
         netbooted(images, "phase.source=disk").disk(Disk::new(images.path("phase.img"), bus));
     let a = story.boot(&lan, "a", 1, &spec)?;
+    let at = a.wait_until_serving(BOOT_LIMIT)?;
+    serves_the_signed_manifest(&lan, images, &at)
+}
+
+fn ctrl_alt_del(story: &Story) -> Result<()> {
+    let images = story.images()?;
+    let lan = story.lan()?;
+    let a = story.boot(&lan, "a", 1, &with_disk(images, ""))?;
+    a.wait_until_serving(BOOT_LIMIT)?;
+    let keys = ["ctrl", "alt", "delete"].map(|key| json!({ "type": "qcode", "data": key }));
+    a.qmp("send-key", json!({ "keys": keys }))?;
+    a.wait_for("phase: restarting", BOOT_LIMIT)?;
+    let ended = a.wait_for_end(BOOT_LIMIT)?;
+    ensure!(
+        ended == "guest-reset",
+        "it ended by {ended} instead of a restart"
+    );
+    Ok(())
+}
+
+/// Expiry and clocks stop upgrades, never serving.
+fn clock(story: &Story, clock: &'static str) -> Result<()> {
+    let images = story.images()?;
+    let lan = story.lan()?;
+    let a = story.boot(
+        &lan,
+        "a",
+        1,
+        &Spec {
+            clock: Some(clock),
+            ..with_disk(images, "")
+        },
+    )?;
+    let at = a.wait_until_serving(BOOT_LIMIT)?;
+    serves_the_signed_manifest(&lan, images, &at)
+}
+
+fn card(story: &Story, model: &'static str) -> Result<()> {
+    let images = story.images()?;
+    let lan = story.lan()?;
+    let a = story.boot(
+        &lan,
+        "a",
+        1,
+        &Spec {
+            card_model: model,
+            ..with_disk(images, "")
+        },
+    )?;
     let at = a.wait_until_serving(BOOT_LIMIT)?;
     serves_the_signed_manifest(&lan, images, &at)
 }

@@ -17,6 +17,8 @@ pub(crate) const SCENES: &[Scene] = &[
         link_local,
     ),
     scene("a_lease_is_renewed", 90, renewal),
+    scene("an_address_that_is_taken_is_declined", 90, conflict),
+    scene("a_pulled_cable_is_survived", 90, cable),
     scene("two_cards_both_serve", 60, two_cards),
     scene("ipv6_by_router_advertisement_serves", 60, ipv6),
 ];
@@ -105,4 +107,43 @@ fn ipv6(story: &Story) -> Result<()> {
         "the served manifest is not the signed one"
     );
     Ok(())
+}
+
+/// Somebody has the address that the server offers: the machine must find out, say so, and take another.
+fn conflict(story: &Story) -> Result<()> {
+    let images = story.images()?;
+    let lan = story.lan()?;
+    lan.add_neighbour(&format!("{}/24", address(1)))?;
+    let a = story.boot(&lan, "a", 1, &with_disk(images, ""))?;
+    lan.dhcp()?
+        .wait_for(&format!("DHCPDECLINE(br0) {}", address(1)), BOOT_LIMIT)?;
+    story.note("the machine declines an address that somebody has");
+    let at = a.wait_until_serving(BOOT_LIMIT)?;
+    ensure!(
+        at.url != format!("http://{}:8080", address(1)),
+        "it took the address all the same"
+    );
+    serves_the_signed_manifest(&lan, images, &at)
+}
+
+fn cable(story: &Story) -> Result<()> {
+    let images = story.images()?;
+    let lan = story.lan()?;
+    let a = story.boot(&lan, "a", 1, &with_disk(images, ""))?;
+    let at = a.wait_until_serving(BOOT_LIMIT)?;
+    a.qmp(
+        "set_link",
+        serde_json::json!({ "name": "net0", "up": false }),
+    )?;
+    ensure!(
+        !lan.answers(&a.address(), 8080)?,
+        "it answers without a cable"
+    );
+    story.note("the cable is pulled, and plugged in again");
+    a.qmp(
+        "set_link",
+        serde_json::json!({ "name": "net0", "up": true }),
+    )?;
+    lan.get_eventually(&format!("{}/manifest.json", at.url), BOOT_LIMIT)?;
+    serves_the_signed_manifest(&lan, images, &at)
 }

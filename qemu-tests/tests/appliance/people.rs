@@ -8,9 +8,9 @@ use qemu_tests::firmware::Bus;
 use qemu_tests::hostile::Provider;
 use qemu_tests::machine::Serving;
 use qemu_tests::proc::describe;
-use qemu_tests::{Disk, Firmware, Images, Lan, Spec, Story};
+use qemu_tests::{Disk, Firmware, Images, Lan, Machine, Spec, Story};
 
-use crate::CONSOLE;
+use crate::{BOOT_LIMIT, CONSOLE};
 
 /// A machine that got only kernel and initramfs, with these words on its command line.
 pub(crate) fn netbooted(images: &Images, words: &str) -> Spec {
@@ -89,6 +89,44 @@ pub(crate) fn clients_agree(story: &Story, lan: &Lan, at: &Serving) -> Result<()
         "phase-fetch and phase-verify agree with {}, byte for byte",
         at.url
     ));
+    Ok(())
+}
+
+/// `phase-discover` must find a provider on the LAN without being told anything, and it must be this one.
+pub(crate) fn discovery_finds(story: &Story, lan: &Lan, at: &Serving) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let discover = tool(story.images()?, folder.path(), "phase-discover")?;
+    let output = lan.run([discover.as_os_str(), "--timeout".as_ref(), "30".as_ref()])?;
+    let found = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success() && found.contains(&at.url),
+        "phase-discover: {}",
+        describe(&output)
+    );
+    story.note(format!("phase-discover finds {}", found.trim()));
+    Ok(())
+}
+
+/// The memory the machine says it uses must leave room to work in.
+pub(crate) fn has_memory_left(machine: &Machine) -> Result<()> {
+    let line = machine.wait_for("phase: memory ", BOOT_LIMIT)?;
+    let words: Vec<&str> = line.text.split_whitespace().collect();
+    let figure = |name: &str| -> Result<u64> {
+        let at = words.iter().position(|word| *word == name);
+        let word = at.and_then(|at| words.get(at + 1));
+        word.and_then(|word| word.parse().ok())
+            .with_context(|| format!("no {name} in: {}", line.text))
+    };
+    ensure!(
+        figure("init")? < 8 << 10,
+        "PID 1 takes more than 8 MiB: {}",
+        line.text
+    );
+    ensure!(
+        figure("available")? > 64 << 10,
+        "less than 64 MiB are left: {}",
+        line.text
+    );
     Ok(())
 }
 

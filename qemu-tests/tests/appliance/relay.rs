@@ -5,10 +5,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use qemu_tests::firmware::Bus;
 use qemu_tests::story::{Needs, Scene};
+use qemu_tests::variant::honest;
 use qemu_tests::{Disk, Firmware, Images, Lan, Machine, Spec, Story};
 
 use crate::people::{
-    clients_agree, from_provider, netbooted, serves_the_signed_manifest, with_disk,
+    clients_agree, discovery_finds, from_provider, has_memory_left, netbooted, provider,
+    serves_the_signed_manifest, with_disk,
 };
 use crate::{BOOT_LIMIT, scene};
 
@@ -21,6 +23,11 @@ pub(crate) const SCENES: &[Scene] = &[
             the_loop,
         )
     },
+    scene(
+        "a_machine_with_too_little_memory_says_so",
+        60,
+        too_little_memory,
+    ),
     scene(
         "a_provider_that_loses_power_meanwhile_can_come_back",
         90,
@@ -41,6 +48,8 @@ fn the_loop(story: &Story) -> Result<()> {
     let at_a = a.wait_until_serving(BOOT_LIMIT)?;
     serves_the_signed_manifest(&lan, images, &at_a)?;
     clients_agree(story, &lan, &at_a)?;
+    discovery_finds(story, &lan, &at_a)?;
+    has_memory_left(&a)?;
 
     let b = story.boot(&lan, "b", 2, &netbooted(images, &from_provider(&at_a.url)))?;
     let at_b = becomes_a_provider(&b)?;
@@ -49,6 +58,7 @@ fn the_loop(story: &Story) -> Result<()> {
         "B serves another manifest than A"
     );
     serves_the_signed_manifest(&lan, images, &at_b)?;
+    has_memory_left(&b)?;
 
     a.power_off(POWER_OFF_LIMIT)?;
     ensure!(a.said("phase: powering off")?, "A went off without a word");
@@ -90,4 +100,17 @@ fn serving_from_disk(story: &Story, images: &Images, lan: &Lan) -> Result<Machin
     let a = story.boot(lan, "a", 1, &with_disk(images, ""))?;
     a.wait_until_serving(BOOT_LIMIT)?;
     Ok(a)
+}
+
+/// Loading a successor beside the running system takes memory; without it the machine must say so, not die.
+fn too_little_memory(story: &Story) -> Result<()> {
+    let images = story.images()?;
+    let lan = story.lan()?;
+    let provider = provider(&lan, honest(images)?)?;
+    let spec = Spec {
+        memory_mib: 128,
+        ..netbooted(images, &from_provider(provider.url()))
+    };
+    let b = story.boot(&lan, "b", 2, &spec)?;
+    b.must_refuse("not-enough-memory", BOOT_LIMIT)
 }
