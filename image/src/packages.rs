@@ -40,8 +40,11 @@ const BUILD: &[&str] = &[
 const RUN: &[&str] = &["ovmf", "qemu-system-x86"];
 
 const TEST: &[&str] = &[
+    "avahi-daemon",
+    "avahi-utils",
     "cpio",
     "curl",
+    "dbus",
     "dnsmasq-base",
     "fdisk",
     "iproute2",
