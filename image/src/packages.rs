@@ -1,7 +1,8 @@
 //! The Debian packages each command needs, and how missing ones get installed.
 //!
-//! The tool itself compiles with Rust and a C compiler only, so that it can say what else is missing. It never starts
-//! services: the one daemon it uses (nginx, to compare with) is unpacked beside the images instead of installed.
+//! The tool itself compiles with Rust and a C compiler only, so that it can say what else is missing. No service is started:
+//! packages that bring one are told that the system is offline, and nginx, which is only measured, is unpacked beside the
+//! images instead of installed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -152,6 +153,9 @@ fn apt(arguments: &[&str]) -> Result<()> {
     let status = Command::new("apt-get")
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
+        // Maintainer scripts start services through systemctl or by run level; neither does so under these.
+        .env("SYSTEMD_OFFLINE", "1")
+        .env("RUNLEVEL", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::from(std::io::stderr()))
         .status()

@@ -72,13 +72,30 @@ pub fn measure(
         http_port: Some(port),
         folder: folder(paths, name),
     };
+    let file = |name: &str| images.path(name).to_owned();
     let started = Instant::now();
-    progress.begin("disk boot");
-    let disk = Boot::Disk(images.path("phase.img").to_owned());
-    let mut first = Machine::start(&recipe("first", first_port, disk))?;
-    let served = wait_for(&mut first, SERVING, SERVING_LIMIT)?;
+    progress.begin("direct boot");
+    let direct = Boot::Kernel {
+        kernel: file("vmlinuz"),
+        initramfs: Some(file("initramfs.img")),
+        cmdline: facts::CMDLINE.into(),
+        disk: Some(file("phase.img")),
+    };
+    let mut machine = Machine::start(&recipe("direct", second_port, direct))?;
+    let served = wait_for(&mut machine, SERVING, SERVING_LIMIT)?;
+    let direct_to_serving_s = (served.at - machine.started()).as_secs_f64();
     let kernel_to_serving_s =
         uptime(&served.text).context("the machine does not say how long it took")?;
+    drop(machine);
+    progress.end("direct boot", "done", started.elapsed());
+
+    let started = Instant::now();
+    progress.begin("disk boot");
+    let disk = Boot::Disk(file("phase.img"));
+    let mut first = Machine::start(&recipe("first", first_port, disk))?;
+    let handed_over = wait_for(&mut first, "BdsDxe: starting ", SERVING_LIMIT)?;
+    let firmware_s = (handed_over.at - first.started()).as_secs_f64();
+    let served = wait_for(&mut first, SERVING, SERVING_LIMIT)?;
     let power_on_to_serving_s = (served.at - first.started()).as_secs_f64();
     let memory = wait_for(&mut first, "phase: memory ", MEMORY_LIMIT)?;
     let memory = Memory::parse(&memory.text).with_context(|| {
