@@ -2,7 +2,7 @@
 //!
 //! Between fork and exec a child loses everything it does not need, in this order: cgroup with memory and process caps, own
 //! session, empty bounding set, own user and group, exactly the capabilities of its role (as ambient ones, so that they
-//! survive exec), no new privileges, death with its parent, an empty signal mask. Every descriptor but 0 to 3 closes at
+//! survive exec), no new privileges, death with its parent, its sandbox (see `sandbox`), an empty signal mask. Every descriptor but 0 to 3 closes at
 //! exec. Its output is a pipe and its reports a socket pair that `init` reads with bounds; it reads from `/dev/null`.
 
 use std::fs::{self, File, OpenOptions};
@@ -18,6 +18,7 @@ use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::cmdline::Options;
+use crate::sandbox;
 use crate::sys;
 
 /// The number under which a child finds its end of the socket pair. `init` keeps it occupied (see `Machine::start`), so
@@ -25,7 +26,7 @@ use crate::sys;
 pub(crate) const REPORT_FD: i32 = 3;
 
 /// The program of all roles.
-const PROGRAM: &str = "/bin/plasmd";
+pub(crate) const PROGRAM: &str = "/bin/plasmd";
 
 /// What a child does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +176,6 @@ pub(crate) fn start(
     options: &Options,
     now: Instant,
 ) -> io::Result<Running> {
-    let cgroup = open_cgroup(role)?;
     let (reports, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -187,7 +187,6 @@ pub(crate) fn start(
     let (output, their_output) = io::pipe()?;
     rustix::io::ioctl_fionbio(&output, true)?;
     let null = File::open("/dev/null")?;
-    let capabilities = role.capabilities();
     let mut command = Command::new(PROGRAM);
     command
         .args(arguments)
@@ -199,9 +198,15 @@ pub(crate) fn start(
         .stdin(Stdio::from(null))
         .stdout(Stdio::from(their_output.try_clone()?))
         .stderr(Stdio::from(their_output));
-    let child = sys::spawn(&mut command, move || {
-        confine(role.id(), capabilities, cgroup.as_ref(), &theirs)
-    })?;
+    let confinement = Confinement {
+        id: role.id(),
+        capabilities: role.capabilities(),
+        cgroup: open_cgroup(role)?,
+        reports: theirs,
+        ruleset: sandbox::ruleset(role, options.port)?,
+        filter: sandbox::filter(),
+    };
+    let child = sys::spawn(&mut command, move || confinement.enter())?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::other("the kernel gave no process id"))?;
     Ok(Running {
@@ -212,17 +217,43 @@ pub(crate) fn start(
     })
 }
 
-/// Runs in the child, before exec.
-fn confine(
+/// What a child becomes before exec. Everything that can be made ready in the parent is.
+struct Confinement {
     id: u32,
     capabilities: CapabilitySet,
-    cgroup: Option<&File>,
-    reports: &OwnedFd,
-) -> io::Result<()> {
-    if let Some(mut cgroup) = cgroup {
-        cgroup.write_all(b"0")?;
+    cgroup: Option<File>,
+    reports: OwnedFd,
+    ruleset: Option<OwnedFd>,
+    filter: Vec<libc::sock_filter>,
+}
+
+impl Confinement {
+    /// Runs in the child.
+    fn enter(&self) -> io::Result<()> {
+        if let Some(mut cgroup) = self.cgroup.as_ref() {
+            cgroup.write_all(b"0")?;
+        }
+        rustix::process::setsid()?;
+        become_user(self.id, self.capabilities)?;
+        rustix::thread::set_no_new_privs(true)?;
+        // After the change of user, which resets it.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        let none = Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        rustix::process::setrlimit(Resource::Core, none)?;
+        sys::unblock_signals()?;
+        sys::place_fd(self.reports.as_fd(), REPORT_FD)?;
+        if let Some(ruleset) = &self.ruleset {
+            sys::restrict(ruleset.as_fd())?;
+        }
+        sys::install_filter(&self.filter)
     }
-    rustix::process::setsid()?;
+}
+
+/// Gives up root: the bounding set first, while that is still allowed, and exactly `capabilities` stay.
+fn become_user(id: u32, capabilities: CapabilitySet) -> io::Result<()> {
     for capability in CapabilitySet::all().difference(capabilities).iter() {
         // EINVAL: a capability that this kernel does not know cannot be had either.
         match rustix::thread::remove_capability_from_bounding_set(capability) {
@@ -244,16 +275,7 @@ fn confine(
     for capability in capabilities.iter() {
         rustix::thread::configure_capability_in_ambient_set(capability, true)?;
     }
-    rustix::thread::set_no_new_privs(true)?;
-    // After the change of user, which resets it.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    rustix::process::setrlimit(Resource::Core, none)?;
-    sys::unblock_signals()?;
-    sys::place_fd(reports.as_fd(), REPORT_FD)
+    Ok(())
 }
 
 const CGROUPS: &str = "/sys/fs/cgroup";

@@ -28,6 +28,7 @@ mod plan;
 mod power;
 mod root;
 mod run;
+mod sandbox;
 mod screen;
 mod settings;
 mod shutdown;

@@ -154,7 +154,9 @@ fn warn(machine: &mut Machine, texts: impl IntoIterator<Item = String>) {
 
 fn boot(machine: &mut Machine) -> Outcome {
     let sysctls = settings::apply_sysctls(Path::new("/proc/sys"));
-    warn(machine, sysctls.into_iter().chain(settings::apply_limits()));
+    let port = settings::allow_port(Path::new("/proc/sys"), machine.options.port);
+    let limits = settings::apply_limits();
+    warn(machine, sysctls.into_iter().chain(port).chain(limits));
     let identity = match read_identity() {
         Ok(identity) => identity,
         Err(refusal) => return Outcome::Fatal(refusal),

@@ -63,6 +63,19 @@ fn apply_sysctl(root: &Path, name: &str, value: &str) -> Option<String> {
     ))
 }
 
+/// Lets a role without capabilities listen on `port`, if it is one that the kernel keeps for root.
+pub(crate) fn allow_port(root: &Path, port: u16) -> Option<String> {
+    (port < 1024)
+        .then(|| {
+            apply_sysctl(
+                root,
+                "net/ipv4/ip_unprivileged_port_start",
+                &port.to_string(),
+            )
+        })
+        .flatten()
+}
+
 /// A kernel that hangs after a panic serves nobody. `panic=` belongs on the command line, where it also covers the time
 /// before `init`; this is the second net.
 fn panic_timeout(root: &Path) -> Option<String> {

@@ -1,5 +1,5 @@
-//! The system calls that no safe wrapper offers: signals, loop devices, watchdog, interface flags, kexec, and the moment
-//! between fork and exec.
+//! The system calls that no safe wrapper offers: signals, loop devices, watchdog, interface flags, kexec, sandboxes, and
+//! the moment between fork and exec.
 //!
 //! This is the only file of `init` with unsafe code. Every function is safe to call and does one thing; it never decides.
 
@@ -10,6 +10,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
+use linux_raw_sys::landlock::{
+    LANDLOCK_CREATE_RULESET_VERSION, landlock_net_port_attr, landlock_path_beneath_attr,
+    landlock_rule_type, landlock_ruleset_attr,
+};
 use linux_raw_sys::loop_device::{LO_FLAGS_AUTOCLEAR, LO_FLAGS_READ_ONLY, loop_config};
 
 const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
@@ -202,4 +206,123 @@ pub(crate) fn kexec_file_unload() -> io::Result<()> {
 /// A command line as the kernel takes it.
 pub(crate) fn c_string(text: &str) -> io::Result<CString> {
     CString::new(text).map_err(io::Error::other)
+}
+
+/// What a Landlock ruleset takes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ruleset {
+    /// Rights on files.
+    pub(crate) fs: u64,
+    /// Rights on TCP ports.
+    pub(crate) net: u64,
+    /// Kinds of contact with other processes.
+    pub(crate) scoped: u64,
+}
+
+/// The version of Landlock in this kernel, if any.
+#[expect(unsafe_code, reason = "neither rustix nor libc wraps Landlock")]
+pub(crate) fn landlock_version() -> Option<i32> {
+    // SAFETY: with this flag the kernel reads no structure.
+    let version = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0_usize,
+            LANDLOCK_CREATE_RULESET_VERSION,
+        )
+    };
+    i32::try_from(version).ok().filter(|version| *version > 0)
+}
+
+/// A ruleset to which exceptions are added before it is applied.
+#[expect(unsafe_code, reason = "neither rustix nor libc wraps Landlock")]
+pub(crate) fn new_ruleset(ruleset: &Ruleset) -> io::Result<OwnedFd> {
+    let attributes = landlock_ruleset_attr {
+        handled_access_fs: ruleset.fs,
+        handled_access_net: ruleset.net,
+        scoped: ruleset.scoped,
+    };
+    // SAFETY: the kernel reads `attributes` during the call (an older one accepts the longer structure when what it does
+    // not know is zero); the descriptor that it returns is new and owned by nobody else.
+    unsafe {
+        let fd = check(libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            &raw const attributes,
+            size_of::<landlock_ruleset_attr>(),
+            0,
+        ))?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+/// Grants rights at and below a path.
+#[expect(unsafe_code, reason = "neither rustix nor libc wraps Landlock")]
+pub(crate) fn allow_path(
+    ruleset: BorrowedFd<'_>,
+    path: BorrowedFd<'_>,
+    rights: u64,
+) -> io::Result<()> {
+    let attributes = landlock_path_beneath_attr {
+        allowed_access: rights,
+        parent_fd: path.as_raw_fd(),
+    };
+    // SAFETY: the kernel reads `attributes` during the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_add_rule,
+            ruleset.as_raw_fd(),
+            landlock_rule_type::LANDLOCK_RULE_PATH_BENEATH as libc::c_int,
+            &raw const attributes,
+            0,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Grants rights on a TCP port.
+#[expect(unsafe_code, reason = "neither rustix nor libc wraps Landlock")]
+pub(crate) fn allow_port(ruleset: BorrowedFd<'_>, port: u16, rights: u64) -> io::Result<()> {
+    let attributes = landlock_net_port_attr {
+        allowed_access: rights,
+        port: port.into(),
+    };
+    // SAFETY: the kernel reads `attributes` during the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_add_rule,
+            ruleset.as_raw_fd(),
+            landlock_rule_type::LANDLOCK_RULE_NET_PORT as libc::c_int,
+            &raw const attributes,
+            0,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Applies a ruleset to the caller and everything it becomes. It must have given up new privileges before.
+#[expect(unsafe_code, reason = "neither rustix nor libc wraps Landlock")]
+pub(crate) fn restrict(ruleset: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the call takes a descriptor and no pointer.
+    check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) })
+        .map(drop)
+}
+
+/// Installs a seccomp filter in the caller and everything it becomes. It must have given up new privileges before.
+#[expect(unsafe_code, reason = "rustix has no seccomp")]
+pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
+    let length = libc::c_ushort::try_from(program.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog {
+        len: length,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: `filter` points to `len` instructions, which the kernel copies during the call and never writes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const program,
+        )
+    };
+    check(result).map(drop)
 }
