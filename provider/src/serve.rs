@@ -10,18 +10,18 @@ mod hashing;
 mod health;
 mod limits;
 mod port_owner;
+mod setup;
 mod signer;
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use artifact_store::{MANIFEST_FILE, OpenError, Store};
+use artifact_store::{MANIFEST_FILE, Store};
 use boot_manifest::handoff::Report;
-use boot_manifest::{Arch, Channel, SecretKey, TrustRoot};
+use boot_manifest::{Arch, Channel};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -33,7 +33,7 @@ use crate::serve::app::App;
 use crate::serve::catalog::Catalog;
 use crate::serve::hashing::Hashing;
 use crate::serve::limits::{GOODBYE_MAX, HASHERS_MAX, LOOK_PERIOD, VALID_DAYS, WORKERS_MIN};
-use crate::serve::signer::Signer;
+use crate::serve::setup::{cannot_listen, no_store, read_signer, read_trust_root};
 
 /// The kernel command line of manifests signed here, unless another is given. Without `panic=` a failed boot would
 /// stand still for ever.
@@ -106,8 +106,26 @@ struct SigningArgs {
 pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     // A panic ends one connection; somebody must act on it all the same.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "internal error")));
-    let store =
-        Arc::new(Store::open(&args.artifacts).map_err(|error| no_store(&args.artifacts, error))?);
+    let address = SocketAddr::new(args.bind, args.port);
+    let app = Arc::new(build(args)?);
+    let processors = processors();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(processors.max(WORKERS_MIN))
+        // Besides hashing, what waits for init and for the announcing library.
+        .max_blocking_threads(processors.min(HASHERS_MAX) + 2)
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::local(format!("cannot start threads: {error}")))?;
+    let exit = runtime.block_on(serve(app, address));
+    // A hashing that still runs must not hold up the end.
+    runtime.shutdown_background();
+    exit
+}
+
+/// Puts the parts together. Reads every file that is named by a flag; afterwards only artifacts are read.
+fn build(args: Args) -> Result<App, CommandError> {
+    let store = Store::open(&args.artifacts).map_err(|error| no_store(&args.artifacts, error))?;
+    let store = Arc::new(store);
     let trust_root = args
         .trust_root
         .as_deref()
@@ -119,76 +137,52 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     };
     let init = InitLink::from_env()
         .map_err(|error| CommandError::local(format!("cannot use the socket of init: {error}")))?;
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let connections_max = server::connections_max();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(processors.max(WORKERS_MIN))
-        .max_blocking_threads(processors.min(HASHERS_MAX) + 2)
-        .enable_all()
-        .build()
-        .map_err(|error| CommandError::local(format!("cannot start threads: {error}")))?;
-    let exit = runtime.block_on(serve(
-        args,
-        store,
-        signer,
-        trust_root,
-        init,
-        connections_max,
+    let hashing = Arc::new(Hashing::new(
+        Arc::clone(&store),
+        processors().min(HASHERS_MAX),
     ));
-    // A hashing that still runs must not hold up the end.
-    runtime.shutdown_background();
-    exit
-}
-
-async fn serve(
-    args: Args,
-    store: Arc<Store>,
-    signer: Option<Signer>,
-    trust_root: Option<TrustRoot>,
-    init: InitLink,
-    connections_max: usize,
-) -> Result<Exit, CommandError> {
-    let address = SocketAddr::new(args.bind, args.port);
-    let listener = server::listen(address).map_err(|error| cannot_listen(address, &error))?;
-    let address = listener.local_addr().unwrap_or(address);
-    let shutdown = shutdown_signal()?;
-    let threads = std::thread::available_parallelism()
-        .map_or(1, std::num::NonZero::get)
-        .min(HASHERS_MAX);
-    let hashing = Arc::new(Hashing::new(Arc::clone(&store), threads));
     let manifest_file = MANIFEST_FILE
         .parse()
         .map_err(|error| CommandError::local(format!("{MANIFEST_FILE}: {error}")))?;
-    let catalog = Arc::new(Catalog::new(store, hashing, signer, manifest_file));
-    let silent = why_silent(&args, address);
-    let announcement = Arc::new(Announcement::off(
-        silent.unwrap_or("nothing was announced yet"),
-    ));
-    let counters = Arc::new(Counters::default());
-    let app = Arc::new(App {
-        catalog: Arc::clone(&catalog),
-        channel: args.channel.clone(),
-        arch: args.arch,
-        trust_root,
-        counters: Arc::clone(&counters),
-        requests_total: AtomicU64::new(0),
-        started: Instant::now(),
-        announcement: Arc::clone(&announcement),
-        init: Arc::new(init),
-        reports: Mutex::new((Instant::now(), 0)),
-    });
-    summarise(&app, address, connections_max);
-    let (stop, stopped) = watch::channel(false);
-    let announcer = Announcer {
-        catalog,
+    let announcement = match why_silent(&args) {
+        Some(reason) => Announcement::never(reason),
+        None => Announcement::starting(),
+    };
+    Ok(App {
+        catalog: Arc::new(Catalog::new(store, hashing, signer, manifest_file)),
         channel: args.channel,
         arch: args.arch,
-        address,
-        announcement,
-    };
-    let announcer = silent
-        .is_none()
-        .then(|| tokio::spawn(announcer.run(stopped)));
+        trust_root,
+        counters: Arc::new(Counters::default()),
+        requests_total: AtomicU64::new(0),
+        started: Instant::now(),
+        announcement: Arc::new(announcement),
+        init: Arc::new(init),
+        reports: Mutex::new((Instant::now(), 0)),
+    })
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+async fn serve(app: Arc<App>, address: SocketAddr) -> Result<Exit, CommandError> {
+    let connections_max = server::connections_max();
+    let listener = server::listen(address).map_err(|error| cannot_listen(address, &error))?;
+    let address = listener.local_addr().unwrap_or(address);
+    let shutdown = shutdown_signal()?;
+    summarise(&app, address, connections_max);
+    let (stop, stopped) = watch::channel(false);
+    let announcer = app.announcement.is_wanted().then(|| {
+        let announcer = Announcer {
+            catalog: Arc::clone(&app.catalog),
+            channel: app.channel.clone(),
+            arch: app.arch,
+            address,
+            announcement: Arc::clone(&app.announcement),
+        };
+        tokio::spawn(announcer.run(stopped))
+    });
     let chores = [
         tokio::spawn(hash_ahead(Arc::clone(&app))),
         tokio::spawn(keep_init_informed(Arc::clone(&app), address)),
@@ -198,6 +192,7 @@ async fn serve(
         // Nobody listens when nothing is announced.
         let _ = stop.send(true);
     };
+    let counters = Arc::clone(&app.counters);
     let cut = server::run(listener, app, counters, connections_max, shutdown).await;
     for chore in chores {
         chore.abort();
@@ -218,12 +213,11 @@ async fn serve(
 }
 
 /// Why the local network is not told, when it is not to be.
-fn why_silent(args: &Args, address: SocketAddr) -> Option<&'static str> {
+fn why_silent(args: &Args) -> Option<&'static str> {
     if args.no_mdns {
         return Some("--no-mdns");
     }
-    address
-        .ip()
+    args.bind
         .is_loopback()
         .then_some("only this machine can connect")
 }
@@ -381,84 +375,4 @@ fn shutdown_signal() -> Result<impl Future<Output = ()>, CommandError> {
         // The sender lives until it has sent.
         let _ = shutdown.await;
     })
-}
-
-fn read_trust_root(path: &Path) -> Result<TrustRoot, CommandError> {
-    let bytes = std::fs::read(path)
-        .map_err(|error| CommandError::local(format!("{}: {error}", path.display())))?;
-    if let Ok(key) = boot_manifest::PublicKey::parse(&bytes) {
-        return Ok(TrustRoot::single(key));
-    }
-    TrustRoot::parse(&bytes).map_err(|error| {
-        CommandError::local(format!("{}: {error}", path.display()))
-            .hint("give a trust root (JSON) or a public key made by `plasmd key generate`")
-    })
-}
-
-fn read_signer(
-    path: &Path,
-    args: &SigningArgs,
-    root: Option<&TrustRoot>,
-) -> Result<Signer, CommandError> {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    let failed = |error: io::Error| {
-        CommandError::local(format!("{}: {error}", path.display()))
-            .hint("make a key with `plasmd key generate --out FILE`")
-    };
-    let mode = std::fs::metadata(path)
-        .map_err(failed)?
-        .permissions()
-        .mode();
-    if mode & 0o077 != 0 {
-        tracing::warn!(file = %path.display(), "the private key can be read by others; run chmod 600 on it");
-    }
-    let pem = std::fs::read_to_string(path).map_err(failed)?;
-    let key = SecretKey::from_pem(&pem).map_err(|error| {
-        CommandError::local(format!("{}: {error}", path.display()))
-            .hint("--key takes the private key that `plasmd key generate --out FILE` wrote to FILE, not FILE.pub")
-    })?;
-    Ok(Signer {
-        key,
-        generation: root.map_or(1, TrustRoot::generation),
-        sequence: args.sequence,
-        security_version: args.security_version,
-        release: args.release.clone(),
-        cmdline: args.cmdline.clone(),
-        valid_days: args.valid_days,
-    })
-}
-
-fn no_store(path: &Path, error: OpenError) -> CommandError {
-    let hint = match error {
-        OpenError::NotFound => {
-            "create it with <channel>/<arch>/{vmlinuz,initramfs.img,rootfs.squashfs} inside, or name another with --artifacts"
-        }
-        OpenError::Permission => "run as a user that may read it, or name another with --artifacts",
-        _ => "name a directory with --artifacts",
-    };
-    CommandError::local(format!("artifacts directory {}: {error}", path.display())).hint(hint)
-}
-
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> CommandError {
-    let (port, ip) = (address.port(), address.ip());
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            let owner = port_owner::find(port).unwrap_or_else(|| "another process".to_owned());
-            CommandError::local(format!(
-                "cannot listen on {address}: the address is in use by {owner}"
-            ))
-            .hint("use --port to choose another port, or stop that process")
-        }
-        io::ErrorKind::PermissionDenied => CommandError::local(format!(
-            "cannot listen on {address}: permission denied"
-        ))
-        .hint("ports below 1024 need root or CAP_NET_BIND_SERVICE; use --port to choose another"),
-        io::ErrorKind::AddrNotAvailable => CommandError::local(format!(
-            "cannot listen on {address}: this machine has no address {ip}"
-        ))
-        .hint("--bind takes an address of this machine, 0.0.0.0 (all of IPv4) or :: (all)"),
-        _ => CommandError::local(format!("cannot listen on {address}: {error}"))
-            .hint("check --bind and --port"),
-    }
 }

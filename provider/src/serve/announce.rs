@@ -16,6 +16,7 @@ use crate::serve::limits::LOOK_PERIOD;
 /// Whether the local network is told, in words for people.
 #[derive(Debug)]
 pub(crate) struct Announcement {
+    wanted: bool,
     state: Mutex<State>,
 }
 
@@ -26,11 +27,25 @@ enum State {
 }
 
 impl Announcement {
-    /// Nobody is told so far, for this reason.
-    pub(crate) fn off(reason: &str) -> Self {
+    /// Nobody is told, and nobody is to be.
+    pub(crate) fn never(reason: &str) -> Self {
         Self {
+            wanted: false,
             state: Mutex::new(State::Off(reason.to_owned())),
         }
+    }
+
+    /// Nobody is told yet.
+    pub(crate) fn starting() -> Self {
+        Self {
+            wanted: true,
+            state: Mutex::new(State::Off("starting".to_owned())),
+        }
+    }
+
+    /// Whether the network is to be told.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted
     }
 
     /// What to show.

@@ -385,7 +385,7 @@ impl Catalog {
         now: Timestamp,
     ) -> Result<Issued, Refusal> {
         let Some(signer) = &self.signer else {
-            tracing::warn!(channel = %channel, arch = %arch, "the manifest is unsigned: clients will refuse it");
+            tracing::debug!(channel = %channel, arch = %arch, "unsigned manifest made");
             return unsigned_view(channel, arch, content, newest, VALID_DAYS)
                 .map_err(|error| Refusal::BadManifest(error.to_string()));
         };

@@ -1,0 +1,97 @@
+//! From arguments to the things they name, and the words for what is wrong with them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use artifact_store::OpenError;
+use boot_manifest::{SecretKey, TrustRoot};
+
+use crate::exit::CommandError;
+use crate::serve::SigningArgs;
+use crate::serve::port_owner;
+use crate::serve::signer::Signer;
+
+/// The keys of a trust root or of a public key file.
+pub(super) fn read_trust_root(path: &Path) -> Result<TrustRoot, CommandError> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| CommandError::local(format!("{}: {error}", path.display())))?;
+    if let Ok(key) = boot_manifest::PublicKey::parse(&bytes) {
+        return Ok(TrustRoot::single(key));
+    }
+    TrustRoot::parse(&bytes).map_err(|error| {
+        CommandError::local(format!("{}: {error}", path.display()))
+            .hint("give a trust root (JSON) or a public key made by `plasmd key generate`")
+    })
+}
+
+/// The private key and what its manifests say.
+pub(super) fn read_signer(
+    path: &Path,
+    args: &SigningArgs,
+    root: Option<&TrustRoot>,
+) -> Result<Signer, CommandError> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let failed = |error: io::Error| {
+        CommandError::local(format!("{}: {error}", path.display()))
+            .hint("make a key with `plasmd key generate --out FILE`")
+    };
+    let mode = std::fs::metadata(path)
+        .map_err(failed)?
+        .permissions()
+        .mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!(file = %path.display(), "the private key can be read by others; run chmod 600 on it");
+    }
+    let pem = std::fs::read_to_string(path).map_err(failed)?;
+    let key = SecretKey::from_pem(&pem).map_err(|error| {
+        CommandError::local(format!("{}: {error}", path.display()))
+            .hint("--key takes the private key that `plasmd key generate --out FILE` wrote to FILE, not FILE.pub")
+    })?;
+    Ok(Signer {
+        key,
+        generation: root.map_or(1, TrustRoot::generation),
+        sequence: args.sequence,
+        security_version: args.security_version,
+        release: args.release.clone(),
+        cmdline: args.cmdline.clone(),
+        valid_days: args.valid_days,
+    })
+}
+
+/// The artifacts directory cannot be opened.
+pub(super) fn no_store(path: &Path, error: OpenError) -> CommandError {
+    let hint = match error {
+        OpenError::NotFound => {
+            "create it with <channel>/<arch>/{vmlinuz,initramfs.img,rootfs.squashfs} inside, or name another with --artifacts"
+        }
+        OpenError::Permission => "run as a user that may read it, or name another with --artifacts",
+        _ => "name a directory with --artifacts",
+    };
+    CommandError::local(format!("artifacts directory {}: {error}", path.display())).hint(hint)
+}
+
+/// The port cannot be had.
+pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> CommandError {
+    let (port, ip) = (address.port(), address.ip());
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let owner = port_owner::find(port).unwrap_or_else(|| "another process".to_owned());
+            CommandError::local(format!(
+                "cannot listen on {address}: the address is in use by {owner}"
+            ))
+            .hint("use --port to choose another port, or stop that process")
+        }
+        io::ErrorKind::PermissionDenied => CommandError::local(format!(
+            "cannot listen on {address}: permission denied"
+        ))
+        .hint("ports below 1024 need root or CAP_NET_BIND_SERVICE; use --port to choose another"),
+        io::ErrorKind::AddrNotAvailable => CommandError::local(format!(
+            "cannot listen on {address}: this machine has no address {ip}"
+        ))
+        .hint("--bind takes an address of this machine, 0.0.0.0 (all of IPv4) or :: (all)"),
+        _ => CommandError::local(format!("cannot listen on {address}: {error}"))
+            .hint("check --bind and --port"),
+    }
+}
