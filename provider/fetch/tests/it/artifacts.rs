@@ -493,10 +493,11 @@ fn a_file_beside_the_manifest_is_found() {
 #[test]
 fn a_kept_connection_that_died_is_replaced() {
     let image = Arc::new(Image::new());
-    let server = provider(&image, |request, stream, bytes| {
-        // Says it keeps the connection, and closes it.
-        file(request, stream, bytes);
-        Some(Then::Close)
+    let used = AtomicUsize::new(usize::MAX);
+    let server = provider(&image, move |request, _, _| {
+        // Says it keeps the connection, and closes it when it is used again.
+        (used.swap(request.connection, Ordering::SeqCst) == request.connection)
+            .then_some(Then::Close)
     });
     let base = url(&server.url("/manifest.json"));
     block_on(async {
@@ -504,13 +505,36 @@ fn a_kept_connection_that_died_is_replaced() {
             retries: 0,
             ..limits()
         });
-        for _ in 0..5 {
+        for _ in 0..3 {
             fetcher
                 .manifest(&base, &image.root(), &expect())
                 .await
                 .unwrap();
         }
     });
+    assert_eq!(server.requests().len(), 5, "two of three were asked twice");
+}
+
+#[test]
+fn a_wrong_chunk_is_fetched_again_without_ranges_too() {
+    let sent = AtomicUsize::new(0);
+    let (outcome, server, _) = kernel_with(move |request, stream, bytes| {
+        let whole = server::Request {
+            range: None,
+            ..request.clone()
+        };
+        (request.target == KERNEL).then(|| {
+            let mut bytes = bytes.to_vec();
+            if sent.fetch_add(1, Ordering::SeqCst) == 0 {
+                bytes[MIB as usize] ^= 1;
+            }
+            file(&whole, stream, &bytes)
+        })
+    });
+    let report = outcome.report();
+    assert_eq!((report.bad_chunks, report.bytes_fetched), (1, 4 * MIB + 17));
+    let asked = server.ranges(KERNEL);
+    assert_eq!(asked[..2], [None, Some((MIB, 2 * MIB - 1))], "{asked:?}");
 }
 
 #[test]
