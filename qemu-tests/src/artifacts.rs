@@ -127,8 +127,9 @@ pub fn now() -> Result<Timestamp> {
 }
 
 fn folder() -> PathBuf {
-    match std::env::var_os(FOLDER_VARIABLE) {
-        Some(folder) => folder.into(),
-        None => workspace().join("target/appliance"),
+    if let Some(folder) = std::env::var_os(FOLDER_VARIABLE) {
+        return folder.into();
     }
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    workspace().join(target).join("appliance")
 }

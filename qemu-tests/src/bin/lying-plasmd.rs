@@ -1,6 +1,7 @@
 //! A `plasmd` that was taken over: as `stage` it fetches nothing and hands PID 1 the files below /lies
-//! instead, sealed or not; in every other role it is the real one. Tests put it into an initramfs to see
-//! whether PID 1 verifies what its own program gives it.
+//! instead, sealed or not; as `serve` it crashes as long as /lies/crash-until says; otherwise it is the real
+//! one. Tests put it into an initramfs to see whether PID 1 verifies what its own program gives it, and
+//! starts again what dies.
 
 use std::env;
 use std::fs::{self, File};
@@ -26,6 +27,9 @@ const FILES: [&str; 4] = ["manifest", "kernel", "initramfs", "rootfs"];
 fn main() -> io::Result<()> {
     let arguments: Vec<_> = env::args_os().skip(1).collect();
     if arguments.first().is_none_or(|role| role != "stage") {
+        if arguments.first().is_some_and(|role| role == "serve") && must_crash()? {
+            std::process::abort();
+        }
         return Err(Command::new(REAL).arg0("plasmd").args(arguments).exec());
     }
     let files = FILES.into_iter().map(lie).collect::<io::Result<Vec<_>>>()?;
@@ -33,6 +37,19 @@ fn main() -> io::Result<()> {
     // PID 1 ends it.
     poll(&mut [], None)?;
     Ok(())
+}
+
+/// Whether the machine is not up yet for as many seconds as the file says.
+fn must_crash() -> io::Result<bool> {
+    let seconds = |text: &str| {
+        text.split_whitespace()
+            .next()
+            .and_then(|word| word.parse::<f64>().ok())
+    };
+    let Ok(until) = fs::read_to_string(Path::new(LIES).join("crash-until")) else {
+        return Ok(false);
+    };
+    Ok(seconds(&fs::read_to_string("/proc/uptime")?) < seconds(&until))
 }
 
 /// A memory file with the content of a lie; sealed as a real one, unless the lie is that it is not.

@@ -1,14 +1,18 @@
-//! PID 1 believes nobody. Here the program that fetches was taken over: it hands over, with all seals and
-//! in the right form, whatever the attacker likes. PID 1 must find out by itself.
+//! PID 1 believes nobody, and outlives everybody. Here its program was taken over: it hands over, with all
+//! seals and in the right form, whatever the attacker likes, or it dies at once. PID 1 must find out by
+//! itself, and go on.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Result, ensure};
 use boot_manifest::SecretKey;
+use qemu_tests::firmware::Bus;
 use qemu_tests::story::Scene;
 use qemu_tests::variant::{flipped, overlaid, signed_anew};
-use qemu_tests::{Firmware, Images, Lan, Machine, Spec, Story};
+use qemu_tests::{Disk, Firmware, Images, Lan, Machine, Spec, Story};
 
+use crate::people::serves_the_signed_manifest;
 use crate::{BOOT_LIMIT, CONSOLE, scene};
 
 pub(crate) const SCENES: &[Scene] = &[
@@ -29,6 +33,7 @@ pub(crate) const SCENES: &[Scene] = &[
         stranger,
     ),
     scene("init_refuses_files_that_can_still_be_changed", 60, unsealed),
+    scene("a_program_that_crashes_is_started_again", 60, crashes),
 ];
 
 /// The program that lies, built beside this test.
@@ -55,12 +60,8 @@ impl Lies {
 
 fn boot(story: &Story, lan: &Lan, lies: &Lies) -> Result<Machine> {
     let images = story.images()?;
-    let scratch = tempfile::tempdir()?;
-    let (liar, real) = (fs::read(LIAR)?, images.bytes("plasmd")?);
     let initramfs = images.bytes("initramfs.img")?;
     let mut files: Vec<(&str, u32, &[u8])> = vec![
-        ("bin/plasmd.real", 0o755, &real),
-        ("bin/plasmd", 0o755, &liar),
         ("lies/manifest", 0o644, &lies.manifest),
         ("lies/kernel", 0o644, &lies.kernel),
         ("lies/initramfs", 0o644, &initramfs),
@@ -68,28 +69,38 @@ fn boot(story: &Story, lan: &Lan, lies: &Lies) -> Result<Machine> {
     ];
     let unsealed = lies.unsealed.map(|name| format!("lies/{name}.unsealed"));
     files.extend(unsealed.iter().map(|name| (name.as_str(), 0o644, &[][..])));
+    let scratch = tempfile::tempdir()?;
+    let words = "phase.source=provider phase.provider=http://liar phase.reboot_wait=600";
+    // The lies are in memory twice.
+    let spec = Spec {
+        memory_mib: 512,
+        ..taken_over(images, words, &files, scratch.path())?
+    };
+    story.boot(lan, "b", 1, &spec)
+}
+
+/// A machine whose `plasmd` is the liar, with its lies beside it.
+fn taken_over(
+    images: &Images,
+    words: &str,
+    files: &[(&str, u32, &[u8])],
+    scratch: &Path,
+) -> Result<Spec> {
+    let (liar, real) = (fs::read(LIAR)?, images.bytes("plasmd")?);
+    let mut files = files.to_vec();
+    files.push(("bin/plasmd.real", 0o755, &real));
+    files.push(("bin/plasmd", 0o755, &liar));
     let initrd = overlaid(
         &images.path("initramfs.img"),
         &files,
-        scratch.path().join("initrd"),
+        scratch.join("initrd"),
     )?;
-    let words = "phase.source=provider phase.provider=http://liar phase.reboot_wait=600";
     let append = format!("{CONSOLE} {words}");
-    let firmware = Firmware::Kernel {
+    Ok(Spec::new(Firmware::Kernel {
         kernel: images.path("vmlinuz"),
         initrd,
         append,
-    };
-    // The lies are in memory twice.
-    story.boot(
-        lan,
-        "b",
-        1,
-        &Spec {
-            memory_mib: 512,
-            ..Spec::new(firmware)
-        },
-    )
+    }))
 }
 
 fn must_refuse(story: &Story, code: &str, lies: &Lies) -> Result<()> {
@@ -154,4 +165,19 @@ fn unsealed(story: &Story) -> Result<()> {
         ..Lies::none(story.images()?)?
     };
     must_refuse(story, "not-sealed", &lies)
+}
+
+/// Killed by a signal again and again, with growing pauses; when it stops crashing, the machine serves.
+fn crashes(story: &Story) -> Result<()> {
+    let images = story.images()?;
+    let lan = story.lan()?;
+    let scratch = tempfile::tempdir()?;
+    let files: &[(&str, u32, &[u8])] = &[("lies/crash-until", 0o644, b"8")];
+    let spec = taken_over(images, "", files, scratch.path())?;
+    let disk = Disk::new(images.path("phase.img"), Bus::Virtio);
+    let a = story.boot(&lan, "a", 1, &spec.disk(disk))?;
+    a.wait_for("ended", BOOT_LIMIT)?;
+    a.wait_for("ended", BOOT_LIMIT)?;
+    let at = a.wait_until_serving(BOOT_LIMIT)?;
+    serves_the_signed_manifest(&lan, images, &at)
 }

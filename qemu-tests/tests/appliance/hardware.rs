@@ -60,6 +60,7 @@ fn watchdog(story: &Story) -> Result<()> {
     };
     let a = story.boot(&lan, "a", 1, &spec)?;
     let at = a.wait_until_serving(BOOT_LIMIT)?;
+    a.wait_for("watchdog  10 s", BOOT_LIMIT)?;
     a.must_live(Duration::from_secs(25))?;
     serves_the_signed_manifest(&lan, images, &at)
 }
