@@ -16,6 +16,7 @@ use fetch::{FetchError, Fetcher, Limits, Report, Url};
 use serde_json::json;
 
 use crate::exit::{CommandError, Exit};
+use crate::out;
 use crate::progress::{Meter, size};
 use crate::trust::{self, Trust};
 
@@ -166,14 +167,14 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         Ok(()) => Ok(Exit::Done),
         Err(failure) => {
             if args.json {
-                println!(
+                out::line(format_args!(
                     "{:#}",
                     json!({
                         "status": "failed",
                         "code": failure.code,
                         "error": failure.error.to_string(),
                     })
-                );
+                ));
             }
             Err(failure.error)
         }
@@ -208,7 +209,10 @@ async fn fetch_all(args: &Args) -> Result<(), Failure> {
         .map_err(|error| CommandError::local(format!("{MANIFEST_FILE}: {error}")))?;
     let path = folder.write(&name, manifest.bytes())?;
     if args.json {
-        println!("{:#}", json_result(&trust, &manifest, &path, &done));
+        out::line(format_args!(
+            "{:#}",
+            json_result(&trust, &manifest, &path, &done)
+        ));
     }
     Ok(())
 }
@@ -356,7 +360,7 @@ fn tell_manifest(args: &Args, trust: &Trust, manifest: &Verified<Manifest>) {
         return;
     }
     let signers: Vec<String> = manifest.signers().iter().map(ToString::to_string).collect();
-    println!(
+    out::line(format_args!(
         "manifest   {} {}/{}, sequence {}, signed by {} (trusted by {})",
         manifest.version,
         manifest.channel,
@@ -364,9 +368,9 @@ fn tell_manifest(args: &Args, trust: &Trust, manifest: &Verified<Manifest>) {
         manifest.sequence,
         signers.join(", "),
         trust.file.display(),
-    );
+    ));
     if let Some(note) = trust.development_note() {
-        println!("           note: {note}");
+        out::line(format_args!("           note: {note}"));
     }
 }
 
@@ -389,11 +393,11 @@ fn tell_artifact(args: &Args, done: &Done) {
         }
     };
     let (artifact, path) = (&done.artifact, done.path.display());
-    println!(
+    out::line(format_args!(
         "{:<10} {path}, {}: {how}",
         artifact.name.as_str(),
         size(artifact.size)
-    );
+    ));
 }
 
 fn json_result(

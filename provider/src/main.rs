@@ -14,6 +14,7 @@ mod key;
 mod log;
 mod manifest_cmd;
 mod net;
+mod out;
 mod progress;
 mod sealed;
 mod serve;

@@ -13,6 +13,7 @@ use boot_manifest::{
 use serde_json::json;
 
 use crate::exit::{CommandError, Exit};
+use crate::out;
 use crate::trust::{self, Trust};
 
 /// Read at a time while hashing: large enough that system calls do not count.
@@ -289,7 +290,7 @@ fn write_version(file: &Path, sequence: u64) -> Result<(), CommandError> {
 fn print_failed(args: &Args, file: &str, message: &str, code: &str) {
     match args.format {
         _ if args.quiet => {}
-        Format::Text => println!("FAILED    {file}"),
+        Format::Text => out::line(format_args!("FAILED    {file}")),
         Format::Json => print_json(&json!({
             "status": "FAILED",
             "file": file,
@@ -316,17 +317,17 @@ fn print_result(
     let signers: Vec<String> = manifest.signers().iter().map(ToString::to_string).collect();
     match args.format {
         Format::Text => {
-            println!("VERIFIED  {}", file.display());
-            println!(
+            out::line(format_args!("VERIFIED  {}", file.display()));
+            out::line(format_args!(
                 "          version {} (sequence {}), {}/{}",
                 manifest.version, manifest.sequence, manifest.channel, manifest.arch
-            );
-            println!(
+            ));
+            out::line(format_args!(
                 "          signed by key {} (trusted by {})",
                 signers.join(", "),
                 trust.file.display()
-            );
-            println!(
+            ));
+            out::line(format_args!(
                 "          created {}, {} {}",
                 manifest.created_at,
                 if manifest.expired() {
@@ -335,18 +336,18 @@ fn print_result(
                     "expires"
                 },
                 manifest.expires_at
-            );
+            ));
             if let Some(note) = trust.development_note() {
-                println!("          note: {note}");
+                out::line(format_args!("          note: {note}"));
             }
             for one in checked {
                 let status = if one.good() { "VERIFIED" } else { "FAILED  " };
-                println!(
+                out::line(format_args!(
                     "{status}  {} ({}) {}",
                     one.path.display(),
                     one.name,
                     one.computed
-                );
+                ));
             }
         }
         Format::Json => {
@@ -381,5 +382,5 @@ fn print_result(
 }
 
 fn print_json(value: &serde_json::Value) {
-    println!("{value:#}");
+    out::line(format_args!("{value:#}"));
 }

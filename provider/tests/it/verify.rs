@@ -284,3 +284,18 @@ fn local_trouble_exits_with_three_and_a_wrong_line_with_two() {
         );
     }
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let image = fresh_image();
+    let desk = desk(&image);
+    let mut command = desk.tool(
+        "phase-verify",
+        &["manifest.json", "vmlinuz", "-k", "key.pub"],
+    );
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command.stdout(writer).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}

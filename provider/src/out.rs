@@ -1,0 +1,17 @@
+//! Results on stdout.
+//!
+//! A reader that has seen enough (`| head -1`) is no error: what was asked for goes on. Any other failure, such as a full
+//! disk behind a redirect, is logged.
+
+use std::fmt::Display;
+use std::io::{self, Write as _};
+
+/// Prints one line, or several.
+pub(crate) fn line(text: impl Display) {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) => tracing::error!(%error, "stdout cannot be written"),
+    }
+}
