@@ -311,74 +311,80 @@ fn print_result(
     manifest: &Verified<Manifest>,
     checked: &[Checked],
 ) {
-    if args.quiet {
-        return;
-    }
-    let signers: Vec<String> = manifest.signers().iter().map(ToString::to_string).collect();
     match args.format {
-        Format::Text => {
-            out::line(format_args!("VERIFIED  {}", file.display()));
-            out::line(format_args!(
-                "          version {} (sequence {}), {}/{}",
-                manifest.version, manifest.sequence, manifest.channel, manifest.arch
-            ));
-            out::line(format_args!(
-                "          signed by key {} (trusted by {})",
-                signers.join(", "),
-                trust.file.display()
-            ));
-            out::line(format_args!(
-                "          created {}, {} {}",
-                manifest.created_at,
-                if manifest.expired() {
-                    "EXPIRED"
-                } else {
-                    "expires"
-                },
-                manifest.expires_at
-            ));
-            if let Some(note) = trust.development_note() {
-                out::line(format_args!("          note: {note}"));
-            }
-            for one in checked {
-                let status = if one.good() { "VERIFIED" } else { "FAILED  " };
-                out::line(format_args!(
-                    "{status}  {} ({}) {}",
-                    one.path.display(),
-                    one.name,
-                    one.computed
-                ));
-            }
-        }
-        Format::Json => {
-            let first_bad = checked.iter().find(|one| !one.good());
-            print_json(&json!({
-                "status": if first_bad.is_some() { "FAILED" } else { "VERIFIED" },
-                "manifest": file.display().to_string(),
-                "manifest_version": manifest.sequence,
-                "version": manifest.version,
-                "channel": manifest.channel,
-                "arch": manifest.arch,
-                "key_id": signers.first(),
-                "key_ids": signers,
-                "trusted_by": trust.file.display().to_string(),
-                "development_key": trust.root.is_development(),
-                "created_at": manifest.created_at,
-                "expires_at": manifest.expires_at,
-                "expired": manifest.expired(),
-                "artifacts": checked.iter().map(|one| json!({
-                    "name": one.name,
-                    "file": one.path.display().to_string(),
-                    "status": if one.good() { "VERIFIED" } else { "FAILED" },
-                    "size_bytes": one.size,
-                    "expected": one.expected,
-                    "computed": one.computed,
-                })).collect::<Vec<_>>(),
-                "error": first_bad.map(Checked::mismatch),
-                "code": first_bad.map(|_| "bad-hash"),
-            }));
-        }
+        _ if args.quiet => {}
+        Format::Text => print_text(file, trust, manifest, checked),
+        Format::Json => print_object(file, trust, manifest, checked),
     }
+}
+
+fn print_text(file: &Path, trust: &Trust, manifest: &Verified<Manifest>, checked: &[Checked]) {
+    out::line(format_args!("VERIFIED  {}", file.display()));
+    out::line(format_args!(
+        "          version {} (sequence {}), {}/{}",
+        manifest.version, manifest.sequence, manifest.channel, manifest.arch
+    ));
+    out::line(format_args!(
+        "          signed by key {} (trusted by {})",
+        signers(manifest).join(", "),
+        trust.file.display()
+    ));
+    out::line(format_args!(
+        "          created {}, {} {}",
+        manifest.created_at,
+        if manifest.expired() {
+            "EXPIRED"
+        } else {
+            "expires"
+        },
+        manifest.expires_at
+    ));
+    if let Some(note) = trust.development_note() {
+        out::line(format_args!("          note: {note}"));
+    }
+    for one in checked {
+        let status = if one.good() { "VERIFIED" } else { "FAILED  " };
+        out::line(format_args!(
+            "{status}  {} ({}) {}",
+            one.path.display(),
+            one.name,
+            one.computed
+        ));
+    }
+}
+
+fn print_object(file: &Path, trust: &Trust, manifest: &Verified<Manifest>, checked: &[Checked]) {
+    let signers = signers(manifest);
+    let first_bad = checked.iter().find(|one| !one.good());
+    print_json(&json!({
+        "status": if first_bad.is_some() { "FAILED" } else { "VERIFIED" },
+        "manifest": file.display().to_string(),
+        "manifest_version": manifest.sequence,
+        "version": manifest.version,
+        "channel": manifest.channel,
+        "arch": manifest.arch,
+        "key_id": signers.first(),
+        "key_ids": signers,
+        "trusted_by": trust.file.display().to_string(),
+        "development_key": trust.root.is_development(),
+        "created_at": manifest.created_at,
+        "expires_at": manifest.expires_at,
+        "expired": manifest.expired(),
+        "artifacts": checked.iter().map(|one| json!({
+            "name": one.name,
+            "file": one.path.display().to_string(),
+            "status": if one.good() { "VERIFIED" } else { "FAILED" },
+            "size_bytes": one.size,
+            "expected": one.expected,
+            "computed": one.computed,
+        })).collect::<Vec<_>>(),
+        "error": first_bad.map(Checked::mismatch),
+        "code": first_bad.map(|_| "bad-hash"),
+    }));
+}
+
+fn signers(manifest: &Verified<Manifest>) -> Vec<String> {
+    manifest.signers().iter().map(ToString::to_string).collect()
 }
 
 fn print_json(value: &serde_json::Value) {
