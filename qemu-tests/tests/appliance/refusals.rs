@@ -1,6 +1,8 @@
 //! What a machine does with a provider or a disk that lies: it names the check that failed, and nothing
 //! unverified is mounted, served or booted.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use boot_manifest::SecretKey;
 use qemu_tests::firmware::Bus;
@@ -18,7 +20,7 @@ pub(crate) const SCENES: &[Scene] = &[
     scene("an_honest_provider_is_believed", 90, |story| {
         believes(story)
     }),
-    scene("a_provider_that_falls_silent_is_waited_out", 120, |s| {
+    scene("a_provider_that_falls_silent_is_waited_out", 150, |s| {
         waits_out(s, "too-slow", silent)
     }),
     scene("a_body_that_is_cut_short_is_waited_out", 90, |s| {
@@ -134,7 +136,8 @@ fn waits_out(story: &Story, code: &str, change: Change) -> Result<()> {
         1,
         &netbooted(images, &from_provider(provider.url())),
     )?;
-    b.wait_for(&format!("[{code}]"), BOOT_LIMIT)?;
+    // The slowest judgement is that on slowness: half a minute of it.
+    b.wait_for(&format!("[{code}]"), BOOT_LIMIT + Duration::from_secs(30))?;
     b.must_not_have_used_anything()?;
     story.note("the provider comes to its senses");
     provider.change(honest(images)?);
