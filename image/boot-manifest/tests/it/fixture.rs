@@ -93,3 +93,11 @@ pub(crate) fn data(path: &str) -> PathBuf {
         .join("tests/data")
         .join(path)
 }
+
+/// Writes a file of the test data anew when the environment asks for it by `BLESS=1`: only after a wanted change of the
+/// format, and with a look at the difference before it is committed.
+pub(crate) fn bless(path: &str, bytes: &[u8]) {
+    if std::env::var_os("BLESS").is_some_and(|value| value == "1") {
+        std::fs::write(data(path), bytes).unwrap();
+    }
+}
