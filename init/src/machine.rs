@@ -3,13 +3,12 @@
 //! Everything that takes long calls [`Machine::turn`] between its steps, so the machine stays in hand while it copies,
 //! hashes or waits. `init` has one thread, and this is the only place that waits for events, reaps or restarts children.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use boot_manifest::handoff::{HandoffRecord, Report};
+use boot_manifest::handoff::HandoffRecord;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, WaitOptions};
 
@@ -18,14 +17,15 @@ use crate::cmdline::Options;
 use crate::console::{Console, Level};
 use crate::control::{self, Lines, Received, Throttle};
 use crate::limits;
-use crate::memory::{self, Memory};
 use crate::plan::{Refusal, Stop};
 use crate::power::PowerKeys;
-use crate::screen::{self, Interface, Status};
+use crate::screen::Status;
 use crate::settings;
 use crate::supervise::{Ended, Restarts};
 use crate::sys;
 use crate::watchdog::Watchdog;
+
+mod reports;
 
 /// How the machine is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -404,169 +404,6 @@ impl Machine {
             .find(|slot| slot.role == role)?
             .running
             .as_ref()
-    }
-
-    /// Believes of each role only what is its business.
-    fn take_report(&mut self, role: Role, report: Report, files: Vec<File>) {
-        match (role, report) {
-            (_, Report::Ready {}) => {}
-            (
-                Role::Net,
-                Report::Network {
-                    interface,
-                    addresses,
-                    source,
-                },
-            ) => {
-                self.take_network(Interface {
-                    name: interface,
-                    addresses,
-                    source,
-                });
-            }
-            (Role::Serve, Report::Serving { advertised, .. }) => {
-                self.served_artifacts = true;
-                self.status.advertised = advertised;
-            }
-            (
-                Role::Serve,
-                Report::Request {
-                    client,
-                    line,
-                    status,
-                    bytes,
-                },
-            ) => {
-                self.status.add_request(screen::printable(&format!(
-                    "{client}  {line}  {status}  {bytes} bytes"
-                )));
-                return;
-            }
-            (Role::Stage, Report::Progress { what, done, total }) => {
-                let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0);
-                self.status.progress = Some(screen::printable(&format!("{what}, {percent} %")));
-                if self
-                    .progress
-                    .allows(&what, Instant::now(), limits::PROGRESS_INTERVAL)
-                {
-                    let text = format!("fetching {what}: {percent} % of {} KiB", total >> 10);
-                    self.console.say(Level::Info, &text);
-                }
-            }
-            (Role::Stage, Report::Handoff(record)) => {
-                self.staged = Some(Staged::Handoff(record, files))
-            }
-            (
-                _,
-                Report::Failed {
-                    code,
-                    reason,
-                    retryable,
-                },
-            ) => {
-                if role == Role::Stage && !retryable {
-                    self.staged = Some(Staged::Failed(Refusal::new(
-                        screen::printable(&code),
-                        reason,
-                    )));
-                } else {
-                    let text = format!("warning: {}: {reason} [{code}]", role.name());
-                    self.console.say(Level::Warning, &text);
-                }
-            }
-            (_, report) => {
-                let kind = format!("{report:?}");
-                let kind = kind.split([' ', '(']).next().unwrap_or_default();
-                let text = format!("warning: {} has no business to report {kind}", role.name());
-                self.console.say(Level::Warning, &text);
-            }
-        }
-        self.console.touch(Instant::now());
-    }
-
-    fn take_network(&mut self, mut interface: Interface) {
-        interface.name = screen::printable(&interface.name);
-        interface.source = screen::printable(&interface.source);
-        interface
-            .addresses
-            .iter_mut()
-            .for_each(|address| *address = screen::printable(address));
-        let Interface {
-            name,
-            addresses,
-            source,
-        } = &interface;
-        if addresses.is_empty() {
-            if self.status.interfaces.iter().any(|old| old.name == *name) {
-                let text = format!("network {name} has no address any more");
-                self.console.say(Level::Info, &text);
-            }
-        } else {
-            self.console.say(
-                Level::Info,
-                &format!("network {name} {} ({source})", addresses.join(" ")),
-            );
-        }
-        // A report holds all addresses of its interface.
-        self.status
-            .interfaces
-            .retain(|old| old.name != interface.name);
-        if !interface.addresses.is_empty() {
-            self.status.interfaces.push(interface);
-        }
-        self.status.interfaces.truncate(limits::INTERFACES_MAX);
-    }
-
-    /// Says where the manifest is, once there is a server and an address, and again when that changes.
-    fn announce(&mut self) {
-        if !self.served_artifacts {
-            return;
-        }
-        let urls = screen::manifest_urls(&self.status.interfaces, self.options.port);
-        if urls != self.status.urls {
-            self.status.urls.clone_from(&urls);
-            self.console.touch(Instant::now());
-        }
-        let Some((url, artifacts)) = urls.first().zip(self.status.artifacts.as_ref()) else {
-            return;
-        };
-        if self.announced.as_ref() != Some(url) {
-            let after = settings::uptime().as_secs_f32();
-            let text = format!(
-                "serving {url} manifest {} after {after:.2} s",
-                artifacts.digest
-            );
-            self.console.say(Level::Info, &text);
-            self.announced = Some(url.clone());
-            if !self.memory_told {
-                self.memory_due = Some(Instant::now() + limits::MEMORY_SETTLE);
-                self.memory_told = true;
-            }
-        }
-    }
-
-    /// Says once what the programs use, for operators who size machines.
-    fn tell_memory(&mut self, now: Instant) {
-        if self.memory_due.is_none_or(|at| at > now) {
-            return;
-        }
-        self.memory_due = None;
-        let resident = |pid| memory::resident_kib(pid).unwrap_or(0);
-        let mut text = format!("memory init {} KiB", resident(Pid::INIT));
-        for slot in &self.slots {
-            if let Some(running) = &slot.running {
-                let _infallible =
-                    write!(text, " {} {} KiB", slot.role.name(), resident(running.pid));
-            }
-        }
-        let Memory { total, available } = memory::now();
-        let _infallible = write!(
-            text,
-            " available {} of {} KiB",
-            available >> 10,
-            total >> 10
-        );
-        self.console.say(Level::Info, &text);
     }
 
     /// Ends all children: TERM, a bounded wait, KILL, a bounded wait.

@@ -19,6 +19,7 @@ mod cmdline;
 mod console;
 mod control;
 mod cpio;
+mod identity;
 mod kexec;
 mod limits;
 mod machine;

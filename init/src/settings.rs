@@ -175,6 +175,17 @@ pub(crate) fn raise_clock(built_at: u64) -> Option<Duration> {
     Some(behind)
 }
 
+/// What the kernel kept of an earlier crash.
+pub(crate) fn earlier_crash(pstore: &Path) -> Option<String> {
+    let records = fs::read_dir(pstore).ok()?.flatten().count();
+    (records > 0).then(|| {
+        format!(
+            "the kernel crashed earlier: {records} records in {}",
+            pstore.display()
+        )
+    })
+}
+
 /// Seconds since the epoch, never less than `built_at`: also right where the clock could not be set.
 pub(crate) fn now(built_at: u64) -> i64 {
     let now = SystemTime::now()
@@ -269,6 +280,15 @@ mod tests {
         card("eth1", "02:00:00:00:00:02\n", true);
         card("eth0", "02:00:00:00:00:01\n", true);
         assert_eq!(first_mac(net.path()).as_deref(), Some("02:00:00:00:00:01"));
+    }
+
+    #[test]
+    fn crashes_are_told() {
+        let pstore = tempfile::tempdir().unwrap();
+        assert_eq!(earlier_crash(pstore.path()), None);
+        assert_eq!(earlier_crash(&pstore.path().join("none")), None);
+        fs::write(pstore.path().join("dmesg-efi-1"), "Oops").unwrap();
+        assert!(earlier_crash(pstore.path()).is_some_and(|text| text.contains("1 records")));
     }
 
     #[test]
