@@ -264,12 +264,14 @@ impl Run<'_> {
         if let Some(filter) = &self.arguments.filter {
             cargo.arg(filter);
         }
+        if self.built && self.paths.output("phase.img").exists() {
+            cargo.env("PHASE_APPLIANCE_DIR", self.paths.out());
+        }
         if self.suite.name == "machines" {
             let kernel = self.paths.output("vmlinuz");
             let acceleration =
                 accel::choose(self.paths, self.arguments.accel, &kernel, self.progress)?;
             cargo.env("PHASE_ACCEL", acceleration.as_str());
-            cargo.env("PHASE_APPLIANCE_DIR", self.paths.out());
         } else {
             // Tests of this machine's abilities tell their reason for skipping in their captured output.
             cargo.arg("--show-output");
