@@ -1,7 +1,8 @@
 //! Logging for every command: `tracing` events as lines on stderr.
 //!
 //! `RUST_LOG` (`debug`, or `plasmd=debug,discovery=trace`) replaces the command's own level completely, in both
-//! directions. Under systemd each line starts with its priority (`<3>` = error), so that `journalctl -p err` works.
+//! directions. Under systemd each line starts with its priority (`<3>` = error), so that `journalctl -p err` works. Under
+systemd and under init lines carry no time of their own: both stamp what they receive.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -28,12 +29,21 @@ pub(crate) fn start(level: LevelFilter) {
     let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let plain = Format::default().with_target(false);
+    let under_init = std::env::var_os(boot_manifest::handoff::ENV).is_some();
     let registry = tracing_subscriber::registry();
     // A second start can only come from a test; the first one stays.
     let _started = if journal {
         let event = Prioritised(plain.without_time().with_level(false));
         registry
             .with(lines.event_format(event).with_filter(filter))
+            .try_init()
+    } else if under_init {
+        registry
+            .with(
+                lines
+                    .event_format(plain.without_time())
+                    .with_filter(filter),
+            )
             .try_init()
     } else {
         registry
