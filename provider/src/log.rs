@@ -2,7 +2,7 @@
 //!
 //! `RUST_LOG` (`debug`, or `plasmd=debug,discovery=trace`) replaces the command's own level completely, in both
 //! directions. Under systemd each line starts with its priority (`<3>` = error), so that `journalctl -p err` works. Under
-systemd and under init lines carry no time of their own: both stamp what they receive.
+//! systemd and under init lines carry no time of their own: both stamp what they receive.
 
 use std::fmt;
 use std::io::IsTerminal;
