@@ -1,8 +1,8 @@
 //! Logging for every command: `tracing` events as lines on stderr.
 //!
 //! `RUST_LOG` (`debug`, or `plasmd=debug,discovery=trace`) replaces the command's own level completely, in both
-//! directions. Under systemd each line starts with its priority (`<3>` = error), so that `journalctl -p err` works. Under
-//! systemd and under init lines carry no time of their own: both stamp what they receive.
+//! directions. Under systemd each line starts with its priority (`<3>` = error), so that `journalctl -p err` works.
+//! Under systemd and under init lines carry no time of their own: both stamp what they receive.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -39,11 +39,7 @@ pub(crate) fn start(level: LevelFilter) {
             .try_init()
     } else if under_init {
         registry
-            .with(
-                lines
-                    .event_format(plain.without_time())
-                    .with_filter(filter),
-            )
+            .with(lines.event_format(plain.without_time()).with_filter(filter))
             .try_init()
     } else {
         registry
