@@ -278,7 +278,7 @@ impl std::fmt::Display for Listed {
             0o10 => '-',
             _ => '?',
         };
-        let permissions: String = (0..9)
+        let mut permissions: Vec<char> = (0..9)
             .map(|bit| {
                 if self.mode & (0o400 >> bit) == 0 {
                     '-'
@@ -287,6 +287,10 @@ impl std::fmt::Display for Listed {
                 }
             })
             .collect();
+        if self.mode & 0o1000 != 0 {
+            permissions[8] = if self.mode & 1 == 0 { 'T' } else { 't' };
+        }
+        let permissions = String::from_iter(permissions);
         let detail = match kind {
             'c' => format!("{}, {}", self.device.0, self.device.1),
             _ => self.size.to_string(),
@@ -422,6 +426,7 @@ mod tests {
             Entry::directory("dev", 0o755),
             Entry::char_device("dev/null", 0o666, 1, 3),
             Entry::file("init", 0o755, b"12345".to_vec()),
+            Entry::directory("tmp", 0o1777),
         ];
         let bytes = archive(&entries).unwrap();
         let lines: Vec<_> = read(&bytes)
@@ -433,6 +438,7 @@ mod tests {
             "drwxr-xr-x         0 dev",
             "crw-rw-rw-      1, 3 dev/null",
             "-rwxr-xr-x         5 init",
+            "drwxrwxrwt         0 tmp",
         ];
         assert_eq!(lines, expected);
         for length in 0..bytes.len() - 4 {

@@ -293,7 +293,15 @@ impl Run<'_> {
 /// The last lines of a failed suite: enough to see what it was.
 fn tail(output: &str) -> String {
     const LINES: usize = 60;
-    let lines: Vec<&str> = output.lines().collect();
+    const NOISE: [&str; 5] = [
+        "Compiling ",
+        "Checking ",
+        "Downloading ",
+        "Downloaded ",
+        "Blocking ",
+    ];
+    let worth_reading = |line: &&str| !NOISE.iter().any(|word| line.trim_start().starts_with(word));
+    let lines: Vec<&str> = output.lines().filter(worth_reading).collect();
     let from = lines.len().saturating_sub(LINES);
     lines[from..]
         .iter()
@@ -341,6 +349,6 @@ mod tests {
         let output: String = (0..500).map(|n| format!("line {n}\n")).collect();
         let tail = tail(&output);
         assert!(tail.ends_with("  | line 499\n") && tail.lines().count() == 60);
-        assert_eq!(super::tail(""), "");
+        assert_eq!(super::tail("   Compiling x v1.0.0\n"), "");
     }
 }
