@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
+use boot_manifest::{Manifest, Verified};
 use rustix::fs::{MemfdFlags, SealFlags};
 
 use crate::cpio::Archive;
@@ -78,21 +79,19 @@ pub(crate) fn load(handoff: Handoff, command_line: &str, tick: Tick<'_>) -> Resu
         );
         return Err(Refusal::new("kexec-failed", reason).into());
     }
-    let runtime = runtime_size(&handoff.kernel);
-    let initrd = initrd(&handoff, tick)?;
-    let Handoff { kernel, .. } = handoff;
-    let size = |file: &File| {
-        file.metadata()
-            .map(|metadata| metadata.len())
-            .unwrap_or(u64::MAX)
-    };
     let load = Load {
-        kernel: size(&kernel),
-        initrd: size(&initrd),
-        runtime,
+        kernel: verify::artifact(&handoff.manifest, "kernel")?.size,
+        initrd: initrd_size(&handoff.manifest)?,
+        runtime: runtime_size(&handoff.kernel),
     };
-    // The other files of the handoff are closed by now: their memory counts as free.
-    fits(load, memory::now()).map_err(|reason| Refusal::new("not-enough-memory", reason))?;
+    let check =
+        || fits(load, memory::now()).map_err(|reason| Refusal::new("not-enough-memory", reason));
+    // Before the initrd is built, which takes about the memory that is given back when the handoff is closed: PID 1 has no
+    // limit of its own, so an image that does not fit would take the machine down right here.
+    check()?;
+    let initrd = initrd(&handoff, tick)?;
+    let kernel = only_kernel(handoff);
+    check()?;
     tick()?;
     let result =
         sys::c_string(command_line).and_then(|line| sys::kexec_file_load(&kernel, &initrd, &line));
@@ -104,6 +103,18 @@ pub(crate) fn load(handoff: Handoff, command_line: &str, tick: Tick<'_>) -> Resu
         )
         .into()
     })
+}
+
+/// Closes all other files of the handoff, so that their memory is free again.
+fn only_kernel(handoff: Handoff) -> File {
+    handoff.kernel
+}
+
+/// Bytes of what [`initrd`] builds, but for the headers of a few files.
+fn initrd_size(manifest: &Verified<Manifest>) -> Result<u64, Refusal> {
+    let size = |name| verify::artifact(manifest, name).map(|artifact| artifact.size);
+    let artifacts = size("initramfs")?.saturating_add(size("rootfs")?);
+    Ok(artifacts.saturating_add(manifest.bytes().len() as u64))
 }
 
 /// Disarms whatever is loaded.
@@ -156,6 +167,7 @@ fn initrd(handoff: &Handoff, tick: Tick<'_>) -> Result<File, Stop> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Seek};
+    use std::os::fd::OwnedFd;
 
     use boot_manifest::TrustRoot;
 
@@ -235,17 +247,48 @@ mod tests {
         file
     }
 
-    #[test]
-    fn the_initrd_carries_what_was_verified() {
+    fn handoff() -> Handoff {
         let manifest = manifest_for(b"kernel", b"initramfs", b"hsqs");
         let bytes = boot_manifest::sign(&manifest, &[&key()]).unwrap();
         let root = TrustRoot::single(key().public());
-        let handoff = Handoff {
+        Handoff {
             manifest: verify::manifest(&bytes, &policy(&root)).unwrap(),
             kernel: file(b"kernel"),
             initramfs: file(b"initramfs"),
             rootfs: file(b"hsqs"),
+        }
+    }
+
+    #[test]
+    fn only_the_kernel_stays_open_for_the_load() {
+        let (mut initramfs_open, initramfs) = io::pipe().unwrap();
+        let (mut rootfs_open, rootfs) = io::pipe().unwrap();
+        let handoff = Handoff {
+            initramfs: File::from(OwnedFd::from(initramfs)),
+            rootfs: File::from(OwnedFd::from(rootfs)),
+            ..handoff()
         };
+        let kernel = only_kernel(handoff);
+        assert_eq!(kernel.metadata().unwrap().len(), 6);
+        // A pipe ends when its last writer is closed.
+        for reader in [&mut initramfs_open, &mut rootfs_open] {
+            assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn the_size_of_the_initrd_is_known_before_it_is_built() {
+        let handoff = handoff();
+        let built = initrd(&handoff, &mut || Ok(())).unwrap();
+        let known = initrd_size(&handoff.manifest).unwrap();
+        let headers = built.metadata().unwrap().len() - known;
+        assert!((1..1024).contains(&headers), "{headers}");
+    }
+
+    #[test]
+    fn the_initrd_carries_what_was_verified() {
+        let handoff = handoff();
+        let bytes = handoff.manifest.bytes().to_vec();
         let mut initrd = initrd(&handoff, &mut || Ok(())).unwrap();
         let seals = rustix::fs::fcntl_get_seals(&initrd).unwrap();
         assert!(
