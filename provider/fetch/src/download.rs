@@ -176,6 +176,11 @@ impl<'a, S: Sink> Download<'a, S> {
                     );
                     return Err(FetchError::not_http(&answer.url, reason));
                 }
+                if sent.end < self.artifact.chunks.range(first_chunk).end {
+                    // Nothing in it can be checked: taken as a success, it would be asked for again without end.
+                    let reason = "the part that it sends is shorter than a chunk";
+                    return Err(FetchError::cut_short(&answer.url, length(&sent), reason));
+                }
                 Part {
                     bytes: sent,
                     first_chunk,

@@ -451,6 +451,23 @@ fn half_a_range_is_taken_and_the_rest_asked_for() {
 }
 
 #[test]
+fn parts_too_small_to_check_do_not_go_on_for_ever() {
+    let (outcome, server, _) = kernel_with(|request, stream, bytes| {
+        let Some((first, _)) = request.range else {
+            return Some(partly(request, stream, bytes, MIB as usize));
+        };
+        let one_byte = server::Request {
+            range: Some((first, first)),
+            ..request.clone()
+        };
+        Some(file(&one_byte, stream, bytes))
+    });
+    assert_eq!(outcome.error().code(), "cut-short", "{}", outcome.error());
+    let requests = server.ranges(KERNEL).len();
+    assert!(requests <= 5, "{requests} requests");
+}
+
+#[test]
 fn a_file_beside_the_manifest_is_found() {
     let image = Arc::new(Image::new());
     let theirs = Arc::clone(&image);
