@@ -4,9 +4,11 @@
 //! packages that bring one are told that the system is offline, and nginx, which is only measured, is unpacked beside the
 //! images instead of installed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -31,7 +33,6 @@ const BUILD: &[&str] = &[
     "build-essential",
     "flex",
     "libelf-dev",
-    "libssl-dev",
     "linux-source-6.12",
     "systemd-boot-efi",
     "xz-utils",
@@ -94,16 +95,16 @@ pub fn ensure_installed(purposes: &[Purpose], progress: &Progress) -> Result<()>
         );
     }
     progress.announce("packages", &format!("installing {list}"));
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     if !lists_are_there() {
-        apt(&["update", "--quiet=2"])?;
+        apt(&["update", "--quiet=2"], progress)?;
     }
-    let mut install = vec!["install", "--yes", "--quiet=2", "--no-install-recommends"];
+    let mut install = vec!["install", "--yes", "--quiet=1", "--no-install-recommends"];
     install.extend(&missing);
-    if apt(&install).is_err() {
+    if apt(&install, progress).is_err() {
         // Package lists that are months old name files the mirrors no longer have.
-        apt(&["update", "--quiet=2"])?;
-        apt(&install)?;
+        apt(&["update", "--quiet=2"], progress)?;
+        apt(&install, progress)?;
     }
     progress.end(
         "packages",
@@ -149,22 +150,52 @@ fn lists_are_there() -> bool {
     })
 }
 
-fn apt(arguments: &[&str]) -> Result<()> {
-    let status = Command::new("apt-get")
+/// Lines of apt's output that are shown when it fails: dpkg names the cause in the last few.
+const TAIL_LINES: usize = 20;
+
+/// Time between two signs of life where there is no terminal.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
+/// Runs apt-get. Its output is shown only when it fails; meanwhile the step on screen counts packages.
+fn apt(arguments: &[&str], progress: &Progress) -> Result<()> {
+    let (reader, writer) = std::io::pipe().context("make a pipe")?;
+    let mut child = Command::new("apt-get")
         .args(arguments)
+        .args(["-o", "Dpkg::Use-Pty=0"])
         .env("DEBIAN_FRONTEND", "noninteractive")
         // Maintainer scripts start services through systemctl or by run level; neither does so under these.
         .env("SYSTEMD_OFFLINE", "1")
         .env("RUNLEVEL", "1")
         .stdin(Stdio::null())
-        .stdout(Stdio::from(std::io::stderr()))
-        .status()
+        .stderr(writer.try_clone().context("copy a pipe")?)
+        .stdout(writer)
+        .spawn()
         .context("cannot run apt-get")?;
-    ensure!(
-        status.success(),
-        "apt-get {} failed ({status})",
-        arguments.join(" ")
-    );
+    let mut tail = VecDeque::new();
+    let (mut unpacked, mut set_up) = (0_u32, 0_u32);
+    let mut told = Instant::now();
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = String::from_utf8_lossy(&line.context("read apt-get's output")?).into_owned();
+        unpacked += u32::from(line.starts_with("Unpacking "));
+        set_up += u32::from(line.starts_with("Setting up "));
+        if told.elapsed() >= SIGN_OF_LIFE || progress.is_live() {
+            progress.note("packages", &format!("{unpacked} unpacked, {set_up} set up"));
+            told = Instant::now();
+        }
+        tail.push_back(line);
+        if tail.len() > TAIL_LINES {
+            tail.pop_front();
+        }
+    }
+    let status = child.wait().context("wait for apt-get")?;
+    if !status.success() {
+        let tail: Vec<String> = tail.into();
+        bail!(
+            "apt-get {} failed ({status}); its last lines:\n{}",
+            arguments.join(" "),
+            tail.join("\n")
+        );
+    }
     Ok(())
 }
 

@@ -57,6 +57,21 @@ impl Progress {
         }
     }
 
+    /// Whether somebody watches: then lines may be replaced as often as they change.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Says how far a running step is: in place on a terminal, else as a line of its own.
+    pub fn note(&self, name: &str, detail: &str) {
+        if self.live {
+            eprint!("  {name:<12} {detail:<60}\r");
+            let _ = std::io::stderr().flush();
+        } else {
+            eprintln!("  {name:<12} {detail}");
+        }
+    }
+
     /// Prints a finished step.
     pub fn end(&self, name: &str, word: &str, took: Duration) {
         eprintln!("  {name:<12} {word:<44} {:>7.1} s", took.as_secs_f64());
