@@ -163,10 +163,10 @@ pub(crate) fn arguments(
 pub(crate) struct Running {
     pub(crate) pid: Pid,
     pub(crate) started: Instant,
-    /// Its reports.
-    pub(crate) reports: OwnedFd,
-    /// What it prints.
-    pub(crate) output: OwnedFd,
+    /// Its reports; `None` once it closed its end, which would be ready for ever.
+    pub(crate) reports: Option<OwnedFd>,
+    /// What it prints; `None` as above.
+    pub(crate) output: Option<OwnedFd>,
 }
 
 /// Starts a role.
@@ -212,8 +212,8 @@ pub(crate) fn start(
     Ok(Running {
         pid,
         started: now,
-        reports,
-        output: output.into(),
+        reports: Some(reports),
+        output: Some(output.into()),
     })
 }
 

@@ -228,10 +228,12 @@ impl Machine {
         let keys = fds.len();
         let mut roles = Vec::new();
         for slot in &self.slots {
-            if let Some(running) = &slot.running {
+            let Some(running) = &slot.running else {
+                continue;
+            };
+            for fd in running.reports.iter().chain(&running.output) {
                 roles.push(slot.role);
-                fds.push(PollFd::new(&running.reports, PollFlags::IN));
-                fds.push(PollFd::new(&running.output, PollFlags::IN));
+                fds.push(PollFd::new(fd, PollFlags::IN));
             }
         }
         let children = fds.len();
@@ -244,14 +246,16 @@ impl Machine {
         // EINTR cannot happen: every signal is blocked. Any other error turns the loop once more, after its timers.
         let _turns_again = rustix::event::poll(&mut fds, timeout.as_ref());
         let has_event = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let mut roles: Vec<Role> = roles
+            .into_iter()
+            .zip(&fds[keys..children])
+            .filter_map(|(role, fd)| has_event(fd).then_some(role))
+            .collect();
+        roles.dedup();
         Ready {
             signals: has_event(&fds[0]),
             keys: fds[1..keys].iter().any(has_event),
-            roles: roles
-                .into_iter()
-                .zip(fds[keys..children].chunks_exact(2))
-                .filter_map(|(role, pair)| pair.iter().any(has_event).then_some(role))
-                .collect(),
+            roles,
         }
     }
 
@@ -374,7 +378,10 @@ impl Machine {
             let Some(running) = self.running(role) else {
                 return;
             };
-            match control::receive(&running.reports) {
+            let Some(reports) = &running.reports else {
+                break;
+            };
+            match control::receive(reports) {
                 Received::Report(report, files) => self.take_report(role, report, files),
                 Received::Garbage(reason) => {
                     let text = format!(
@@ -383,7 +390,11 @@ impl Machine {
                     );
                     self.console.say(Level::Warning, &text);
                 }
-                Received::Nothing | Received::Closed => break,
+                Received::Nothing => break,
+                Received::Closed => {
+                    running.reports = None;
+                    break;
+                }
             }
         }
         let now = Instant::now();
@@ -391,19 +402,24 @@ impl Machine {
             return;
         };
         let console = &mut self.console;
-        if let Some(running) = &slot.running {
-            control::read_output(&running.output, &mut slot.lines, now, |line| {
+        if let Some(running) = &mut slot.running
+            && let Some(output) = &running.output
+        {
+            let is_open = control::read_output(output, &mut slot.lines, now, |line| {
                 console.child(role.name(), line)
             });
+            if !is_open {
+                running.output = None;
+            }
         }
     }
 
-    fn running(&self, role: Role) -> Option<&Running> {
+    fn running(&mut self, role: Role) -> Option<&mut Running> {
         self.slots
-            .iter()
+            .iter_mut()
             .find(|slot| slot.role == role)?
             .running
-            .as_ref()
+            .as_mut()
     }
 
     /// Ends all children: TERM, a bounded wait, KILL, a bounded wait.
@@ -439,4 +455,41 @@ struct Ready {
     signals: bool,
     keys: bool,
     roles: Vec<Role>,
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+    use super::*;
+
+    #[test]
+    fn a_child_that_closes_its_lines_does_not_keep_the_loop_turning() {
+        let (signals, _no_signals) = std::io::pipe().unwrap();
+        let console = Console::open(Path::new("/nonexistent"), Path::new("/nonexistent"));
+        let mut machine = Machine::new(Options::default(), console, signals.into(), None);
+        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let (reports, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
+        let (output, their_output) = std::io::pipe().unwrap();
+        machine.slots.push(Slot {
+            role: Role::Serve,
+            arguments: Vec::new(),
+            running: Some(Running {
+                pid: Pid::INIT,
+                started: Instant::now(),
+                reports: Some(reports),
+                output: Some(output.into()),
+            }),
+            restarts: Restarts::default(),
+            start_at: None,
+            is_dismissed: false,
+            lines: Lines::new(),
+        });
+        drop(theirs);
+        drop(their_output);
+        assert_eq!(machine.poll(Duration::ZERO).roles, [Role::Serve]);
+        machine.take_from_child(Role::Serve);
+        assert_eq!(machine.poll(Duration::ZERO).roles, []);
+    }
 }
