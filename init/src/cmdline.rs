@@ -328,13 +328,19 @@ pub(crate) fn successor(signed: &str, own: &str, origin: &str) -> String {
         .take_while(|word| word != "--")
         .filter(|word| carries(word))
         .collect();
-    let mut all: Vec<String> = words(signed)
-        .into_iter()
+    let signed = words(signed);
+    // The kernel and `parse` read no parameters behind a bare `--`: the local words must stand before it.
+    let end = signed.iter().position(|word| word == "--");
+    let (parameters, arguments) = signed.split_at(end.unwrap_or(signed.len()));
+    let mut all: Vec<String> = parameters
+        .iter()
         .filter(|word| !carried.contains(word))
+        .cloned()
         .collect();
     all.extend(carried);
     all.push("phase.source=initramfs".to_owned());
     all.push(format!("phase.origin={origin}"));
+    all.extend_from_slice(arguments);
     let quoted: Vec<String> = all.into_iter().map(quote).collect();
     quoted.join(" ")
 }
@@ -506,6 +512,16 @@ mod tests {
         let (options, _) = parse(&line);
         assert_eq!(options.source, SourceChoice::Initramfs);
         assert_eq!(options.origin.as_deref(), Some("http://a"));
+    }
+
+    #[test]
+    fn local_parameters_stand_before_the_arguments_of_the_first_program() {
+        let line = successor("quiet -- argument", "phase.port=80", "http://a");
+        assert_eq!(
+            line,
+            "quiet phase.port=80 phase.source=initramfs phase.origin=http://a -- argument"
+        );
+        assert_eq!(parse(&line).0.port, 80);
     }
 
     #[test]
