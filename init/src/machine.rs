@@ -139,6 +139,8 @@ impl Machine {
             self.wait_for_events(Duration::from_millis(50));
         }
         self.slots.retain(|slot| slot.role != role);
+        // What it sent after the first handoff would hold memory that the successor needs.
+        self.forget(role);
         self.status.progress = None;
     }
 
@@ -463,11 +465,28 @@ mod tests {
 
     use super::*;
 
+    fn machine() -> Machine {
+        // A closed pipe brings no signal.
+        let (signals, _closed) = std::io::pipe().unwrap();
+        let console = Console::open(Path::new("/nonexistent"), Path::new("/nonexistent"));
+        Machine::new(Options::default(), console, signals.into(), None)
+    }
+
+    #[test]
+    fn a_second_handoff_is_dropped_with_its_sender() {
+        let mut machine = machine();
+        let record = HandoffRecord {
+            origin: String::new(),
+            fds: Vec::new(),
+        };
+        machine.staged = Some(Staged::Handoff(record, Vec::new()));
+        machine.dismiss(Role::Stage);
+        assert!(machine.take_staged().is_none());
+    }
+
     #[test]
     fn a_child_that_closes_its_lines_does_not_keep_the_loop_turning() {
-        let (signals, _no_signals) = std::io::pipe().unwrap();
-        let console = Console::open(Path::new("/nonexistent"), Path::new("/nonexistent"));
-        let mut machine = Machine::new(Options::default(), console, signals.into(), None);
+        let mut machine = machine();
         let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
         let (reports, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
