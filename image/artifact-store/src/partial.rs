@@ -127,31 +127,12 @@ impl Folder {
 
     /// Starts or resumes writing `artifact`. Only one process can at a time.
     pub fn begin(&self, artifact: &Artifact) -> Result<Partial, WriteError> {
-        let temp = format!(".{}.partial", artifact.filename);
-        let path = self.path.join(&temp);
-        let (file, stat) =
-            beneath::writable(&self.dir, &temp).map_err(|reason| WriteError::Open {
-                path: path.clone(),
-                reason,
-            })?;
+        let Temporary { name, path, file } = self.temporary(&artifact.filename)?;
         let failed = |errno: Errno| WriteError::Io {
             path: path.clone(),
             source: errno.into(),
         };
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(WriteError::Busy { path }),
-            Err(errno) => return Err(failed(errno)),
-        }
-        // The lock may have been taken on a file that its first writer has just committed or discarded.
-        match beneath::regular(&self.dir, &temp) {
-            Ok((_, now)) if (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino) => {}
-            Ok(_) | Err(OpenError::NotFound) => return Err(WriteError::Busy { path }),
-            Err(reason) => return Err(WriteError::Open { path, reason }),
-        }
-        if stat.st_nlink != 1 || stat.st_uid != rustix::process::geteuid().as_raw() {
-            return Err(WriteError::Foreign { path });
-        }
+        let stat = rustix::fs::fstat(&file).map_err(failed)?;
         // One length for every partial file of this artifact: what lies behind it is not ours.
         if u64::try_from(stat.st_size).is_ok_and(|size| size > artifact.size) {
             rustix::fs::ftruncate(&file, artifact.size).map_err(failed)?;
@@ -174,18 +155,46 @@ impl Folder {
             dir,
             path: self.path.clone(),
         };
-        Partial::resume(folder, temp, File::from(file), artifact.clone())
+        Partial::resume(folder, name, file, artifact.clone())
+    }
+
+    /// Opens the partial file of `name` for this process alone, and makes sure that nobody else can change it.
+    fn temporary(&self, name: &FileName) -> Result<Temporary, WriteError> {
+        let temp = format!(".{name}.partial");
+        let path = self.path.join(&temp);
+        let (file, stat) =
+            beneath::writable(&self.dir, &temp).map_err(|reason| WriteError::Open {
+                path: path.clone(),
+                reason,
+            })?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(WriteError::Busy { path }),
+            Err(errno) => {
+                let source = errno.into();
+                return Err(WriteError::Io { path, source });
+            }
+        }
+        // The lock may have been taken on a file that its first writer has just committed or discarded.
+        match beneath::regular(&self.dir, &temp) {
+            Ok((_, now)) if (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino) => {}
+            Ok(_) | Err(OpenError::NotFound) => return Err(WriteError::Busy { path }),
+            Err(reason) => return Err(WriteError::Open { path, reason }),
+        }
+        if stat.st_nlink != 1 || stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(WriteError::Foreign { path });
+        }
+        let (name, file) = (temp, File::from(file));
+        Ok(Temporary { name, path, file })
     }
 
     /// Writes a small file, such as a manifest that was verified, in one step: it is there completely or not at all.
     pub fn write(&self, name: &FileName, bytes: &[u8]) -> Result<PathBuf, WriteError> {
-        let temp = format!(".{name}.partial");
-        let path = self.path.join(&temp);
-        let (file, _) = beneath::writable(&self.dir, &temp).map_err(|reason| WriteError::Open {
-            path: path.clone(),
-            reason,
-        })?;
-        let file = File::from(file);
+        let Temporary {
+            name: temp,
+            path,
+            file,
+        } = self.temporary(name)?;
         let failed = |source: io::Error| write_failed(source, &path, bytes.len() as u64);
         rustix::fs::ftruncate(&file, 0).map_err(|errno| failed(errno.into()))?;
         file.write_all_at(bytes, 0).map_err(failed)?;
@@ -205,6 +214,14 @@ impl Folder {
         rustix::fs::fsync(&self.dir).map_err(|errno| failed(errno.into()))?;
         Ok(path)
     }
+}
+
+/// A partial file that only this process writes.
+struct Temporary {
+    /// In its folder.
+    name: String,
+    path: PathBuf,
+    file: File,
 }
 
 /// An artifact being written. Dropping it keeps what was written, for the next [`Folder::begin`].

@@ -203,6 +203,38 @@ fn a_planted_partial_file_is_refused() {
 }
 
 #[test]
+fn a_small_file_has_one_writer_and_no_other_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Folder::open(dir.path()).unwrap();
+    let name = "manifest.json".parse().unwrap();
+    let (temp, other) = (
+        dir.path().join(".manifest.json.partial"),
+        dir.path().join("other"),
+    );
+    fs::write(&other, b"mine").unwrap();
+    fs::hard_link(&other, &temp).unwrap();
+    let refused = folder.write(&name, b"manifest");
+    assert!(
+        matches!(refused, Err(WriteError::Foreign { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read(&other).unwrap(), b"mine");
+    fs::remove_file(&temp).unwrap();
+
+    // Another writer of the same name is at work.
+    let partial = folder
+        .begin(&artifact("manifest.json", b"content"))
+        .unwrap();
+    let refused = folder.write(&name, b"manifest");
+    assert!(
+        matches!(refused, Err(WriteError::Busy { .. })),
+        "{refused:?}"
+    );
+    drop(partial);
+    folder.write(&name, b"manifest").unwrap();
+}
+
+#[test]
 fn what_lies_under_the_name_is_hashed_before_it_is_believed() {
     let dir = tempfile::tempdir().unwrap();
     let artifact = artifact("vmlinuz", b"content");
