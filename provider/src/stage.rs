@@ -11,7 +11,7 @@
 //! everything again. Never touches a disk, never follows a redirect: a provider must not send this machine elsewhere.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -145,7 +145,7 @@ fn limits() -> Limits {
     }
 }
 
-fn load_image_info(file: &std::path::Path) -> Result<ImageInfo, CommandError> {
+fn load_image_info(file: &Path) -> Result<ImageInfo, CommandError> {
     let bytes = trust::read(file, IMAGE_INFO_SIZE_MAX, "image description")?;
     serde_json::from_slice(&bytes)
         .map_err(|error| CommandError::local(format!("{}: {error}", file.display())))
@@ -346,6 +346,10 @@ fn check_room(parts: &[&Artifact]) -> Result<(), Failure> {
             code: "not-enough-memory",
             reason: "/proc/meminfo does not tell how much memory is available".to_owned(),
         })?;
+    // Above the limit of its cgroup the role would be killed, and start over for ever.
+    let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limit = cgroup_memory_max(&cgroups, Path::new("/sys/fs/cgroup"));
+    let available = available.min(limit.unwrap_or(u64::MAX));
     if needed > available {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         return Err(Failure {
@@ -358,6 +362,13 @@ fn check_room(parts: &[&Artifact]) -> Result<(), Failure> {
         });
     }
     Ok(())
+}
+
+/// The memory limit of this process's cgroup, if it has one; `cgroups` is what /proc/self/cgroup says.
+fn cgroup_memory_max(cgroups: &str, root: &Path) -> Option<u64> {
+    let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let limit = std::fs::read_to_string(root.join(path).join("memory.max")).ok()?;
+    limit.trim().parse().ok()
 }
 
 /// `MemAvailable` of /proc/meminfo, in bytes.
@@ -387,5 +398,18 @@ mod tests {
         ] {
             assert_eq!(memory_available(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_limit_of_the_cgroup() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("stage")).unwrap();
+        for (text, expected) in [("138412032\n", Some(132 << 20)), ("max\n", None)] {
+            std::fs::write(root.path().join("stage/memory.max"), text).unwrap();
+            let found = cgroup_memory_max("1:name=x:/\n0::/stage\n", root.path());
+            assert_eq!(found, expected, "{text:?}");
+        }
+        assert_eq!(cgroup_memory_max("0::/other\n", root.path()), None);
+        assert_eq!(cgroup_memory_max("", root.path()), None);
     }
 }
