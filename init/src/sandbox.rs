@@ -179,7 +179,17 @@ const X32: u32 = 0x4000_0000;
 const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
 
+/// Instructions that look at socket options.
+const OPTION_CHECK: usize = 5;
+
+/// The low halves of the second and third argument, which hold an `int`.
+const LEVEL_AT: u32 = 24;
+const OPTION_AT: u32 = 32;
+
 /// The filter as a BPF program: another architecture ends the process, a forbidden call answers EPERM.
+///
+/// So does a socket that lingers: passed to `init` beside a report and closed there, it would hold PID 1 in that close for
+/// as long as its peer likes.
 pub(crate) fn filter() -> Vec<libc::sock_filter> {
     let load = |at| instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
     let answer = |value| instruction(libc::BPF_RET | libc::BPF_K, 0, 0, value);
@@ -194,11 +204,19 @@ pub(crate) fn filter() -> Vec<libc::sock_filter> {
         answer(libc::SECCOMP_RET_KILL_PROCESS),
     ];
     for (index, call) in FORBIDDEN.iter().enumerate() {
-        // Over the calls that follow, and over the answer for allowed ones.
-        let ahead = u8::try_from(FORBIDDEN.len() - index).unwrap_or(u8::MAX);
+        // Over the calls that follow, over the look at socket options, and over the answer for allowed ones.
+        let ahead = u8::try_from(FORBIDDEN.len() - index + OPTION_CHECK).unwrap_or(u8::MAX);
         let number = u32::try_from(*call).unwrap_or(u32::MAX);
         program.push(instruction(equal, ahead, 0, number));
     }
+    let set_option = u32::try_from(libc::SYS_setsockopt).unwrap_or(u32::MAX);
+    program.extend([
+        instruction(equal, 0, 4, set_option),
+        load(LEVEL_AT),
+        instruction(equal, 0, 2, libc::SOL_SOCKET.unsigned_abs()),
+        load(OPTION_AT),
+        instruction(equal, 1, 0, libc::SO_LINGER.unsigned_abs()),
+    ]);
     program.push(answer(libc::SECCOMP_RET_ALLOW));
     program.push(answer(libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()));
     program
@@ -255,6 +273,10 @@ mod tests {
 
     /// Runs the filter on one call as the kernel would.
     fn verdict(architecture: u32, number: u32) -> u32 {
+        verdict_with(architecture, number, 0, 0)
+    }
+
+    fn verdict_with(architecture: u32, number: u32, level: u32, option: u32) -> u32 {
         let program = filter();
         let (mut at, mut value) = (0, 0);
         loop {
@@ -263,7 +285,13 @@ mod tests {
             let jump = |taken: bool| usize::from(if taken { jt } else { jf });
             match u32::from(code) {
                 code if code == libc::BPF_LD | libc::BPF_W | libc::BPF_ABS => {
-                    value = if k == NUMBER_AT { number } else { architecture };
+                    value = match k {
+                        NUMBER_AT => number,
+                        ARCHITECTURE_AT => architecture,
+                        LEVEL_AT => level,
+                        OPTION_AT => option,
+                        other => panic!("nothing is read at {other}"),
+                    };
                 }
                 code if code == libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K => {
                     at += jump(value == k)
@@ -295,6 +323,35 @@ mod tests {
         );
         assert_eq!(verdict(ARCHITECTURE ^ 1, 0), libc::SECCOMP_RET_KILL_PROCESS);
         assert!(FORBIDDEN.len() < 250, "jumps are one byte");
+    }
+
+    #[test]
+    fn no_role_makes_a_socket_linger() {
+        let denied = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
+        let allowed = libc::SECCOMP_RET_ALLOW;
+        let (call, other) = (libc::SYS_setsockopt as u32, libc::SYS_getsockopt as u32);
+        let (socket, tcp) = (libc::SOL_SOCKET as u32, libc::IPPROTO_TCP as u32);
+        let (linger, reuse) = (libc::SO_LINGER as u32, libc::SO_REUSEADDR as u32);
+        for (call, level, option, expected) in [
+            (call, socket, linger, denied),
+            (call, socket, reuse, allowed),
+            (call, tcp, linger, allowed),
+            (other, socket, linger, allowed),
+        ] {
+            let found = verdict_with(ARCHITECTURE, call, level, option);
+            assert_eq!(found, expected, "{call} {level} {option}");
+        }
+        // The real kernel agrees.
+        let linger = std::thread::spawn(|| {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            sys::install_filter(&filter()).unwrap();
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            rustix::net::sockopt::set_socket_linger(
+                &socket,
+                Some(std::time::Duration::from_secs(9)),
+            )
+        });
+        assert_eq!(linger.join().unwrap(), Err(rustix::io::Errno::PERM));
     }
 
     /// The real kernel: a shell that may not make files, nor call what is forbidden. Needs a kernel with seccomp.
