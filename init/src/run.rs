@@ -83,8 +83,10 @@ pub(crate) fn run() -> ! {
     shutdown::leave(machine, ending)
 }
 
+/// A byte that is no UTF-8 spoils its word and not the whole line.
 fn own_command_line() -> String {
-    std::fs::read_to_string("/proc/cmdline").unwrap_or_default()
+    let line = std::fs::read("/proc/cmdline").unwrap_or_default();
+    String::from_utf8_lossy(&line).into_owned()
 }
 
 /// Descriptors 0 to 2 lead somewhere harmless whatever the kernel opened, and 3 stays occupied: see
