@@ -25,7 +25,8 @@ use crate::time::Timestamp;
 pub enum Expiry {
     /// It is refused: upgrades, downloads.
     Refuse,
-    /// It is accepted and [`Verified::expired`] says so: a machine goes on serving what it has.
+    /// It is accepted and [`Verified::expired`] says so: a machine goes on serving what it has. A manifest from the future
+    /// is accepted too, and nothing says so: the clock of a machine without a battery is behind.
     Report,
 }
 
