@@ -50,6 +50,8 @@ impl Qmp {
             bail!("not a QMP greeting: {greeting}");
         }
         qmp.run("qmp_capabilities", json!({}))?;
+        // Answered when the machine is complete: QEMU has opened every file by then.
+        qmp.run("query-status", json!({}))?;
         Ok(qmp)
     }
 

@@ -1,55 +1,45 @@
-//! A `plasmd` that was taken over: as `stage` it fetches nothing and hands PID 1 the files below /lies
-//! instead, sealed or not; as `serve` it crashes as long as /lies/crash-until says; otherwise it is the real
-//! one. Tests put it into an initramfs to see whether PID 1 verifies what its own program gives it, and
-//! starts again what dies.
+//! A `plasmd` that was taken over. As `stage` it fetches nothing and hands PID 1 the files below /lies
+//! instead, sealed or not. When /lies says so, it dies at once in every role, or tries what an attacker would
+//! try from inside a role and prints what the kernel said. Tests put it into an initramfs to see whether PID 1
+//! verifies what its own program gives it, starts again what dies, and locks in what it starts.
 
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, IoSlice, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use boot_manifest::handoff::{ENV, HandoffRecord, Report};
 use rustix::event::poll;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::mount::{MountFlags, mount};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::system::{RebootCommand, reboot};
 
-/// Where the real program is in the prepared initramfs.
-const REAL: &str = "/bin/plasmd.real";
-/// What is handed over, by the names of the handoff.
+/// What is handed over, by the names of the handoff, and what else to do.
 const LIES: &str = "/lies";
 const FILES: [&str; 4] = ["manifest", "kernel", "initramfs", "rootfs"];
 
 fn main() -> io::Result<()> {
-    let arguments: Vec<_> = env::args_os().skip(1).collect();
-    if arguments.first().is_none_or(|role| role != "stage") {
-        if arguments.first().is_some_and(|role| role == "serve") && must_crash()? {
-            std::process::abort();
-        }
-        return Err(Command::new(REAL).arg0("plasmd").args(arguments).exec());
+    let role = env::args().nth(1).unwrap_or_default();
+    let told = |what: &str| Path::new(LIES).join(what).exists();
+    if told("crash") {
+        std::process::abort();
     }
-    let files = FILES.into_iter().map(lie).collect::<io::Result<Vec<_>>>()?;
-    hand_over(&socket()?, &files)?;
+    if told("try-everything") {
+        try_everything(&role);
+    } else if role == "stage" {
+        let files = FILES.into_iter().map(lie).collect::<io::Result<Vec<_>>>()?;
+        hand_over(&socket()?, &files)?;
+    }
     // PID 1 ends it.
     poll(&mut [], None)?;
     Ok(())
-}
-
-/// Whether the machine is not up yet for as many seconds as the file says.
-fn must_crash() -> io::Result<bool> {
-    let seconds = |text: &str| {
-        text.split_whitespace()
-            .next()
-            .and_then(|word| word.parse::<f64>().ok())
-    };
-    let Ok(until) = fs::read_to_string(Path::new(LIES).join("crash-until")) else {
-        return Ok(false);
-    };
-    Ok(seconds(&fs::read_to_string("/proc/uptime")?) < seconds(&until))
 }
 
 /// A memory file with the content of a lie; sealed as a real one, unless the lie is that it is not.
@@ -69,12 +59,22 @@ fn lie(name: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// The socket to PID 1: a copy of the descriptor that the environment names.
+/// The socket to PID 1: the descriptor that the environment names.
 fn socket() -> io::Result<OwnedFd> {
     let number = env::var(ENV).ok().and_then(|number| number.parse().ok());
-    let number = number.ok_or_else(|| io::Error::other("no socket to PID 1"))?;
-    let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-    Ok(pidfd_getfd(own, number, PidfdGetfdFlags::empty())?)
+    number
+        .map(adopt)
+        .ok_or_else(|| io::Error::other("no socket to PID 1"))
+}
+
+#[expect(
+    unsafe_code,
+    reason = "the descriptor is inherited and known by its number only"
+)]
+fn adopt(number: i32) -> OwnedFd {
+    // SAFETY: PID 1 opened this descriptor for this process alone; nothing else here knows the number, and this
+    // is called once.
+    unsafe { OwnedFd::from_raw_fd(number) }
 }
 
 fn hand_over(socket: &OwnedFd, files: &[File]) -> io::Result<()> {
@@ -96,4 +96,49 @@ fn hand_over(socket: &OwnedFd, files: &[File]) -> io::Result<()> {
         SendFlags::empty(),
     )?;
     Ok(())
+}
+
+/// Tries what an attacker would try from inside a role. A line for each: what the kernel said, or `SUCCEEDED`.
+fn try_everything(role: &str) {
+    let say = |what: &str, result: io::Result<()>| {
+        let outcome = result.map_or_else(
+            |error| format!("{:?}", error.kind()),
+            |()| "SUCCEEDED".into(),
+        );
+        println!("tries to {what}: {outcome}");
+    };
+    let create = |path: &str| File::create(path).map(drop);
+    say(
+        "start another program",
+        Command::new("/init").spawn().map(drop),
+    );
+    say("write below /run", create("/run/phase/x"));
+    say("write into the artifacts", create("/run/phase/artifacts/x"));
+    say("write into the root", create("/x"));
+    say("write to /tmp", create("/tmp/x"));
+    say(
+        "write to a disk",
+        File::options().write(true).open("/dev/vda").map(drop),
+    );
+    say(
+        "write to the memory of PID 1",
+        File::options().write(true).open("/proc/1/mem").map(drop),
+    );
+    say(
+        "end PID 1",
+        kill_process(Pid::INIT, Signal::TERM).map_err(Into::into),
+    );
+    let mounted = mount("none", "/tmp", "tmpfs", MountFlags::empty(), None);
+    say("mount something", mounted.map_err(Into::into));
+    say(
+        "restart the machine",
+        reboot(RebootCommand::Restart).map_err(Into::into),
+    );
+    if role != "stage" {
+        // A port where nothing listens: refused by the peer is not refused by the kernel.
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 9));
+        let connected = TcpStream::connect_timeout(&anywhere, Duration::from_secs(5));
+        say("connect by TCP", connected.map(drop));
+    }
+    println!("tried everything");
 }

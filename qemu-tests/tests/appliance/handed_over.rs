@@ -12,7 +12,6 @@ use qemu_tests::story::Scene;
 use qemu_tests::variant::{flipped, overlaid, signed_anew};
 use qemu_tests::{Disk, Firmware, Images, Lan, Machine, Spec, Story};
 
-use crate::people::serves_the_signed_manifest;
 use crate::{BOOT_LIMIT, CONSOLE, scene};
 
 pub(crate) const SCENES: &[Scene] = &[
@@ -34,6 +33,7 @@ pub(crate) const SCENES: &[Scene] = &[
     ),
     scene("init_refuses_files_that_can_still_be_changed", 60, unsealed),
     scene("a_program_that_crashes_is_started_again", 60, crashes),
+    scene("a_program_that_was_taken_over_is_locked_in", 60, locked_in),
 ];
 
 /// The program that lies, built beside this test.
@@ -86,9 +86,8 @@ fn taken_over(
     files: &[(&str, u32, &[u8])],
     scratch: &Path,
 ) -> Result<Spec> {
-    let (liar, real) = (fs::read(LIAR)?, images.bytes("plasmd")?);
+    let liar = fs::read(LIAR)?;
     let mut files = files.to_vec();
-    files.push(("bin/plasmd.real", 0o755, &real));
     files.push(("bin/plasmd", 0o755, &liar));
     let initrd = overlaid(
         &images.path("initramfs.img"),
@@ -167,17 +166,70 @@ fn unsealed(story: &Story) -> Result<()> {
     must_refuse(story, "not-sealed", &lies)
 }
 
-/// Killed by a signal again and again, with growing pauses; when it stops crashing, the machine serves.
+/// Killed by a signal again and again: started again each time, after growing pauses, and PID 1 goes on.
 fn crashes(story: &Story) -> Result<()> {
-    let images = story.images()?;
     let lan = story.lan()?;
+    let a = with_disk_taken_over(story, &lan, "lies/crash")?;
+    for pause in ["0.5", "1.0", "2.0"] {
+        let text =
+            format!("serve was ended by signal 6 (status 134); it starts again in {pause} s");
+        a.wait_for(&text, BOOT_LIMIT)?;
+    }
+    a.power_off(BOOT_LIMIT)
+}
+
+/// Every role tries to break out; the kernel must say no each time.
+fn locked_in(story: &Story) -> Result<()> {
+    let lan = story.lan()?;
+    let a = with_disk_taken_over(story, &lan, "lies/try-everything")?;
+    for role in ["net", "serve"] {
+        let tries = outcomes(story, &a, role)?;
+        ensure!(
+            tries.len() == 11,
+            "{role} tried {} things: {tries:?}",
+            tries.len()
+        );
+    }
+    a.kill();
     let scratch = tempfile::tempdir()?;
-    let files: &[(&str, u32, &[u8])] = &[("lies/crash-until", 0o644, b"8")];
-    let spec = taken_over(images, "", files, scratch.path())?;
+    let words = "phase.source=provider phase.provider=http://10.77.0.1";
+    let files: &[(&str, u32, &[u8])] = &[("lies/try-everything", 0o644, b"")];
+    let spec = taken_over(story.images()?, words, files, scratch.path())?;
+    let b = story.boot(&lan, "b", 2, &spec)?;
+    let tries = outcomes(story, &b, "stage")?;
+    ensure!(
+        tries.len() == 10,
+        "stage tried {} things: {tries:?}",
+        tries.len()
+    );
+    Ok(())
+}
+
+/// What came of a role's tries: each must have failed for lack of permission, or because what it wanted cannot
+/// even be seen from inside the role. Reaching a peer that refuses would mean that the kernel let it through.
+fn outcomes(story: &Story, machine: &Machine, role: &str) -> Result<Vec<String>> {
+    machine
+        .serial()?
+        .wait_for_anywhere(&format!("{role}: tried everything"), BOOT_LIMIT)?;
+    let tries = machine.serial()?.lines_with(&format!("{role}: tries to "));
+    let is_closed = |line: &&String| {
+        [": PermissionDenied", ": NotFound"]
+            .iter()
+            .any(|end| line.ends_with(end))
+    };
+    let open: Vec<_> = tries.iter().filter(|line| !is_closed(line)).collect();
+    ensure!(open.is_empty(), "not forbidden to {role}: {open:#?}");
+    story.note(format!(
+        "{role} tried {} ways out, and none is open",
+        tries.len()
+    ));
+    Ok(tries)
+}
+
+fn with_disk_taken_over(story: &Story, lan: &Lan, lie: &str) -> Result<Machine> {
+    let images = story.images()?;
+    let scratch = tempfile::tempdir()?;
+    let spec = taken_over(images, "", &[(lie, 0o644, b"")], scratch.path())?;
     let disk = Disk::new(images.path("phase.img"), Bus::Virtio);
-    let a = story.boot(&lan, "a", 1, &spec.disk(disk))?;
-    a.wait_for("ended", BOOT_LIMIT)?;
-    a.wait_for("ended", BOOT_LIMIT)?;
-    let at = a.wait_until_serving(BOOT_LIMIT)?;
-    serves_the_signed_manifest(&lan, images, &at)
+    story.boot(lan, "a", 1, &spec.disk(disk))
 }
