@@ -229,7 +229,7 @@ async fn obtain_manifest(
         channel: args.channel.as_ref(),
         arch: args.arch,
         expiry: if args.allow_expired {
-            Expiry::Report
+            Expiry::Accept
         } else {
             Expiry::Refuse
         },

@@ -115,7 +115,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CommandError> {
                 channel: channel.as_ref(),
                 arch,
                 expiry: if allow_expired {
-                    Expiry::Report
+                    Expiry::Accept
                 } else {
                     Expiry::Refuse
                 },

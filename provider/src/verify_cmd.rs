@@ -175,7 +175,7 @@ fn check_manifest(args: &Args, file: &Path, trust: &Trust) -> Result<Verified<Ma
         channel: None,
         arch: None,
         expiry: if args.allow_expired {
-            Expiry::Report
+            Expiry::Accept
         } else {
             Expiry::Refuse
         },

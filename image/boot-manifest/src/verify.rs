@@ -20,11 +20,14 @@ use crate::names::{Arch, Channel};
 use crate::root::TrustRoot;
 use crate::time::Timestamp;
 
-/// What an expired manifest means to the caller.
+/// What a manifest outside its time means to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expiry {
     /// It is refused: upgrades, downloads.
     Refuse,
+    /// It is accepted and [`Verified::expired`] says so; a manifest from the future is refused all the same: somebody who
+    /// has decided to use an old one.
+    Accept,
     /// It is accepted and [`Verified::expired`] says so: a machine goes on serving what it has. A manifest from the future
     /// is accepted too, and nothing says so: the clock of a machine without a battery is behind.
     Report,
@@ -88,7 +91,7 @@ impl<T> Verified<T> {
         &self.signers
     }
 
-    /// Whether it had expired at the time given; only ever true under [`Expiry::Report`].
+    /// Whether it had expired at the time given; only ever true under [`Expiry::Accept`] and [`Expiry::Report`].
     pub fn expired(&self) -> bool {
         self.expired
     }
@@ -395,7 +398,7 @@ fn check_machine(manifest: &Manifest, expect: &Expect<'_>) -> Result<(), VerifyE
 fn check_times(manifest: &Manifest, expect: &Expect<'_>) -> Result<bool, VerifyError> {
     let now = expect.now;
     let (created_at, expires_at) = (manifest.created_at, manifest.expires_at);
-    if created_at > now.plus_seconds(CLOCK_SKEW_SECONDS_MAX) && expect.expiry == Expiry::Refuse {
+    if created_at > now.plus_seconds(CLOCK_SKEW_SECONDS_MAX) && expect.expiry != Expiry::Report {
         return Err(VerifyError::NotYetValid { created_at, now });
     }
     let expired = now >= expires_at;

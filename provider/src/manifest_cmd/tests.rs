@@ -330,7 +330,7 @@ fn verify_gives_the_reason_and_what_to_try() {
         .to_string();
     assert!(error.contains("expired at"), "{error}");
     let accepted = Expect {
-        expiry: Expiry::Report,
+        expiry: Expiry::Accept,
         ..late
     };
     assert!(verify_file(&file, &trust, &accepted, false).is_ok());

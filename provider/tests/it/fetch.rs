@@ -477,6 +477,26 @@ fn an_expired_manifest_needs_a_word() {
         "it was not logged: {accepted:?}"
     );
     check_fetched(&image, &desk.path("out"));
+
+    // The word is about old manifests, not about those of the future.
+    let future = Arc::new(Image::of(days_ago(-3), Image::new().files));
+    let desk = Desk::new(&future);
+    let server = provider(&future, |_, _, _| None);
+    let url = server.url("");
+    let flags = [
+        &url,
+        "-o",
+        "out",
+        "-k",
+        "key.pub",
+        "--allow-expired",
+        "--json",
+    ];
+    let refused = desk.fetch(&flags);
+    assert_eq!(
+        (refused.code, refused.json()["code"].as_str()),
+        (Some(1), Some("not-yet-valid"))
+    );
 }
 
 #[test]

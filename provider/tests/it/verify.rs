@@ -167,6 +167,11 @@ fn refusals_name_the_check_and_exit_with_one() {
             "check this machine's clock",
         ),
         (
+            &["future.json", "-k", "key.pub", "--allow-expired"],
+            "not-yet-valid",
+            "check this machine's clock",
+        ),
+        (
             &["empty.json", "-k", "key.pub"],
             "malformed",
             "cannot be read",

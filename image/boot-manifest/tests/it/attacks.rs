@@ -290,6 +290,10 @@ fn the_machine() -> Vec<Attack> {
         attack("expired", signed(&[1])).when(|expect| expect.now = CREATED_AT.plus_days(30)),
         attack("not-yet-valid", signed(&[1]))
             .when(|expect| expect.now = CREATED_AT.plus_seconds(-86_401)),
+        attack("not-yet-valid-though-expiry-is-accepted", signed(&[1])).when(|expect| {
+            expect.now = CREATED_AT.plus_seconds(-86_401);
+            expect.expiry = Expiry::Accept;
+        }),
         attack(
             "sequence-below-floor",
             signed_after(|manifest| manifest.sequence = 6),
@@ -425,16 +429,15 @@ fn the_same_files_without_the_attack_are_believed() {
 }
 
 #[test]
-fn an_expired_manifest_goes_on_being_served() {
+fn an_expired_manifest_is_accepted_by_whoever_says_so() {
     let channel: Channel = "stable".parse().unwrap();
     let mut expect = expect(&channel);
-    expect.expiry = Expiry::Report;
     expect.now = CREATED_AT.plus_days(400);
-    assert!(
-        verify(&signed(&[1]), &root(&[1], 1), &expect)
-            .unwrap()
-            .expired()
-    );
+    for expiry in [Expiry::Report, Expiry::Accept] {
+        expect.expiry = expiry;
+        let verified = verify(&signed(&[1]), &root(&[1], 1), &expect).unwrap();
+        assert!(verified.expired(), "{expiry:?}");
+    }
     expect.now = CREATED_AT;
     assert!(
         !verify(&signed(&[1]), &root(&[1], 1), &expect)
