@@ -70,6 +70,7 @@ pub struct Provider {
 #[derive(Debug, Default)]
 struct Shared {
     answers: Mutex<Answers>,
+    later: Mutex<Option<(String, Answers)>>,
     asked: Mutex<Vec<String>>,
     open: Mutex<Vec<TcpStream>>,
 }
@@ -139,9 +140,10 @@ impl Provider {
         &self.url
     }
 
-    /// Answers differently from the next request on.
-    pub fn change(&self, answers: Answers) {
-        *lock(&self.shared.answers) = answers;
+    /// Answers honestly, or at least differently, once somebody has asked for the file with this name: with
+    /// `answers` from the next request on.
+    pub fn change_after(&self, file: &str, answers: Answers) {
+        *lock(&self.shared.later) = Some((format!("/{file}"), answers));
     }
 
     /// The request lines so far.
@@ -162,6 +164,18 @@ impl Drop for Provider {
 }
 
 impl Shared {
+    fn answer(&self, path: &str) -> Answer {
+        let mut answers = lock(&self.answers);
+        let answer = answers.get(path).cloned().unwrap_or(Answer::Nothing);
+        let mut later = lock(&self.later);
+        if later.as_ref().is_some_and(|(file, _)| path.ends_with(file))
+            && let Some((_, changed)) = later.take()
+        {
+            *answers = changed;
+        }
+        answer
+    }
+
     fn talk(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_read_timeout(Some(IDLE_LIMIT))?;
         stream.set_write_timeout(Some(IDLE_LIMIT))?;
@@ -170,10 +184,7 @@ impl Shared {
             lock(&self.asked).push(line.clone());
             let mut words = line.split_whitespace();
             let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
-            let answer = lock(&self.answers)
-                .get(path)
-                .cloned()
-                .unwrap_or(Answer::Nothing);
+            let answer = self.answer(path);
             if !answer.send(stream, method == "HEAD", range)? {
                 return Ok(());
             }

@@ -222,7 +222,15 @@ impl Machine {
     /// # Errors
     /// When the line does not come within `limit`; the text has the end of the console.
     pub fn wait_for(&self, wanted: &str, limit: Duration) -> Result<Line> {
-        let found = self.serial()?.wait_for_unless(wanted, HOPELESS, limit);
+        self.wait_for_unless(wanted, HOPELESS, limit)
+    }
+
+    /// Like [`Self::wait_for`], but what ends the wait is a line with one of `never`.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    pub fn wait_for_unless(&self, wanted: &str, never: &[&str], limit: Duration) -> Result<Line> {
+        let found = self.serial()?.wait_for_unless(wanted, never, limit);
         let line = found.inspect_err(|_| self.look())?;
         self.mark(&line);
         Ok(line)
@@ -245,11 +253,7 @@ impl Machine {
     pub fn must_refuse(&self, code: &str, limit: Duration) -> Result<()> {
         self.wait_for(&format!("phase: refused: {code}:"), limit)?;
         // The refusal may be repeated in the kernel's log before.
-        let line = self
-            .serial()?
-            .wait_for("phase: fatal:", limit)
-            .inspect_err(|_| self.look())?;
-        self.mark(&line);
+        self.wait_for_unless("phase: fatal:", &[], limit)?;
         self.must_not_have_used_anything()
     }
 
