@@ -299,18 +299,7 @@ fn wanted<'a>(manifest: &'a Manifest, names: &[String]) -> Result<Vec<&'a Artifa
     let all = names.iter().any(|name| name == "all");
     let asked =
         |artifact: &Artifact| all || names.iter().any(|name| name == artifact.name.as_str());
-    let wanted: Vec<&Artifact> = manifest.artifacts.iter().filter(|one| asked(one)).collect();
-    if let Some(artifact) = wanted
-        .iter()
-        .find(|one| one.filename.as_str() == MANIFEST_FILE)
-    {
-        let message = format!(
-            "the artifact {} has the file name of the manifest",
-            artifact.name
-        );
-        return Err(CommandError::failed(message).into());
-    }
-    Ok(wanted)
+    Ok(manifest.artifacts.iter().filter(|one| asked(one)).collect())
 }
 
 async fn fetch_one(

@@ -14,6 +14,9 @@ use crate::time::Timestamp;
 /// The artifact every manifest must have.
 const KERNEL: &str = "kernel";
 
+/// The file name that the signed manifest has beside its artifacts.
+const MANIFEST_FILE: &str = "manifest.json";
+
 /// One file of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Artifact {
@@ -69,6 +72,9 @@ pub enum InvalidManifest {
     /// Two artifacts share one file name.
     #[error("two artifacts have the file name {0}")]
     DuplicateFileName(FileName),
+    /// An artifact would take the place of the signed manifest in the artifact directory.
+    #[error("the artifact {0} has the file name of the manifest, {MANIFEST_FILE}")]
+    ManifestFileName(ArtifactName),
     /// An artifact's length and chunk list do not belong together.
     #[error("the artifact {name}: {reason}")]
     Artifact {
@@ -158,6 +164,9 @@ impl Manifest {
                 return Err(InvalidManifest::DuplicateFileName(
                     artifact.filename.clone(),
                 ));
+            }
+            if artifact.filename.as_str() == MANIFEST_FILE {
+                return Err(InvalidManifest::ManifestFileName(artifact.name.clone()));
             }
             let reason = if artifact.size != artifact.chunks.size() {
                 "its size and its chunk list differ"

@@ -141,6 +141,11 @@ fn artifacts() -> Vec<Row> {
             "\"filename\":\"vmlinuz\"",
             "\"filename\":\".vmlinuz\"",
         ),
+        (
+            "signed-file-name-of-the-manifest",
+            "\"filename\":\"vmlinuz\"",
+            "\"filename\":\"manifest.json\"",
+        ),
         ("signed-size-zero", "\"size\":1000,", "\"size\":0,"),
         (
             "signed-size-above-limit",
