@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use artifact_store::Folder;
@@ -204,7 +205,12 @@ fn check_artifact(manifest: &Manifest, argument: &str) -> Result<Checked, Comman
     let unreadable = |error: std::io::Error| {
         CommandError::local(format!("{}: cannot be read: {error}", path.display()))
     };
-    let mut file = File::open(path).map_err(unreadable)?;
+    // Without the flag a pipe that nobody writes to would be waited for, for ever.
+    let mut file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(unreadable)?;
     if !file.metadata().map_err(unreadable)?.is_file() {
         return Err(CommandError::local(format!(
             "{}: is not a regular file",

@@ -131,6 +131,25 @@ fn a_mismatch_names_the_file_and_both_digests() {
 }
 
 #[test]
+fn a_pipe_in_the_place_of_an_artifact_is_refused_without_waiting() {
+    let image = fresh_image();
+    let desk = desk(&image);
+    fs::remove_file(desk.path("vmlinuz")).unwrap();
+    rustix::fs::mkfifoat(
+        rustix::fs::CWD,
+        desk.path("vmlinuz"),
+        rustix::fs::Mode::from_raw_mode(0o644),
+    )
+    .unwrap();
+    let ended = verify(&desk, &["manifest.json", "vmlinuz", "-k", "key.pub"]);
+    assert!(
+        ended.err.contains("vmlinuz: is not a regular file"),
+        "{ended:?}"
+    );
+    assert_ne!(ended.code, Some(0));
+}
+
+#[test]
 fn refusals_name_the_check_and_exit_with_one() {
     let image = fresh_image();
     let expired = Image::of(days_ago(31), Image::new().files);
