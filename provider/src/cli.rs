@@ -11,7 +11,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::exit::{CommandError, Exit};
 use crate::{
-    discover_cmd, fetch_cmd, key, manifest_cmd, net, serve, stage, status_cmd, verify_cmd,
+    discover_cmd, fetch_cmd, key, manifest_cmd, net, out, serve, stage, status_cmd, verify_cmd,
 };
 
 /// Phase: serves signed boot images, and boots machines from them.
@@ -124,7 +124,7 @@ impl Command {
             Self::Net(args) => net::run(args),
             Self::Stage(args) => stage::run(args),
             Self::Version => {
-                println!("plasmd {}", env!("CARGO_PKG_VERSION"));
+                out::line(concat!("plasmd ", env!("CARGO_PKG_VERSION")));
                 Ok(Exit::Done)
             }
         }

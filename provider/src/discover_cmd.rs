@@ -13,6 +13,7 @@ use discovery::{Browser, DiscoveryError, Hint};
 use serde_json::{Value, json};
 
 use crate::exit::{CommandError, Exit};
+use crate::out;
 
 /// After the first provider that can be reached, others have this long to be counted, for programs that ask.
 const GATHER_TIME: Duration = Duration::from_millis(700);
@@ -183,7 +184,7 @@ impl Search {
         };
         let url = provider.url().unwrap_or_default();
         match format {
-            Format::Text => println!("MANIFEST_URL={url}"),
+            Format::Text => out::line(format_args!("MANIFEST_URL={url}")),
             Format::Json => {
                 let providers: Vec<Value> = self.providers.iter().map(Provider::to_json).collect();
                 let result = json!({
@@ -193,7 +194,7 @@ impl Search {
                     "provider_count": providers.len(),
                     "providers": providers,
                 });
-                println!("{result:#}");
+                out::line(format_args!("{result:#}"));
             }
         }
     }

@@ -13,6 +13,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::exit::{CommandError, Exit};
+use crate::out;
 use crate::trust;
 
 /// The subcommands.
@@ -78,7 +79,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CommandError> {
             write_trust_root(&root, &out, force)?
         }
     };
-    print!("{text}");
+    out::exactly(text);
     Ok(Exit::Done)
 }
 

@@ -6,6 +6,7 @@
 mod create;
 mod report;
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use boot_manifest::{
@@ -15,6 +16,7 @@ use boot_manifest::{
 
 use crate::exit::{CommandError, Exit};
 use crate::key::{self, files};
+use crate::out;
 use crate::trust::{self, Trust};
 
 /// The subcommands.
@@ -93,7 +95,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CommandError> {
                 (None, Some(root)) => Some(trust::load_root(&root)?),
                 (None, None) => None,
             };
-            print!("{}", show(&file, root.as_ref(), json)?);
+            out::exactly(show(&file, root.as_ref(), json)?);
             Ok(Exit::Done)
         }
         Command::Verify {
@@ -145,8 +147,11 @@ fn load_secrets(files: &[PathBuf]) -> Result<Vec<SecretKey>, CommandError> {
 /// Puts a manifest in its place. Tells on stderr, so that `--out -` leaves stdout to the manifest.
 fn put(out: &Path, bytes: &[u8]) -> Result<(), CommandError> {
     if out == Path::new("-") {
-        print!("{}", String::from_utf8_lossy(bytes));
-        return Ok(());
+        let mut stdout = io::stdout().lock();
+        let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+        return written.map_err(|error| {
+            CommandError::local(format!("the manifest cannot be written to stdout: {error}"))
+        });
     }
     files::write_atomic(out, bytes).map_err(|error| key::unwritable(out, &error))
 }
@@ -209,7 +214,7 @@ fn verify_file(
         Ok(verified) => verified,
         Err(error) => {
             if json {
-                print!("{}", report::refused_json(file, &error));
+                out::exactly(report::refused_json(file, &error));
             }
             return Err(refused(file, &error));
         }
@@ -222,7 +227,7 @@ fn verify_file(
     } else {
         report::verified_text(file, trust, &verified)
     };
-    print!("{text}");
+    out::exactly(text);
     Ok(Exit::Done)
 }
 

@@ -8,8 +8,13 @@ use std::io::{self, Write as _};
 
 /// Prints one line, or several.
 pub(crate) fn line(text: impl Display) {
+    exactly(format_args!("{text}\n"));
+}
+
+/// Prints a text that has its line ends.
+pub(crate) fn exactly(text: impl Display) {
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         Err(error) => tracing::error!(%error, "stdout cannot be written"),

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::exit::{CommandError, Exit};
+use crate::out;
 
 /// Time for one answer, connecting included. A provider on the same network needs milliseconds; a first manifest may
 /// wait for hashing.
@@ -59,7 +60,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CommandError> {
         .map_err(|error| CommandError::local(format!("cannot start: {error}")))?;
     let answer = runtime.block_on(ask(&args.addr, path))?;
     if args.json {
-        println!("{}", String::from_utf8_lossy(&answer).trim_end());
+        out::line(String::from_utf8_lossy(&answer).trim_end());
         return Ok(Exit::Done);
     }
     let value = serde_json::from_slice(&answer).map_err(|error| {
@@ -129,10 +130,18 @@ async fn exchange(uri: &Uri, authority: &str) -> anyhow::Result<(StatusCode, Byt
 
 fn show_status(status: &Value) {
     let text = |pointer: &str| shown(status.pointer(pointer).unwrap_or(&Value::Null));
-    println!("provider   {} {}", text("/name"), text("/version"));
-    println!("serves     {}/{}", text("/channel"), text("/arch"));
-    println!("uptime     {} s", text("/uptime_seconds"));
-    println!("health     {}", text("/health/status"));
+    out::line(format_args!(
+        "provider   {} {}",
+        text("/name"),
+        text("/version")
+    ));
+    out::line(format_args!(
+        "serves     {}/{}",
+        text("/channel"),
+        text("/arch")
+    ));
+    out::line(format_args!("uptime     {} s", text("/uptime_seconds")));
+    out::line(format_args!("health     {}", text("/health/status")));
     for (label, list) in [("problem", "/health/problems"), ("note", "/health/notes")] {
         for line in status
             .pointer(list)
@@ -140,25 +149,31 @@ fn show_status(status: &Value) {
             .into_iter()
             .flatten()
         {
-            println!("{label:<10} {}", shown(line));
+            out::line(format_args!("{label:<10} {}", shown(line)));
         }
     }
-    println!("requests   {}", text("/metrics/requests_total"));
-    println!("bytes      {}", text("/metrics/bytes_served_total"));
-    println!("mdns       {}", text("/mdns"));
-    println!("dht        {}", text("/dht"));
+    out::line(format_args!(
+        "requests   {}",
+        text("/metrics/requests_total")
+    ));
+    out::line(format_args!(
+        "bytes      {}",
+        text("/metrics/bytes_served_total")
+    ));
+    out::line(format_args!("mdns       {}", text("/mdns")));
+    out::line(format_args!("dht        {}", text("/dht")));
 }
 
 fn show_artifacts(manifest: &Value) {
     let text = |pointer: &str| shown(manifest.pointer(pointer).unwrap_or(&Value::Null));
-    println!(
+    out::line(format_args!(
         "{}/{} version {} (manifest {}, expires {})",
         text("/channel"),
         text("/arch"),
         text("/version"),
         text("/manifest_version"),
         text("/expires_at")
-    );
+    ));
     let signers: Vec<String> = manifest
         .pointer("/signatures")
         .and_then(Value::as_array)
@@ -167,18 +182,21 @@ fn show_artifacts(manifest: &Value) {
         .map(|signature| shown(&signature["key_id"]))
         .collect();
     match signers.as_slice() {
-        [] => println!("unsigned: clients will refuse it"),
-        signers => println!("signed by {} (not verified here)", signers.join(", ")),
+        [] => out::line(format_args!("unsigned: clients will refuse it")),
+        signers => out::line(format_args!(
+            "signed by {} (not verified here)",
+            signers.join(", ")
+        )),
     }
     let artifacts = manifest.pointer("/artifacts").and_then(Value::as_object);
     for (name, artifact) in artifacts.into_iter().flatten() {
-        println!(
+        out::line(format_args!(
             "{:<12} {:<24} {:>12}  {}",
             printable(name),
             shown(&artifact["filename"]),
             shown(&artifact["size_bytes"]),
             shown(&artifact["hash"])
-        );
+        ));
     }
 }
 

@@ -9,4 +9,5 @@ mod net;
 mod provider;
 mod serve;
 mod stage;
+mod stdout;
 mod verify;
