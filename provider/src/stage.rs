@@ -30,9 +30,10 @@ use crate::trust;
 /// What init needs of an image, in the order of the descriptors after the manifest.
 const PARTS: [&str; 3] = ["kernel", "initramfs", "rootfs"];
 
-/// First and longest pause between attempts. A provider that starts is noticed within half a minute, and a hundred
-/// machines that wait for it ask three times a second altogether.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// First and longest pause between attempts. The first is short because the network gets its address within a second of
+/// this role's start. A provider that starts is noticed within half a minute, and a hundred machines that wait for it
+/// ask three times a second altogether.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Between two progress reports: what a person on the console can follow.
