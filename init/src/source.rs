@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -90,8 +89,15 @@ pub(crate) fn on_disk(device: &Path) -> Result<Found, Refusal> {
     let file = File::open(device).map_err(|error| verify::io(&name, &error))?;
     let mut manifest =
         vec![0; usize::try_from(limits::DISK_SQUASHFS_OFFSET).unwrap_or(MANIFEST_SIZE_MAX)];
-    file.read_exact_at(&mut manifest, 0)
-        .map_err(|error| verify::io(&name, &error))?;
+    let read =
+        verify::read_up_to(&file, &mut manifest, 0).map_err(|error| verify::io(&name, &error))?;
+    if read < manifest.len() {
+        return Err(verify::ends_early(
+            &name,
+            read as u64,
+            manifest.len() as u64,
+        ));
+    }
     let end = manifest
         .iter()
         .rposition(|byte| *byte != 0)
@@ -211,6 +217,7 @@ impl DiskWait {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::unix::fs::FileExt;
 
     use super::*;
 
@@ -277,7 +284,9 @@ mod tests {
 
         // A partition of zeroes gives an empty manifest, a short one an error.
         disk.as_file().set_len(0).unwrap();
-        assert_eq!(on_disk(disk.path()).unwrap_err().code, "io");
+        let short = on_disk(disk.path()).unwrap_err();
+        assert_eq!(short.code, "bad-size");
+        assert!(short.reason.ends_with(": ends after 0 of 1048576 bytes"));
         disk.as_file().set_len(1 << 20).unwrap();
         assert_eq!(on_disk(disk.path()).unwrap().manifest, b"");
     }

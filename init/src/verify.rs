@@ -167,13 +167,38 @@ pub(crate) fn for_each_step(
     let mut done = 0;
     while done < size {
         let length = usize::try_from(size - done).map_or(step.len(), |left| left.min(step.len()));
-        file.read_exact_at(&mut step[..length], offset + done)
+        let read = read_up_to(file, &mut step[..length], offset + done)
             .map_err(|error| io(name, &error))?;
+        if read < length {
+            return Err(ends_early(name, done + read as u64, size).into());
+        }
         use_step(&step[..length])?;
         done += length as u64;
         tick()?;
     }
     Ok(())
+}
+
+/// Fills `bytes` from `offset`, or reads to the end; returns how many bytes there were.
+pub(crate) fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<usize> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// A disk or a file that is shorter than what it should hold.
+pub(crate) fn ends_early(name: &str, found: u64, wanted: u64) -> Refusal {
+    Refusal::new(
+        "bad-size",
+        format!("{name}: ends after {found} of {wanted} bytes"),
+    )
 }
 
 fn size(name: &str, file: &File) -> Result<u64, Refusal> {
@@ -426,6 +451,24 @@ pub(crate) mod tests {
             [&signed, KERNEL, INITRAMFS, ROOTFS],
             Err("invalid-manifest"),
         );
+    }
+
+    #[test]
+    fn a_short_disk_says_where_it_ends() {
+        let mut disk = tempfile::tempfile().unwrap();
+        let length = limits::STEP_SIZE + 10;
+        disk.write_all(&vec![7; length]).unwrap();
+        let mut used = 0;
+        let wanted = length as u64 + 5;
+        let mut tick = || Ok(());
+        let result = for_each_step("rootfs", &disk, 100, wanted, &mut tick, |bytes| {
+            used += bytes.len();
+            Ok(())
+        });
+        let reason = format!("rootfs: ends after {} of {wanted} bytes", length - 100);
+        let refusal = Refusal::new("bad-size", reason);
+        assert_eq!(result, Err(Stop::Refused(refusal)));
+        assert!(used < length, "the short step was used");
     }
 
     #[test]
