@@ -58,7 +58,7 @@ const TEST: &[&str] = &[
     "wget",
 ];
 
-const BENCH: &[&str] = &["curl", "wrk"];
+const BENCH: &[&str] = &["curl", "libpcre2-8-0", "wrk"];
 
 impl Purpose {
     /// The packages for this purpose alone.

@@ -89,7 +89,7 @@ const SUITES: &[Suite] = &[
             "--features",
             "squashfs-ng",
             "--test",
-            "read_back",
+            "it",
         ]),
     },
     Suite {
