@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use boot_manifest::MANIFEST_SIZE_MAX;
+use rustix::fs::{Mode, OFlags};
 
 use crate::limits;
 use crate::plan::Refusal;
@@ -37,26 +38,23 @@ pub(crate) fn initramfs_has_artifacts() -> bool {
 
 /// The artifacts of the initramfs.
 pub(crate) fn in_initramfs() -> Result<Found, Refusal> {
-    let folder = Path::new(INITRAMFS);
-    let open = |name: &str| {
+    in_folder(Path::new(INITRAMFS))
+}
+
+fn in_folder(folder: &Path) -> Result<Found, Refusal> {
+    let open = |name: &str, flags: OFlags| {
         let path = folder.join(name);
-        File::open(&path).map_err(|error| absent_or_broken(&path, &error))
+        open_regular(&path, flags).map_err(|error| absent_or_broken(&path, &error))
     };
     let mut manifest = Vec::new();
     let limit = MANIFEST_SIZE_MAX as u64 + 1;
-    open("manifest.json")?
+    open("manifest.json", OFlags::RDONLY)?
         .take(limit)
         .read_to_end(&mut manifest)
         .map_err(|error| verify::io("manifest", &error))?;
     // Writable, because the memory behind it is given back while it is copied.
-    let path = folder.join("rootfs.squashfs");
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(|error| absent_or_broken(&path, &error))?;
     let medium = Medium {
-        file,
+        file: open("rootfs.squashfs", OFlags::RDWR)?,
         offset: 0,
         consume: true,
     };
@@ -65,6 +63,18 @@ pub(crate) fn in_initramfs() -> Result<Found, Refusal> {
         manifest,
         medium,
     })
+}
+
+/// Opens a regular file and nothing else: whoever packs an archive can put a pipe or a device there, which would be waited
+/// for, or a link that leads elsewhere.
+fn open_regular(path: &Path, flags: OFlags) -> std::io::Result<File> {
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(std::io::Error::other("is not a regular file"))
+    }
 }
 
 fn absent_or_broken(path: &Path, error: &std::io::Error) -> Refusal {
@@ -263,6 +273,35 @@ mod tests {
             [PathBuf::from("/dev/sda2"), PathBuf::from("/dev/vdb2")]
         );
         assert!(partitions(Path::new("/nonexistent"), Path::new("/dev")).is_empty());
+    }
+
+    #[test]
+    fn the_initramfs_gives_regular_files_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let (manifest, rootfs) = (
+            folder.path().join("manifest.json"),
+            folder.path().join("rootfs.squashfs"),
+        );
+        let code = || in_folder(folder.path()).map(drop).map_err(|it| it.code);
+        assert_eq!(code(), Err("not-found".to_owned()));
+        fs::write(&manifest, "{}").unwrap();
+        assert_eq!(code(), Err("not-found".to_owned()));
+        fs::write(&rootfs, "hsqs").unwrap();
+        assert_eq!(in_folder(folder.path()).unwrap().manifest, b"{}");
+
+        for path in [&manifest, &rootfs] {
+            let bytes = fs::read(path).unwrap();
+            fs::remove_file(path).unwrap();
+            // Nobody writes to this pipe: opening it as a file would never return.
+            rustix::fs::mkfifoat(rustix::fs::CWD, path, Mode::from_raw_mode(0o600)).unwrap();
+            assert_eq!(code(), Err("io".to_owned()), "{}", path.display());
+            fs::remove_file(path).unwrap();
+            std::os::unix::fs::symlink("/etc/passwd", path).unwrap();
+            assert_eq!(code(), Err("io".to_owned()), "{}", path.display());
+            fs::remove_file(path).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        assert_eq!(code(), Ok(()));
     }
 
     #[test]
