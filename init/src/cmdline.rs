@@ -106,6 +106,12 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
     ),
 ];
 
+/// Parameters of older systems that people still have in their boot entries, and why they do nothing here.
+const WITHOUT_MEANING: &[(&str, &str)] = &[
+    ("cache", "nothing is written to disks"),
+    ("nowrite", "nothing is written to disks"),
+];
+
 /// Where artifacts may come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SourceChoice {
@@ -210,7 +216,7 @@ pub(crate) fn parse(command_line: &str) -> (Options, Vec<String>) {
         };
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         if !PARAMETERS.iter().any(|row| row.name == name) {
-            complaints.push(format!("unknown parameter phase.{}", plain(name)));
+            complaints.push(unknown(name));
         } else if set(&mut options, name, value).is_none() {
             complaints.push(format!(
                 "phase.{name}={} is not valid: the default holds",
@@ -223,6 +229,13 @@ pub(crate) fn parse(command_line: &str) -> (Options, Vec<String>) {
         complaints.push("phase.source=provider needs phase.provider=URL".to_owned());
     }
     (options, complaints)
+}
+
+fn unknown(name: &str) -> String {
+    match WITHOUT_MEANING.iter().find(|(known, _)| *known == name) {
+        Some((name, reason)) => format!("phase.{name} has no meaning here: {reason}"),
+        None => format!("unknown parameter phase.{}", plain(name)),
+    }
 }
 
 /// `None` when the value is not valid.
@@ -461,6 +474,22 @@ mod tests {
         check("phase.source=provider", 1, |o| {
             o.source = SourceChoice::Provider
         });
+    }
+
+    #[test]
+    fn parameters_of_older_systems_are_told_why_they_do_nothing() {
+        let (options, complaints) = parse("phase.cache=/dev/sda3 phase.nowrite");
+        assert_eq!(options, Options::default());
+        assert_eq!(
+            complaints,
+            [
+                "phase.cache has no meaning here: nothing is written to disks",
+                "phase.nowrite has no meaning here: nothing is written to disks"
+            ]
+        );
+        for (name, _) in WITHOUT_MEANING {
+            assert!(PARAMETERS.iter().all(|row| row.name != *name), "{name}");
+        }
     }
 
     #[test]
