@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::limits::OPEN_RETRIES_MAX;
@@ -61,6 +61,19 @@ pub(crate) fn folder(dir: impl AsFd, path: &str) -> Result<OwnedFd, OpenError> {
     open(dir.as_fd(), path, flags, Mode::empty())
 }
 
+/// A directory beneath `dir`, only for looking at and opening what is in it.
+pub(crate) fn place(dir: impl AsFd, path: &str) -> Result<OwnedFd, OpenError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(dir.as_fd(), path, flags, Mode::empty())
+}
+
+/// What has the name `name` (one component) in `dir`, without opening it; nothing when it is no regular file.
+pub(crate) fn look(dir: impl AsFd, name: &str) -> Result<Option<Stat>, OpenError> {
+    debug_assert!(!name.contains('/'), "links would be followed");
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok((kind(&stat) == REGULAR).then_some(stat))
+}
+
 /// A regular file beneath `dir`, for reading.
 pub(crate) fn regular(dir: impl AsFd, path: &str) -> Result<(OwnedFd, Stat), OpenError> {
     // Without NONBLOCK, opening a FIFO would wait for its writer.
@@ -78,10 +91,13 @@ pub(crate) fn writable(dir: impl AsFd, path: &str) -> Result<(OwnedFd, Stat), Op
     Ok((file, stat))
 }
 
+/// The one kind of file that is served.
+const REGULAR: &str = "regular file";
+
 fn check(file: &OwnedFd) -> Result<Stat, OpenError> {
     let stat = rustix::fs::fstat(file)?;
     match kind(&stat) {
-        "regular file" => Ok(stat),
+        REGULAR => Ok(stat),
         other => Err(OpenError::NotRegular(other)),
     }
 }
@@ -98,7 +114,7 @@ fn open(dir: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> Result<Ow
 
 fn kind(stat: &Stat) -> &'static str {
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => "regular file",
+        FileType::RegularFile => REGULAR,
         FileType::Directory => "directory",
         FileType::Fifo => "FIFO",
         FileType::Socket => "socket",

@@ -6,6 +6,7 @@
 //! - [`Store`] is the artifacts directory of a provider, `<root>/<channel>/<arch>/<file>`, read only. Every file is
 //!   opened beneath the directory's descriptor by the kernel itself, so neither `..` nor a symbolic link nor a rename at
 //!   the wrong moment leads out, and FIFOs and devices are refused.
+//! - [`Folders`] looks at a file without opening it, for those who may know its content already.
 //! - [`Identity`] and [`Hashes`]: a digest belongs to a content, never to a name.
 //! - [`Folder`] and [`Partial`]: the only way to write an artifact. Each chunk is verified before it is written, and the
 //!   name appears when all are there and durable.
@@ -18,6 +19,7 @@ mod hashes;
 mod identity;
 mod layout;
 mod limits;
+mod look;
 mod partial;
 mod store;
 
@@ -25,5 +27,6 @@ pub use beneath::OpenError;
 pub use hashes::{HashError, Hashed, Hashes};
 pub use identity::{Identity, OpenFile};
 pub use layout::{MANIFEST_FILE, spellings};
+pub use look::{Folders, Seen};
 pub use partial::{Folder, Partial, WriteError};
 pub use store::{Found, Problem, Reason, Scan, Store};

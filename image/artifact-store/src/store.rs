@@ -138,20 +138,11 @@ impl Store {
         name: &FileName,
     ) -> Result<OpenFile, OpenError> {
         let known: Arch = arch.parse().map_err(|_| OpenError::NotFound)?;
-        for spelling in layout::spellings(known, arch) {
-            let folder = layout::folder_path(channel, spelling);
-            for candidate in layout::candidates(name) {
-                match beneath::regular(&self.root, &format!("{folder}/{candidate}")) {
-                    Err(OpenError::NotFound) => {}
-                    Err(error) => return Err(error),
-                    Ok((file, stat)) => {
-                        let name = candidate.parse().map_err(|_| OpenError::NotFound)?;
-                        return Ok(OpenFile::new(file, name, Identity::of(&stat)));
-                    }
-                }
-            }
+        match self.folders(channel, known, arch).look(name) {
+            Ok(seen) => seen.open(),
+            Err(OpenError::NotFound) => self.find_only(channel, known, arch, name),
+            Err(error) => Err(error),
         }
-        self.find_only(channel, known, arch, name)
     }
 
     /// The one file that is the artifact called `name` although it has no usual name, such as `vmlinuz-6.12`.
