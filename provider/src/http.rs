@@ -4,12 +4,14 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `server` | accepting, limits on connections, draining |
+//! | `alarm` | the deadlines of a connection |
 //! | `wire` | one connection's bytes: counting, and a deadline for clients that do not read |
 //! | `target` | from the request target to a route; the only place that decodes paths |
 //! | `range`, `condition` | RFC 9110 ranges and preconditions, pure |
 //! | `respond`, `body` | answers, and files read straight into the socket |
 //! | `limits` | every number with its reason |
 
+pub(crate) mod alarm;
 pub(crate) mod body;
 pub(crate) mod condition;
 pub(crate) mod limits;

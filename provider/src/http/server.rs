@@ -5,11 +5,12 @@
 //! the runtime's own end.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, HeaderValue};
@@ -17,11 +18,11 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::http::alarm::Alarm;
 use crate::http::body::Body;
 use crate::http::limits::{
     ACCEPT_PAUSE, BACKLOG, CONNECTIONS_MAX, DRAIN_MAX, FILES_RESERVED, HEAD_SIZE_MAX, HEAD_WAIT_MAX,
@@ -217,7 +218,7 @@ impl<H: Handler> Connection<H> {
         );
         let service = service_fn(|request| self.answer(&account, request));
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(Alarm::default())
             .header_read_timeout(HEAD_WAIT_MAX)
             .max_header_size(HEAD_SIZE_MAX)
             // Some firmware sends its request and closes its sending side.
@@ -227,16 +228,27 @@ impl<H: Handler> Connection<H> {
             .serve_connection(wire, service);
         let mut connection = std::pin::pin!(connection);
         let mut stopped = self.stopped.clone();
-        let stopped = async move {
+        let mut told = std::pin::pin!(async move {
             // An error means that the server is gone, which is a stop as well.
             let _ = stopped.wait_for(|stop| *stop).await.map(drop);
-        };
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = stopped => {
-                if !account.heard.load(Ordering::Relaxed) {
-                    return;
-                }
+        });
+        let mut is_waiting = false;
+        let ended = poll_fn(|context| {
+            if let Poll::Ready(result) = connection.as_mut().poll(context) {
+                return Poll::Ready(Some(result));
+            }
+            // All connections wait at one lock. This one is in the queue after its first look, and always woken by the
+            // same waker: it need not queue again until there is something to hear.
+            if is_waiting && matches!(self.stopped.has_changed(), Ok(false)) {
+                return Poll::Pending;
+            }
+            is_waiting = true;
+            told.as_mut().poll(context).map(|()| None)
+        });
+        let result = match ended.await {
+            Some(result) => result,
+            None if !account.heard.load(Ordering::Relaxed) => return,
+            None => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
