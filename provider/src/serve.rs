@@ -10,7 +10,10 @@ mod hashing;
 mod health;
 mod limits;
 mod port_owner;
+mod ready;
+mod refusal;
 mod setup;
+mod signed;
 mod signer;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -251,10 +254,7 @@ fn summarise(app: &App, address: SocketAddr, connections_max: usize) {
              (vmlinuz required, initramfs.img recommended, rootfs.squashfs optional)"
         );
     }
-    match (
-        app.catalog.signed(channel, arch.as_str()),
-        app.catalog.signer(),
-    ) {
+    match (app.catalog.signed(channel, arch), app.catalog.signer()) {
         (Ok(Some(signed)), signer) => {
             if signer.is_some() {
                 tracing::warn!(

@@ -1,5 +1,6 @@
 //! Answers. Every one has a `Content-Length` and a type; content has validators and honours ranges and preconditions.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use artifact_store::OpenFile;
@@ -19,6 +20,9 @@ use crate::http::range::{self, Selection};
 /// The digest of the whole artifact, also with a partial answer.
 const ARTIFACT_HASH: HeaderName = HeaderName::from_static("x-artifact-hash");
 
+/// Fields of a content's answer, with room for `Content-Range`, `Connection` and the date.
+const FIELDS_MAX: usize = 12;
+
 /// Where the bytes of a content come from.
 #[derive(Debug)]
 pub(crate) enum Source {
@@ -33,14 +37,56 @@ pub(crate) enum Source {
 pub(crate) struct Content {
     /// The bytes.
     pub(crate) source: Source,
-    /// Their digest: the entity tag.
+    /// What is said about them.
+    pub(crate) labels: Arc<Labels>,
+}
+
+/// What is said about a content. Made once for each content, because writing it out costs more than sending it.
+#[derive(Debug)]
+pub(crate) struct Labels {
+    /// The strong entity tag, with its quotes.
+    etag: String,
+    modified: SystemTime,
+    /// The head of an answer with the whole content.
+    whole: HeaderMap,
+}
+
+/// What labels are made from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts {
+    /// The digest of the bytes: the entity tag.
     pub(crate) digest: Digest,
+    /// How many there are.
+    pub(crate) size: u64,
     /// When they were last modified.
     pub(crate) modified: SystemTime,
     /// Their media type.
     pub(crate) media_type: &'static str,
     /// Whether to name the digest in `X-Artifact-Hash` too.
     pub(crate) is_artifact: bool,
+}
+
+impl Labels {
+    /// The labels of a content.
+    pub(crate) fn new(facts: Facts) -> Self {
+        let etag = format!("\"{}\"", facts.digest.hex());
+        let mut whole = HeaderMap::with_capacity(FIELDS_MAX);
+        whole.insert(CONTENT_LENGTH, facts.size.into());
+        set(&mut whole, ETAG, &etag);
+        set(&mut whole, LAST_MODIFIED, &http_date(facts.modified));
+        if facts.is_artifact {
+            set(&mut whole, ARTIFACT_HASH, &facts.digest.to_string());
+        }
+        whole.insert(CONTENT_TYPE, HeaderValue::from_static(facts.media_type));
+        whole.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        // The name may get another content at any time; the entity tag makes asking again cheap.
+        whole.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        Self {
+            etag,
+            modified: facts.modified,
+            whole,
+        }
+    }
 }
 
 /// A line of text for people.
@@ -88,20 +134,13 @@ fn whole(status: StatusCode, media_type: &'static str, bytes: Bytes) -> Response
 
 /// Answers a GET or HEAD request for `content`.
 pub(crate) fn content(method: &Method, asked: &HeaderMap, content: Content) -> Response<Body> {
-    let Content {
-        source,
-        digest,
-        modified,
-        media_type,
-        is_artifact,
-    } = content;
-    let etag = format!("\"{}\"", digest.hex());
+    let Content { source, labels } = content;
     let size = source.size();
     let verdict = condition::evaluate(
         asked,
         Validators {
-            etag: &etag,
-            modified,
+            etag: &labels.etag,
+            modified: labels.modified,
         },
     );
     let selection = match verdict {
@@ -109,48 +148,58 @@ pub(crate) fn content(method: &Method, asked: &HeaderMap, content: Content) -> R
         Verdict::Proceed if method == Method::GET => range::select(asked, size),
         _ => Selection::Whole,
     };
-    let mut response = match (verdict, selection) {
+    let said = labels.whole.clone();
+    match (verdict, selection) {
         (Verdict::NotModified, _) => {
-            let mut response = Response::new(Body::Empty);
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            let mut response = answer(StatusCode::NOT_MODIFIED, said, Body::Empty);
+            response.headers_mut().remove(CONTENT_LENGTH);
             response
         }
-        (Verdict::Failed, _) => text(
-            StatusCode::PRECONDITION_FAILED,
-            "the content is another one by now",
+        (Verdict::Failed, _) => instead(
+            text(
+                StatusCode::PRECONDITION_FAILED,
+                "the content is another one by now",
+            ),
+            said,
         ),
         (_, Selection::Unsatisfiable) => {
             let line = format!("the content has {size} bytes");
-            let mut response = text(StatusCode::RANGE_NOT_SATISFIABLE, &line);
-            set(&mut response, CONTENT_RANGE, &format!("bytes */{size}"));
+            let mut response = instead(text(StatusCode::RANGE_NOT_SATISFIABLE, &line), said);
+            let headers = response.headers_mut();
+            set(headers, CONTENT_RANGE, &format!("bytes */{size}"));
             response
         }
-        (_, Selection::Whole) => send(method, source, 0, size),
+        (_, Selection::Whole) => answer(StatusCode::OK, said, send(method, source, 0, size)),
         (_, Selection::Part { start, end }) => {
-            let mut response = send(method, source, start, end);
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let body = send(method, source, start, end);
+            let mut response = answer(StatusCode::PARTIAL_CONTENT, said, body);
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_LENGTH, (end - start).into());
             // Never empty, so `end` is at least one.
-            set(
-                &mut response,
-                CONTENT_RANGE,
-                &format!("bytes {start}-{}/{size}", end - 1),
-            );
+            let range = format!("bytes {start}-{}/{size}", end - 1);
+            set(headers, CONTENT_RANGE, &range);
             response
         }
-    };
-    set(&mut response, ETAG, &etag);
-    set(&mut response, LAST_MODIFIED, &http_date(modified));
-    if is_artifact {
-        set(&mut response, ARTIFACT_HASH, &digest.to_string());
     }
-    let headers = response.headers_mut();
-    headers
-        .entry(CONTENT_TYPE)
-        .or_insert(HeaderValue::from_static(media_type));
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    // The name may get another content at any time; the entity tag makes asking again cheap.
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+}
+
+fn answer(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
     response
+}
+
+/// A message in the place of the content: it keeps its own length and type, and has the content's other fields.
+fn instead(mut message: Response<Body>, said: HeaderMap) -> Response<Body> {
+    let own = std::mem::replace(message.headers_mut(), said);
+    let headers = message.headers_mut();
+    for name in [CONTENT_LENGTH, CONTENT_TYPE] {
+        if let Some(value) = own.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    message
 }
 
 impl Source {
@@ -162,9 +211,9 @@ impl Source {
     }
 }
 
-/// The bytes `start..end`, or for HEAD only their number.
-fn send(method: &Method, source: Source, start: u64, end: u64) -> Response<Body> {
-    let body = match source {
+/// The bytes `start..end`; none for HEAD.
+fn send(method: &Method, source: Source, start: u64, end: u64) -> Body {
+    match source {
         _ if method == Method::HEAD => Body::Empty,
         Source::File(file) => Body::file(file, start, end),
         Source::Bytes(bytes) => {
@@ -173,18 +222,13 @@ fn send(method: &Method, source: Source, start: u64, end: u64) -> Response<Body>
                 |offset: u64| usize::try_from(offset).map_or(bytes.len(), |at| at.min(bytes.len()));
             Body::Bytes(bytes.slice(at(start)..at(end)))
         }
-    };
-    let mut response = Response::new(body);
-    response
-        .headers_mut()
-        .insert(CONTENT_LENGTH, (end - start).into());
-    response
+    }
 }
 
-fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     // Our own values are ASCII without control characters; one that were not would be left out.
     if let Ok(value) = HeaderValue::from_str(value) {
-        response.headers_mut().insert(name, value);
+        headers.insert(name, value);
     }
 }
 

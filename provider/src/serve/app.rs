@@ -17,9 +17,10 @@ use crate::http::server::{Counters, Handler};
 use crate::http::target::{self, ArtifactTarget, Target};
 use crate::init_link::InitLink;
 use crate::serve::announce::Announcement;
-use crate::serve::catalog::{Catalog, ManifestBytes, Refusal};
+use crate::serve::catalog::Catalog;
 use crate::serve::health;
 use crate::serve::limits::REPORTS_PER_SECOND_MAX;
+use crate::serve::refusal::Refusal;
 
 /// Name and version as `/` and `/status` show them.
 const NAME: &str = "plasmd-provider";
@@ -55,18 +56,18 @@ impl Handler for App {
     async fn handle(&self, client: IpAddr, request: Request<Incoming>) -> Response<Body> {
         let started = Instant::now();
         self.requests_total.fetch_add(1, Ordering::Relaxed);
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let response = self.answer(&method, &path, request.headers()).await;
+        let (method, path) = (request.method(), request.uri().path());
+        let response = self.answer(method, path, request.headers()).await;
         let status = response.status().as_u16();
         let bytes = http_body::Body::size_hint(response.body())
             .exact()
             .unwrap_or(0);
-        let bytes = if method == Method::HEAD { 0 } else { bytes };
+        let bytes = if *method == Method::HEAD { 0 } else { bytes };
         tracing::debug!(
             client = %client, method = %method, path, status, bytes, micros = started.elapsed().as_micros() as u64,
             "request"
         );
-        self.report(client, &method, &path, status, bytes);
+        self.report(client, started, method, path, status, bytes);
         response
     }
 }
@@ -98,20 +99,12 @@ impl App {
         channel: &Channel,
         arch: Arch,
     ) -> Response<Body> {
-        match self.catalog.manifest(channel, arch).await {
-            Ok(ManifestBytes {
-                bytes,
-                digest,
-                modified,
-                ..
-            }) => {
-                let (source, media_type) = (Source::Bytes(bytes), "application/json");
+        // Boxed: making a manifest needs much room, which every request's task would have.
+        match Box::pin(self.catalog.manifest(channel, arch)).await {
+            Ok(manifest) => {
                 let content = Content {
-                    source,
-                    digest,
-                    modified,
-                    media_type,
-                    is_artifact: false,
+                    source: Source::Bytes(manifest.bytes),
+                    labels: manifest.labels,
                 };
                 respond::content(method, headers, content)
             }
@@ -126,22 +119,7 @@ impl App {
         target: &ArtifactTarget,
     ) -> Response<Body> {
         match self.catalog.artifact(target).await {
-            Ok((file, hashed)) => {
-                let media_type = respond::media_type(file.name().as_str());
-                let (digest, modified) = (hashed.digest, file.identity().modified());
-                let source = Source::File(file);
-                respond::content(
-                    method,
-                    headers,
-                    Content {
-                        source,
-                        digest,
-                        modified,
-                        media_type,
-                        is_artifact: true,
-                    },
-                )
-            }
+            Ok(content) => respond::content(method, headers, content),
             Err(refusal) => refused(&refusal),
         }
     }
@@ -208,12 +186,20 @@ impl App {
         respond::json(StatusCode::OK, &status)
     }
 
-    /// Tells init about a request, a few times a second at most.
-    fn report(&self, client: IpAddr, method: &Method, path: &str, status: u16, bytes: u64) {
+    /// Tells init about a request that came at `now`, a few times a second at most.
+    fn report(
+        &self,
+        client: IpAddr,
+        now: Instant,
+        method: &Method,
+        path: &str,
+        status: u16,
+        bytes: u64,
+    ) {
         {
             let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-            if reports.0.elapsed() >= Duration::from_secs(1) {
-                *reports = (Instant::now(), 0);
+            if now.saturating_duration_since(reports.0) >= Duration::from_secs(1) {
+                *reports = (now, 0);
             }
             if reports.1 >= REPORTS_PER_SECOND_MAX {
                 return;

@@ -13,86 +13,19 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use artifact_store::{HashError, Hashed, Identity, OpenError, OpenFile, Scan, Store};
-use boot_manifest::{
-    Arch, Artifact, ArtifactName, Channel, Digest, FileName, KeyId, MANIFEST_SIZE_MAX, Timestamp,
-    UnverifiedView,
-};
+use artifact_store::{Folders, HashError, Identity, OpenFile, Scan, Store};
+use boot_manifest::{Arch, Artifact, ArtifactName, Channel, Digest, FileName, KeyId, Timestamp};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
+use crate::http::respond::{self, Content, Facts, Labels, Source};
 use crate::http::target::ArtifactTarget;
 use crate::serve::hashing::Hashing;
-use crate::serve::limits::{REPORTED_MAX, SETTLE_TRIES_MAX, SIGNED_KEPT_MAX, VALID_DAYS};
+use crate::serve::limits::{REPORTED_MAX, SETTLE_TRIES_MAX, VALID_DAYS};
+use crate::serve::ready::ReadyFiles;
+use crate::serve::refusal::Refusal;
+use crate::serve::signed::{SignedFile, SignedFiles};
 use crate::serve::signer::{Issued, Signer, unsigned_view};
-
-/// Why something is not served. The text is for the client; it names no directory of this machine.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
-    /// Nothing has this name.
-    #[error("{0}: not found")]
-    NotFound(String),
-    /// The folder has nothing to serve.
-    #[error(
-        "no artifacts found for {channel}/{arch}: expected <artifacts>/{channel}/{arch}/vmlinuz (required), \
-         initramfs.img (recommended), rootfs.squashfs (optional){}", listed(.problems)
-    )]
-    NoArtifacts {
-        /// The channel.
-        channel: Channel,
-        /// The architecture.
-        arch: Arch,
-        /// What was found wrong.
-        problems: Vec<String>,
-    },
-    /// A manifest must have a kernel.
-    #[error("manifest missing required artifact: kernel{}", listed(.0))]
-    NoKernel(Vec<String>),
-    /// A link, directory or special file.
-    #[error("{0}: {1}")]
-    NotAFile(String, OpenError),
-    /// It is there and cannot be read.
-    #[error("{0}: {1}")]
-    Unreadable(String, String),
-    /// It is not what the signed manifest names.
-    #[error(
-        "{file}: differs from the signed manifest, which names {expected}; this file is {found}; not served"
-    )]
-    Differs {
-        /// File name.
-        file: String,
-        /// Digest in the manifest.
-        expected: Digest,
-        /// Digest of the file.
-        found: Digest,
-    },
-    /// The manifest of the folder, or one made from it, is not usable.
-    #[error("manifest.json: {0}")]
-    BadManifest(String),
-    /// It is being written.
-    #[error("{0}: is being written; try again")]
-    Busy(String),
-}
-
-fn listed(problems: &[String]) -> String {
-    problems
-        .iter()
-        .map(|problem| format!("\n{problem}"))
-        .collect()
-}
-
-/// A manifest signed elsewhere, as it lies in its folder.
-#[derive(Debug)]
-pub(crate) struct SignedFile {
-    /// Exactly the file's bytes.
-    pub(crate) bytes: Bytes,
-    /// Their digest.
-    pub(crate) digest: Digest,
-    /// When the file was modified.
-    pub(crate) modified: SystemTime,
-    /// Its readable part, or why it cannot be read. Nothing here is verified: that is for clients, and for `/health`.
-    pub(crate) view: Result<UnverifiedView, String>,
-}
 
 /// A manifest to be sent.
 #[derive(Debug, Clone)]
@@ -101,12 +34,19 @@ pub(crate) struct ManifestBytes {
     pub(crate) bytes: Bytes,
     /// Their digest.
     pub(crate) digest: Digest,
-    /// When they came to be.
-    pub(crate) modified: SystemTime,
+    /// What is said about them in answers.
+    pub(crate) labels: Arc<Labels>,
     /// The version for people.
     pub(crate) version: String,
     /// The keys it names as its signers.
     pub(crate) key_ids: Vec<KeyId>,
+}
+
+/// A file that is about to be served.
+struct Served<'a> {
+    name: &'a FileName,
+    identity: Identity,
+    digest: Digest,
 }
 
 /// Which files a manifest was made from.
@@ -135,8 +75,8 @@ pub(crate) struct Catalog {
     store: Arc<Store>,
     hashing: Arc<Hashing>,
     signer: Option<Signer>,
-    manifest_file: FileName,
-    signed: Mutex<HashMap<Identity, Arc<SignedFile>>>,
+    signed: SignedFiles,
+    ready: ReadyFiles,
     made: Mutex<HashMap<(Channel, Arch), Arc<MadeFolder>>>,
     reported: Mutex<HashSet<Identity>>,
 }
@@ -153,8 +93,8 @@ impl Catalog {
             store,
             hashing,
             signer,
-            manifest_file,
-            signed: Mutex::default(),
+            signed: SignedFiles::new(manifest_file),
+            ready: ReadyFiles::default(),
             made: Mutex::default(),
             reported: Mutex::default(),
         }
@@ -170,41 +110,87 @@ impl Catalog {
         self.signer.as_ref()
     }
 
-    /// A file and its digest.
-    pub(crate) async fn artifact(
-        &self,
-        target: &ArtifactTarget,
-    ) -> Result<(OpenFile, Arc<Hashed>), Refusal> {
-        let asked = target.name.to_string();
+    /// A file, with what is said about it.
+    pub(crate) async fn artifact(&self, target: &ArtifactTarget) -> Result<Content, Refusal> {
+        match self.at_hand(target)? {
+            Some(content) => Ok(content),
+            // Boxed: what the common case does not need would make every request's task larger.
+            None => Box::pin(self.opened(target)).await,
+        }
+    }
+
+    /// A small file whose content is known. Every request looks at the file and at the folder's manifest.
+    fn at_hand(&self, target: &ArtifactTarget) -> Result<Option<Content>, Refusal> {
+        let mut folders = self
+            .store
+            .folders(&target.channel, target.arch, &target.spelling);
+        // Whatever is wrong with the file, opening it will say so.
+        let Ok(seen) = folders.look(&target.name) else {
+            return Ok(None);
+        };
+        let (Some(ready), Some(identity)) = (self.ready.get(&seen), seen.identity()) else {
+            return Ok(None);
+        };
+        let served = Served {
+            name: &ready.name,
+            identity,
+            digest: ready.digest,
+        };
+        self.check(target, served, &mut folders)?;
+        Ok(Some(ready.content()))
+    }
+
+    /// A file that is opened, and hashed if need be.
+    async fn opened(&self, target: &ArtifactTarget) -> Result<Content, Refusal> {
+        let asked = target.name.as_str();
         for _ in 0..SETTLE_TRIES_MAX {
             let file = self
                 .store
                 .find(&target.channel, &target.spelling, &target.name)
-                .map_err(|error| refusal(&asked, error))?;
-            if let Some(wait) = file.identity().settles_in(SystemTime::now()) {
+                .map_err(|error| Refusal::of(asked, error))?;
+            let identity = file.identity();
+            if let Some(wait) = identity.settles_in(SystemTime::now()) {
                 tokio::time::sleep(wait).await;
                 continue;
             }
-            match self.hashing.digest(&file).await {
-                Ok(hashed) => {
-                    self.check(target, &file, &hashed)?;
-                    return Ok((file, hashed));
-                }
-                Err(error) if matches!(*error, HashError::Changed) => {}
-                Err(error) => return Err(Refusal::Unreadable(asked, error.to_string())),
-            }
+            let digest = match self.hashing.digest(&file).await {
+                Ok(hashed) => hashed.digest,
+                Err(error) if matches!(*error, HashError::Changed) => continue,
+                Err(error) => return Err(Refusal::Unreadable(asked.to_owned(), error.to_string())),
+            };
+            let served = Served {
+                name: file.name(),
+                identity,
+                digest,
+            };
+            let mut folders = self
+                .store
+                .folders(&target.channel, target.arch, &target.spelling);
+            self.check(target, served, &mut folders)?;
+            let labels = Arc::new(Labels::new(Facts {
+                digest,
+                size: file.size(),
+                modified: identity.modified(),
+                media_type: respond::media_type(file.name().as_str()),
+                is_artifact: true,
+            }));
+            self.ready.keep(&file, digest, &labels);
+            return Ok(Content {
+                source: Source::File(file),
+                labels,
+            });
         }
-        Err(Refusal::Busy(asked))
+        Err(Refusal::Busy(asked.to_owned()))
     }
 
     /// Refuses a file that the folder's signed manifest names with another digest.
     fn check(
         &self,
         target: &ArtifactTarget,
-        file: &OpenFile,
-        hashed: &Hashed,
+        served: Served<'_>,
+        folders: &mut Folders<'_>,
     ) -> Result<(), Refusal> {
-        let Ok(Some(signed)) = self.signed(&target.channel, &target.spelling) else {
+        let Ok(Some(signed)) = self.signed.look(folders) else {
             return Ok(());
         };
         let Ok(view) = &signed.view else {
@@ -213,21 +199,21 @@ impl Catalog {
         let named = view
             .artifacts
             .iter()
-            .find(|artifact| artifact.filename == *file.name());
-        let Some(named) = named.filter(|named| named.digest != hashed.digest) else {
+            .find(|artifact| artifact.filename == *served.name);
+        let Some(named) = named.filter(|named| named.digest != served.digest) else {
             return Ok(());
         };
-        let file_name = format!("{}/{}/{}", target.channel, target.spelling, file.name());
+        let file_name = format!("{}/{}/{}", target.channel, target.spelling, served.name);
         let refusal = Refusal::Differs {
             file: file_name,
             expected: named.digest,
-            found: hashed.digest,
+            found: served.digest,
         };
         let mut reported = lock(&self.reported);
         if reported.len() >= REPORTED_MAX {
             reported.clear();
         }
-        if reported.insert(file.identity()) {
+        if reported.insert(served.identity) {
             tracing::error!("{refusal}");
         }
         Err(refusal)
@@ -237,27 +223,10 @@ impl Catalog {
     pub(crate) fn signed(
         &self,
         channel: &Channel,
-        spelling: &str,
+        arch: Arch,
     ) -> Result<Option<Arc<SignedFile>>, Refusal> {
-        let file = match self.store.find(channel, spelling, &self.manifest_file) {
-            Ok(file) => file,
-            Err(OpenError::NotFound) => return Ok(None),
-            Err(error) => return Err(refusal(self.manifest_file.as_str(), error)),
-        };
-        let identity = file.identity();
-        if let Some(signed) = lock(&self.signed).get(&identity) {
-            return Ok(Some(Arc::clone(signed)));
-        }
-        let settled = identity.settles_in(SystemTime::now()).is_none();
-        let signed = Arc::new(read_signed(&file)?);
-        if settled {
-            let mut kept = lock(&self.signed);
-            if kept.len() >= SIGNED_KEPT_MAX {
-                kept.clear();
-            }
-            kept.insert(identity, Arc::clone(&signed));
-        }
-        Ok(Some(signed))
+        self.signed
+            .look(&mut self.store.folders(channel, arch, arch.as_str()))
     }
 
     /// The manifest of a folder: signed elsewhere, signed here, or unsigned.
@@ -266,7 +235,7 @@ impl Catalog {
         channel: &Channel,
         arch: Arch,
     ) -> Result<ManifestBytes, Refusal> {
-        if let Some(signed) = self.signed(channel, arch.as_str())? {
+        if let Some(signed) = self.signed(channel, arch)? {
             let view = signed
                 .view
                 .as_ref()
@@ -274,7 +243,7 @@ impl Catalog {
             return Ok(ManifestBytes {
                 bytes: signed.bytes.clone(),
                 digest: signed.digest,
-                modified: signed.modified,
+                labels: Arc::clone(&signed.labels),
                 version: view.version.clone(),
                 key_ids: view.key_ids.clone(),
             });
@@ -351,10 +320,18 @@ impl Catalog {
                 let newest = newest.map_or(now, timestamp);
                 let issued = self.issue(channel, arch, &content, before, newest, now)?;
                 let bytes = Bytes::from(issued.bytes.clone());
-                let ready = ManifestBytes {
-                    digest: Digest::of(&bytes),
-                    bytes,
+                let digest = Digest::of(&bytes);
+                let labels = Labels::new(Facts {
+                    digest,
+                    size: bytes.len() as u64,
                     modified: system_time(issued.created_at),
+                    media_type: "application/json",
+                    is_artifact: false,
+                });
+                let ready = ManifestBytes {
+                    digest,
+                    bytes,
+                    labels: Arc::new(labels),
                     version: issued.version.clone(),
                     key_ids: self
                         .signer
@@ -476,46 +453,6 @@ fn no_artifacts(channel: &Channel, arch: Arch, scan: &Scan) -> Refusal {
         channel: channel.clone(),
         arch,
         problems,
-    }
-}
-
-fn read_signed(file: &OpenFile) -> Result<SignedFile, Refusal> {
-    let name = file.name().to_string();
-    let size = usize::try_from(file.size()).unwrap_or(usize::MAX);
-    if size > MANIFEST_SIZE_MAX {
-        return Err(Refusal::BadManifest(format!(
-            "has {size} bytes; {MANIFEST_SIZE_MAX} are allowed"
-        )));
-    }
-    let mut bytes = vec![0; size];
-    let mut filled = 0;
-    while filled < size {
-        match file.read_at(&mut bytes[filled..], filled as u64) {
-            Ok(0) => return Err(Refusal::Busy(name)),
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Refusal::Unreadable(name, error.to_string())),
-        }
-    }
-    if !file.unchanged().unwrap_or(false) {
-        return Err(Refusal::Busy(name));
-    }
-    let view = boot_manifest::view(&bytes).map_err(|error| error.to_string());
-    let modified = file.identity().modified();
-    Ok(SignedFile {
-        digest: Digest::of(&bytes),
-        bytes: bytes.into(),
-        modified,
-        view,
-    })
-}
-
-fn refusal(name: &str, error: OpenError) -> Refusal {
-    let name = name.to_owned();
-    match error {
-        OpenError::NotFound => Refusal::NotFound(name),
-        OpenError::Link | OpenError::NotRegular(_) => Refusal::NotAFile(name, error),
-        OpenError::Permission | OpenError::Io(_) => Refusal::Unreadable(name, error.to_string()),
     }
 }
 

@@ -6,8 +6,9 @@ use boot_manifest::{Arch, Channel, Expect, Expiry, Floor, TrustRoot, verify};
 use serde::Serialize;
 
 use crate::http::target::ArtifactTarget;
-use crate::serve::catalog::{Catalog, SignedFile, now};
+use crate::serve::catalog::{Catalog, now};
 use crate::serve::limits::DISK_FREE_MIN;
+use crate::serve::signed::SignedFile;
 
 /// The outcome, as `/health` shows it.
 #[derive(Debug, Clone, Serialize)]
@@ -70,7 +71,7 @@ pub(crate) fn check(
         problems.push("manifest missing required artifact: kernel".to_owned());
     }
     let mut artifacts_readable = problems.is_empty();
-    let manifest_ok = match catalog.signed(channel, arch.as_str()) {
+    let manifest_ok = match catalog.signed(channel, arch) {
         Ok(None) => {
             if catalog.signer().is_none() {
                 notes.push("the manifest is unsigned: clients will refuse it".to_owned());

@@ -12,6 +12,12 @@ pub(crate) const SETTLE_TRIES_MAX: usize = 50;
 /// Manifests of other makers kept parsed: one for each channel and architecture, and some that were replaced.
 pub(crate) const SIGNED_KEPT_MAX: usize = 64;
 
+/// Size up to which a file is kept in memory. Above, the descriptor's few microseconds no longer count.
+pub(crate) const READY_SIZE_MAX: u64 = 64 * 1024;
+
+/// Small files kept: with the size above at most 4 MiB. A release has a handful.
+pub(crate) const READY_KEPT_MAX: usize = 64;
+
 /// Mismatching files remembered as logged.
 pub(crate) const REPORTED_MAX: usize = 1_024;
 

@@ -19,12 +19,12 @@ fn stable() -> Channel {
     "stable".parse().unwrap()
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
     Timestamp::from_unix(since.as_secs() as i64)
 }
 
-fn artifact(name: &str, filename: &str, bytes: &[u8]) -> Artifact {
+pub(crate) fn artifact(name: &str, filename: &str, bytes: &[u8]) -> Artifact {
     let mut hasher = ArtifactHasher::new(bytes.len() as u64).unwrap();
     hasher.update(bytes);
     let (digest, chunks) = hasher.finish().unwrap();
@@ -38,7 +38,7 @@ fn artifact(name: &str, filename: &str, bytes: &[u8]) -> Artifact {
     }
 }
 
-fn signed(artifacts: Vec<Artifact>, created_at: Timestamp) -> Vec<u8> {
+pub(crate) fn signed(artifacts: Vec<Artifact>, created_at: Timestamp) -> Vec<u8> {
     let manifest = Manifest {
         generation: 1,
         sequence: 7,
