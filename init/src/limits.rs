@@ -85,7 +85,8 @@ pub(crate) const DISK_POLL: Duration = Duration::from_millis(100);
 /// Where the squashfs starts in the artifacts partition; before it lies the manifest, padded with NUL bytes.
 pub(crate) const DISK_SQUASHFS_OFFSET: u64 = 1 << 20;
 
-/// Artifact partitions that are tried: more than two sticks in one machine is an accident.
+/// Artifact partitions that are looked at: more than two sticks in one machine is an accident. The manifest of each is kept
+/// until the newest is chosen, so this bounds memory too.
 pub(crate) const DISKS_MAX: usize = 8;
 
 /// Seconds the fatal screen stands before the machine restarts: time to read it, or to photograph it.

@@ -2,13 +2,14 @@
 //!
 //! A partition is found by its GPT name, through `/sys`, and read directly: no file system of a disk is ever mounted.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use boot_manifest::MANIFEST_SIZE_MAX;
+use boot_manifest::{MANIFEST_SIZE_MAX, Manifest, Verified};
 use rustix::fs::{Mode, OFlags};
 
 use crate::limits;
@@ -29,6 +30,31 @@ pub(crate) struct Found {
     pub(crate) place: String,
     pub(crate) manifest: Vec<u8>,
     pub(crate) medium: Medium,
+}
+
+/// The same with its verified manifest. The squashfs is still to be verified.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    pub(crate) found: Found,
+    pub(crate) manifest: Verified<Manifest>,
+}
+
+impl Judged {
+    /// The device of a disk: the place without its kind.
+    pub(crate) fn device(&self) -> &str {
+        let place = &self.found.place;
+        place.strip_prefix("disk ").unwrap_or(place)
+    }
+
+    /// Which one it is, for the console.
+    pub(crate) fn label(&self) -> String {
+        format!("{} (sequence {})", self.found.place, self.manifest.sequence)
+    }
+}
+
+/// Puts the highest sequence first; the order of equal ones stays.
+pub(crate) fn newest_first(judged: &mut [Judged]) {
+    judged.sort_by_key(|judged| Reverse(judged.manifest.sequence));
 }
 
 /// Whether the initramfs brought artifacts along.
@@ -113,6 +139,7 @@ pub(crate) fn on_disk(device: &Path) -> Result<Found, Refusal> {
         .rposition(|byte| *byte != 0)
         .map_or(0, |last| last + 1);
     manifest.truncate(end);
+    manifest.shrink_to_fit();
     let medium = Medium {
         file,
         offset: limits::DISK_SQUASHFS_OFFSET,
@@ -328,6 +355,43 @@ mod tests {
         assert!(short.reason.ends_with(": ends after 0 of 1048576 bytes"));
         disk.as_file().set_len(1 << 20).unwrap();
         assert_eq!(on_disk(disk.path()).unwrap().manifest, b"");
+    }
+
+    #[test]
+    fn the_highest_sequence_stands_first_and_equal_ones_in_their_order() {
+        let root = boot_manifest::TrustRoot::single(verify::tests::key().public());
+        let judged = |(place, sequence): (&str, u64)| {
+            let mut manifest = verify::tests::manifest_for(b"k", b"i", b"r");
+            manifest.sequence = sequence;
+            let bytes = boot_manifest::sign(&manifest, &[&verify::tests::key()]).unwrap();
+            let manifest = verify::manifest(&bytes, &verify::tests::policy(&root)).unwrap();
+            let medium = Medium {
+                file: tempfile::tempfile().unwrap(),
+                offset: 0,
+                consume: false,
+            };
+            let found = Found {
+                place: place.to_owned(),
+                manifest: bytes,
+                medium,
+            };
+            Judged { found, manifest }
+        };
+        let mut all: Vec<Judged> = [("sda2", 5), ("sdb2", 9), ("sdc2", 10), ("sdd2", 9)]
+            .into_iter()
+            .map(judged)
+            .collect();
+        newest_first(&mut all);
+        let order: Vec<String> = all.iter().map(Judged::label).collect();
+        assert_eq!(
+            order,
+            [
+                "sdc2 (sequence 10)",
+                "sdb2 (sequence 9)",
+                "sdd2 (sequence 9)",
+                "sda2 (sequence 5)"
+            ]
+        );
     }
 
     fn seen(names: &[&str], has_usb_storage: bool) -> Devices {

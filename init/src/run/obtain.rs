@@ -4,7 +4,7 @@
 //! verified again, loaded, and started by the shutdown.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use boot_manifest::handoff::HandoffRecord;
@@ -18,7 +18,7 @@ use crate::identity::Identity;
 use crate::machine::{Ending, Machine, Staged};
 use crate::plan::{Kernel, Refusal, Source, Stop};
 use crate::screen::Artifacts;
-use crate::source::{self, DiskWait, Found};
+use crate::source::{self, DiskWait, Found, Judged};
 use crate::{kexec, limits, memory, root, verify};
 
 /// Does what the plan says.
@@ -43,7 +43,7 @@ impl Kernel for Boot<'_> {
             Source::Disk { only } => self.obtain_from_disk(only),
             Source::Initramfs => {
                 let found = source::in_initramfs()?;
-                let result = self.install(&found);
+                let result = self.judged(found).and_then(|found| self.install(&found));
                 source::discard_initramfs();
                 result
             }
@@ -93,50 +93,101 @@ impl Boot<'_> {
         }
     }
 
-    fn obtain_from_partitions(&mut self, partitions: &[std::path::PathBuf]) -> Result<(), Stop> {
-        let mut last = Refusal::new(Refusal::NOT_FOUND, "no partition is named phase-artifacts");
-        for (index, partition) in partitions.iter().enumerate() {
-            let result = source::on_disk(partition)
+    /// Tries the partitions whose manifests verify, the newest first. Each refusal is told when the next partition is
+    /// tried; the last one is the result when none was good.
+    fn obtain_from_partitions(&mut self, partitions: &[PathBuf]) -> Result<(), Stop> {
+        let disk = Source::Disk { only: false };
+        let mut last = None;
+        let mut judged = Vec::new();
+        for partition in partitions {
+            match source::on_disk(partition)
                 .map_err(Stop::from)
-                .and_then(|found| self.install(&found));
-            match result {
-                Err(Stop::Refused(refusal)) => {
-                    let reason = format!("{}: {}", partition.display(), refusal.reason);
-                    last = Refusal::new(refusal.code, reason);
-                    if index + 1 < partitions.len() {
-                        self.report(Source::Disk { only: false }, &last);
-                    }
+                .and_then(|found| self.judged(found))
+            {
+                Ok(candidate) => judged.push(candidate),
+                Err(stop) => {
+                    self.refused_partition(&partition.display().to_string(), stop, &mut last)?;
                 }
-                other => return other,
+            }
+            self.machine.turn(Duration::ZERO)?;
+        }
+        source::newest_first(&mut judged);
+        self.tell_choice(&judged);
+        for candidate in &judged {
+            if let Some(refusal) = last.take() {
+                self.report(disk, &refusal);
+            }
+            match self.install(candidate) {
+                Ok(()) => return Ok(()),
+                Err(stop) => {
+                    self.refused_partition(candidate.device(), stop, &mut last)?;
+                }
             }
         }
-        Err(last.into())
+        let none = || Refusal::new(Refusal::NOT_FOUND, "no partition is named phase-artifacts");
+        Err(last.unwrap_or_else(none).into())
     }
 
-    /// Verifies, copies, mounts.
-    fn install(&mut self, found: &Found) -> Result<(), Stop> {
-        let Self {
-            machine,
-            identity,
-            offer,
-        } = self;
-        let channel = machine.options.channel.clone();
+    /// Keeps the refusal of a partition and tells the one before it; anything else ends the search.
+    fn refused_partition(
+        &mut self,
+        device: &str,
+        stop: Stop,
+        last: &mut Option<Refusal>,
+    ) -> Result<(), Stop> {
+        let Stop::Refused(Refusal { code, reason }) = stop else {
+            return Err(stop);
+        };
+        let refusal = Refusal::new(code, format!("{device}: {reason}"));
+        if let Some(before) = last.replace(refusal) {
+            self.report(Source::Disk { only: false }, &before);
+        }
+        Ok(())
+    }
+
+    /// Says in which order several good partitions are tried.
+    fn tell_choice(&mut self, judged: &[Judged]) {
+        let [first, others @ ..] = judged else {
+            return;
+        };
+        if others.is_empty() {
+            return;
+        }
+        let others: Vec<String> = others.iter().map(Judged::label).collect();
+        let text = format!(
+            "several manifests verify: {} is tried first, then {}",
+            first.label(),
+            others.join(", ")
+        );
+        self.machine.console.say(Level::Info, &text);
+    }
+
+    /// Verifies the manifest of what was found on this machine.
+    fn judged(&self, found: Found) -> Result<Judged, Stop> {
+        let channel = self.machine.options.channel.as_ref();
         // Expiry stops upgrading, never serving.
-        let policy = identity.policy(channel.as_ref(), Expiry::Report);
+        let policy = self.identity.policy(channel, Expiry::Report);
         let manifest = verify::manifest(&found.manifest, &policy)?;
+        Ok(Judged { found, manifest })
+    }
+
+    /// Copies, verifies the copy, mounts.
+    fn install(&mut self, judged: &Judged) -> Result<(), Stop> {
+        let Self { machine, offer, .. } = self;
+        let Judged { found, manifest } = judged;
         machine.console.say(
             Level::Info,
             &format!("source {}: version {}", found.place, manifest.version),
         );
         let available = memory::now().available;
-        root::install(&manifest, &found.medium, available, &mut || {
+        root::install(manifest, &found.medium, available, &mut || {
             machine.turn(Duration::ZERO)
         })?;
         *offer = Some(Offer {
             channel: manifest.channel.as_str().to_owned(),
             arch: manifest.arch.as_str().to_owned(),
         });
-        tell_mounted(machine, &manifest, &found.place);
+        tell_mounted(machine, manifest, &found.place);
         Ok(())
     }
 
