@@ -1,6 +1,7 @@
 //! One QEMU machine: its command line, its serial console as lines, its power button.
 //!
-//! A machine never outlives its [`Machine`]: dropping it kills QEMU. The disk image is attached read-only.
+//! A machine never outlives its [`Machine`]: dropping it kills QEMU, and so does the kernel when the thread that started it
+//! ends in any other way. The disk image is attached read-only.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -81,7 +82,9 @@ impl Machine {
     pub fn start(recipe: &Recipe) -> Result<Self> {
         std::fs::create_dir_all(&recipe.folder)
             .with_context(|| format!("create {}", recipe.folder.display()))?;
-        let mut command = Command::new(QEMU);
+        // Killed with this tool, however it ends: a second Ctrl-C, a closed terminal, a crash.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", QEMU]);
         command.args(arguments(recipe)?);
         let errors = File::create(recipe.folder.join("qemu.log"))?;
         let started = Instant::now();
