@@ -1,14 +1,23 @@
 //! Runs a program for a bounded time with everything it prints in a log file.
+//!
+//! The program has a process group of its own, so that all it started can be killed at the limit. Ctrl-C does not reach that
+//! group: while a program runs, the signals that would end this process end the program and are then an error.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{
+    Arc, LazyLock,
+    atomic::{AtomicBool, Ordering},
+};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// How a program ended.
 #[derive(Debug)]
@@ -26,10 +35,50 @@ impl Ended {
     }
 }
 
+/// Time between two looks for a signal.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Time between two signs of life of a program whose output is not shown.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
+
+/// The signals that end this process, while a program runs and when none does.
+struct Signals {
+    /// No program runs: they do what they always do.
+    idle: Arc<AtomicBool>,
+    /// One came while a program ran.
+    came: Arc<AtomicBool>,
+}
+
+static SIGNALS: LazyLock<Signals> = LazyLock::new(|| {
+    let [idle, came] = [true, false].map(|value| Arc::new(AtomicBool::new(value)));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&idle))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&came)))
+            .expect("these three signals can be caught");
+    }
+    Signals { idle, came }
+});
+
+/// Exists while a program runs.
+struct Busy;
+
+impl Busy {
+    fn new() -> Self {
+        SIGNALS.idle.store(false, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        SIGNALS.idle.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Runs `command` for at most `limit`. Its output goes to `log`, and to stderr too when `show` is set.
 ///
 /// # Errors
-/// When it cannot be started or the log cannot be written.
+/// When it cannot be started, the log cannot be written, or a signal comes that ends this process.
 pub fn run(mut command: Command, limit: Duration, log: &Path, show: bool) -> Result<Ended> {
     if let Some(folder) = log.parent() {
         std::fs::create_dir_all(folder)?;
@@ -37,6 +86,8 @@ pub fn run(mut command: Command, limit: Duration, log: &Path, show: bool) -> Res
     let mut file = File::create(log).with_context(|| format!("create {}", log.display()))?;
     let (reader, writer) = std::io::pipe()?;
     let program = command.get_program().to_string_lossy().into_owned();
+    let name = log.file_stem().unwrap_or_default().to_string_lossy();
+    let _busy = Busy::new();
     let mut child = command
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
@@ -66,8 +117,23 @@ pub fn run(mut command: Command, limit: Duration, log: &Path, show: bool) -> Res
         let _ = sender.send(output);
     });
 
-    let deadline = Instant::now() + limit;
-    let output = done.recv_timeout(limit).ok();
+    let started = Instant::now();
+    let deadline = started + limit;
+    let mut told = started;
+    let output = loop {
+        match done.recv_timeout(LOOK_EVERY) {
+            Ok(output) => break Some(output),
+            Err(RecvTimeoutError::Disconnected) => break None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if SIGNALS.came.load(Ordering::SeqCst) || Instant::now() >= deadline {
+            break None;
+        }
+        if !show && told.elapsed() >= SIGN_OF_LIFE {
+            told = Instant::now();
+            eprintln!("  {name:<12} runs for {} s", started.elapsed().as_secs());
+        }
+    };
     let group = Pid::from_child(&child);
     let status = match &output {
         Some(_) => wait_until(&mut child, deadline)?,
@@ -78,6 +144,9 @@ pub fn run(mut command: Command, limit: Duration, log: &Path, show: bool) -> Res
         // The group may be gone already; then there is nobody to kill.
         let _ = kill_process_group(group, Signal::KILL);
         child.wait()?;
+    }
+    if SIGNALS.came.load(Ordering::SeqCst) {
+        bail!("interrupted; {program} was ended");
     }
     let output = output
         .or_else(|| done.recv_timeout(Duration::from_secs(5)).ok())
