@@ -49,6 +49,10 @@ pub(crate) struct Args {
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     format: Format,
 
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+
     /// Print nothing but the result and errors
     #[arg(short, long)]
     quiet: bool,
@@ -72,7 +76,10 @@ enum Format {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
+pub(crate) fn run(mut args: Args) -> Result<Exit, CommandError> {
+    if args.json {
+        args.format = Format::Json;
+    }
     if !args.bootstrap.is_empty() {
         return Err(CommandError::usage(
             "--bootstrap names a DHT node, and this version searches the local network only",
@@ -289,6 +296,7 @@ mod tests {
             channel: channel.parse().unwrap(),
             timeout: 1,
             format: Format::Json,
+            json: true,
             quiet: true,
             ephemeral: false,
             bootstrap: Vec::new(),

@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
     /// Print nothing but errors; the exit code tells
     #[arg(short, long)]
     quiet: bool,
@@ -90,7 +93,10 @@ impl Checked {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
+pub(crate) fn run(mut args: Args) -> Result<Exit, CommandError> {
+    if args.json {
+        args.format = Format::Json;
+    }
     let (manifest_file, artifacts) = match (&args.manifest, args.files.split_first()) {
         (Some(file), _) => (file.clone(), args.files.as_slice()),
         (None, Some((first, rest))) => (PathBuf::from(first), rest),

@@ -65,6 +65,14 @@ fn says_what_was_verified_with_which_key() {
         ],
     );
     let json = ended.json();
+    let short = [
+        "manifest.json",
+        "vmlinuz",
+        "--trust-root",
+        "trust-root.json",
+        "--json",
+    ];
+    assert_eq!(verify(&desk, &short).json(), json);
     for (member, value) in [
         ("status", "VERIFIED".into()),
         ("manifest_version", 7.into()),
