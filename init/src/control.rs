@@ -60,15 +60,58 @@ pub(crate) fn receive(socket: impl AsFd) -> Received {
     }
 }
 
-/// Makes clean lines of a child's output: printable, of bounded length, and not more than a console can bear.
+/// How many lines a child may cause: not more than a console can bear. What it may not is counted.
+#[derive(Debug, Default)]
+pub(crate) struct Budget {
+    window: Option<Instant>,
+    in_window: u32,
+    dropped: u32,
+}
+
+impl Budget {
+    /// Whether one more line may be shown. Otherwise it counts as dropped.
+    pub(crate) fn allows(&mut self, now: Instant) -> bool {
+        self.turn_window(now);
+        let allowed = self.in_window < limits::CHILD_LINES_MAX;
+        if allowed {
+            self.in_window += 1;
+        } else {
+            self.dropped = self.dropped.saturating_add(1);
+        }
+        allowed
+    }
+
+    /// Whether [`Self::allows`] would say yes. For a line that is only put off.
+    pub(crate) fn has_room(&mut self, now: Instant) -> bool {
+        self.turn_window(now);
+        self.in_window < limits::CHILD_LINES_MAX
+    }
+
+    fn turn_window(&mut self, now: Instant) {
+        let fresh = self
+            .window
+            .is_none_or(|start| now.duration_since(start) >= limits::CHILD_LINES_WINDOW);
+        if fresh {
+            self.window = Some(now);
+            self.in_window = 0;
+        }
+    }
+
+    /// How many lines were dropped in windows that are over: told once.
+    pub(crate) fn take_dropped(&mut self, now: Instant) -> Option<u32> {
+        self.turn_window(now);
+        let is_over = self.in_window == 0;
+        (is_over && self.dropped > 0).then(|| std::mem::take(&mut self.dropped))
+    }
+}
+
+/// Makes clean lines of a child's output: printable, of bounded length, and within a budget.
 #[derive(Debug)]
 pub(crate) struct Lines {
     partial: Vec<u8>,
     /// The rest of a line that was too long is dropped.
     skipping: bool,
-    window: Option<Instant>,
-    in_window: u32,
-    suppressed: u32,
+    budget: Budget,
 }
 
 impl Lines {
@@ -76,9 +119,7 @@ impl Lines {
         Self {
             partial: Vec::new(),
             skipping: false,
-            window: None,
-            in_window: 0,
-            suppressed: 0,
+            budget: Budget::default(),
         }
     }
 
@@ -101,7 +142,9 @@ impl Lines {
     /// The child is gone: its last line may lack an end.
     pub(crate) fn finish(&mut self, now: Instant, mut show: impl FnMut(&str)) {
         self.end_line(now, &mut show);
-        self.tell_suppressed(&mut show);
+        if self.budget.dropped > 0 {
+            show(&more_lines(std::mem::take(&mut self.budget.dropped)));
+        }
     }
 
     fn end_line(&mut self, now: Instant, show: &mut impl FnMut(&str)) {
@@ -110,32 +153,19 @@ impl Lines {
         if line.is_empty() {
             return;
         }
-        let fresh = self
-            .window
-            .is_none_or(|start| now.duration_since(start) >= limits::CHILD_LINES_WINDOW);
-        if fresh {
-            self.window = Some(now);
-            self.in_window = 0;
-            self.tell_suppressed(show);
+        if let Some(dropped) = self.budget.take_dropped(now) {
+            show(&more_lines(dropped));
         }
-        self.in_window += 1;
-        if self.in_window > limits::CHILD_LINES_MAX {
-            self.suppressed = self.suppressed.saturating_add(1);
-        } else {
+        if self.budget.allows(now) {
             show(&screen::printable(&without_priority(
                 &String::from_utf8_lossy(&line),
             )));
         }
     }
+}
 
-    fn tell_suppressed(&mut self, show: &mut impl FnMut(&str)) {
-        if self.suppressed > 0 {
-            show(&format!(
-                "[{} more lines]",
-                std::mem::take(&mut self.suppressed)
-            ));
-        }
-    }
+fn more_lines(dropped: u32) -> String {
+    format!("[{dropped} more lines]")
 }
 
 /// Drops the priority prefix `<3>` that programs write for a system log.

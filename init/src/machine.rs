@@ -15,7 +15,7 @@ use rustix::process::{Pid, WaitOptions};
 use crate::children::{self, Offer, Role, Running};
 use crate::cmdline::Options;
 use crate::console::{Console, Level};
-use crate::control::{self, Lines, Received, Throttle};
+use crate::control::{self, Budget, Lines, Received, Throttle};
 use crate::limits;
 use crate::plan::{Refusal, Stop};
 use crate::power::PowerKeys;
@@ -48,6 +48,8 @@ struct Slot {
     /// Its work is done: it is not started again.
     is_dismissed: bool,
     lines: Lines,
+    /// What its reports may make `init` write. Not that of its lines, so that chatter hides no report.
+    reports: Budget,
 }
 
 /// What `stage` brought.
@@ -120,6 +122,7 @@ impl Machine {
             start_at: Some(Instant::now()),
             is_dismissed: false,
             lines: Lines::new(),
+            reports: Budget::default(),
         };
         self.slots.push(slot);
         self.start_due(Instant::now());
@@ -208,6 +211,7 @@ impl Machine {
             self.last_scan = Some(now);
         }
         self.announce();
+        self.tell_left_out(now);
         self.tell_memory(now);
         self.console.tick(now, settings::uptime(), &self.status);
     }
@@ -390,7 +394,7 @@ impl Machine {
                         "warning: {} sent something that is no report: {reason}",
                         role.name()
                     );
-                    self.console.say(Level::Warning, &text);
+                    self.say_for(role, Level::Warning, &text);
                 }
                 Received::Nothing => break,
                 Received::Closed => {
@@ -461,15 +465,47 @@ struct Ready {
 
 #[cfg(test)]
 mod tests {
+    use boot_manifest::handoff::Report;
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
     use super::*;
+    use crate::screen::Artifacts;
 
     fn machine() -> Machine {
+        machine_on(Path::new("/nonexistent"))
+    }
+
+    /// A machine whose console and kernel log are files in `dev`, if they are there.
+    fn machine_on(dev: &Path) -> Machine {
         // A closed pipe brings no signal.
         let (signals, _closed) = std::io::pipe().unwrap();
-        let console = Console::open(Path::new("/nonexistent"), Path::new("/nonexistent"));
+        let console = Console::open(Path::new("/nonexistent"), dev);
         Machine::new(Options::default(), console, signals.into(), None)
+    }
+
+    /// A role that was started, as far as the loop can see; returns the child's end of its reports, and of its output.
+    fn start(machine: &mut Machine, role: Role) -> (OwnedFd, std::io::PipeWriter) {
+        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let (reports, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
+        let (output, their_output) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&output, true).unwrap();
+        machine.slots.push(Slot {
+            role,
+            arguments: Vec::new(),
+            running: Some(Running {
+                pid: Pid::INIT,
+                started: Instant::now(),
+                reports: Some(reports),
+                output: Some(output.into()),
+            }),
+            restarts: Restarts::default(),
+            start_at: None,
+            is_dismissed: false,
+            lines: Lines::new(),
+            reports: Budget::default(),
+        });
+        (theirs, their_output)
     }
 
     #[test]
@@ -487,28 +523,80 @@ mod tests {
     #[test]
     fn a_child_that_closes_its_lines_does_not_keep_the_loop_turning() {
         let mut machine = machine();
-        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-        let (reports, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
-        let (output, their_output) = std::io::pipe().unwrap();
-        machine.slots.push(Slot {
-            role: Role::Serve,
-            arguments: Vec::new(),
-            running: Some(Running {
-                pid: Pid::INIT,
-                started: Instant::now(),
-                reports: Some(reports),
-                output: Some(output.into()),
-            }),
-            restarts: Restarts::default(),
-            start_at: None,
-            is_dismissed: false,
-            lines: Lines::new(),
-        });
+        let (theirs, their_output) = start(&mut machine, Role::Serve);
         drop(theirs);
         drop(their_output);
         assert_eq!(machine.poll(Duration::ZERO).roles, [Role::Serve]);
         machine.take_from_child(Role::Serve);
         assert_eq!(machine.poll(Duration::ZERO).roles, []);
+    }
+
+    #[test]
+    fn reports_write_no_more_lines_than_output_may() {
+        let dev = tempfile::tempdir().unwrap();
+        let log = dev.path().join("kmsg");
+        std::fs::write(&log, "").unwrap();
+        let mut machine = machine_on(dev.path());
+        let (net, _net_output) = start(&mut machine, Role::Net);
+        let (stage, _stage_output) = start(&mut machine, Role::Stage);
+        let network = |number: u32| Report::Network {
+            interface: "eth0".to_owned(),
+            addresses: vec![format!("192.0.2.{number}/24")],
+            source: "dhcp".to_owned(),
+        };
+        for number in 0..200 {
+            let failed = Report::Failed {
+                code: "x".to_owned(),
+                reason: "y".to_owned(),
+                retryable: true,
+            };
+            let strange = Report::Request {
+                client: String::new(),
+                line: String::new(),
+                status: 200,
+                bytes: 0,
+            };
+            for packet in [b"garbage".to_vec(), failed.encode(), strange.encode()] {
+                send(&net, &packet);
+            }
+            send(&net, &network(number).encode());
+            let progress = Report::Progress {
+                what: number.to_string(),
+                done: 1,
+                total: 2,
+            };
+            send(&stage, &progress.encode());
+            machine.take_from_child(Role::Net);
+            machine.take_from_child(Role::Stage);
+        }
+        let lines = |wanted: &str| {
+            let log = std::fs::read_to_string(&log).unwrap();
+            log.lines().filter(|line| line.contains(wanted)).count()
+        };
+        let most = limits::CHILD_LINES_MAX as usize;
+        assert_eq!((lines("net"), lines("fetching")), (most, most));
+        // What a report says still counts.
+        assert_eq!(
+            machine.status.interfaces[0].addresses,
+            ["192.0.2.199/24"],
+            "the screen is behind"
+        );
+
+        // The serving line waits for the next window, and how much was left out is said once.
+        machine.served_artifacts = true;
+        machine.status.artifacts = Some(Artifacts::default());
+        machine.announce();
+        assert_eq!(lines("serving"), 0);
+        for _ in 0..2 {
+            machine.tell_left_out(Instant::now() + limits::CHILD_LINES_WINDOW);
+        }
+        assert_eq!(lines("net reported too much: 740 lines were left out"), 1);
+        assert_eq!(lines("left out"), 2);
+        machine.announce();
+        assert_eq!(lines("serving"), 1);
+    }
+
+    fn send(socket: &OwnedFd, packet: &[u8]) {
+        rustix::net::send(socket, packet, rustix::net::SendFlags::empty()).unwrap();
     }
 }

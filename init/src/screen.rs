@@ -13,7 +13,7 @@ use crate::plan::Refusal;
 pub(crate) const COLUMNS_MIN: usize = 40;
 
 /// The manifest that the machine was booted by.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Artifacts {
     pub(crate) version: String,
     pub(crate) channel: String,

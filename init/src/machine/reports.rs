@@ -20,6 +20,37 @@ use crate::screen::{self, Interface};
 use crate::settings;
 
 impl Machine {
+    /// A line of `init` that a child is the cause of. Each child may cause as many as it may print, so that one that was
+    /// taken over cannot drown the console; how many were left out is said once.
+    pub(super) fn say_for(&mut self, role: Role, level: Level, text: &str) {
+        let now = Instant::now();
+        self.tell_left_out(now);
+        let slot = self.slots.iter_mut().find(|slot| slot.role == role);
+        if slot.is_none_or(|slot| slot.reports.allows(now)) {
+            self.console.say(level, text);
+        }
+    }
+
+    /// Says how many lines [`Self::say_for`] left out, when that is over or goes on for long.
+    pub(super) fn tell_left_out(&mut self, now: Instant) {
+        for slot in &mut self.slots {
+            if let Some(dropped) = slot.reports.take_dropped(now) {
+                let text = format!(
+                    "warning: {} reported too much: {dropped} lines were left out",
+                    slot.role.name()
+                );
+                self.console.say(Level::Warning, &text);
+            }
+        }
+    }
+
+    /// Whether [`Self::say_for`] would say it.
+    fn may_say_for(&mut self, role: Role) -> bool {
+        let now = Instant::now();
+        let slot = self.slots.iter_mut().find(|slot| slot.role == role);
+        slot.is_none_or(|slot| slot.reports.has_room(now))
+    }
+
     /// Believes of each role only what is its business.
     pub(super) fn take_report(&mut self, role: Role, report: Report, files: Vec<File>) {
         match (role, report) {
@@ -64,7 +95,7 @@ impl Machine {
                     .allows(&what, Instant::now(), limits::PROGRESS_INTERVAL)
                 {
                     let text = format!("fetching {what}: {percent} % of {} KiB", total >> 10);
-                    self.console.say(Level::Info, &text);
+                    self.say_for(role, Level::Info, &text);
                 }
             }
             (Role::Stage, Report::Handoff(record)) => {
@@ -84,7 +115,7 @@ impl Machine {
                 let kind = format!("{report:?}");
                 let kind = kind.split([' ', '(']).next().unwrap_or_default();
                 let text = format!("warning: {} has no business to report {kind}", role.name());
-                self.console.say(Level::Warning, &text);
+                self.say_for(role, Level::Warning, &text);
             }
         }
         self.console.touch(Instant::now());
@@ -95,7 +126,7 @@ impl Machine {
         let code = screen::printable(code);
         if role != Role::Stage {
             let text = format!("warning: {}: {reason} [{code}]", role.name());
-            self.console.say(Level::Warning, &text);
+            self.say_for(role, Level::Warning, &text);
         } else if retryable {
             // It writes each attempt to its log; here only the reason counts, as long as it stays the same.
             self.status.activity = screen::printable(&format!("trying again: {reason} [{code}]"));
@@ -119,13 +150,11 @@ impl Machine {
         if addresses.is_empty() {
             if self.status.interfaces.iter().any(|old| old.name == *name) {
                 let text = format!("network {name} has no address any more");
-                self.console.say(Level::Info, &text);
+                self.say_for(Role::Net, Level::Info, &text);
             }
         } else {
-            self.console.say(
-                Level::Info,
-                &format!("network {name} {} ({source})", addresses.join(" ")),
-            );
+            let text = format!("network {name} {} ({source})", addresses.join(" "));
+            self.say_for(Role::Net, Level::Info, &text);
         }
         // A report holds all addresses of its interface.
         self.status
@@ -156,7 +185,11 @@ impl Machine {
                 "serving {url} manifest {} after {after:.2} s",
                 artifacts.digest
             );
-            self.console.say(Level::Info, &text);
+            // Programs wait for this line, so one that addresses come and go too fast for is put off, not left out.
+            if !self.may_say_for(Role::Net) {
+                return;
+            }
+            self.say_for(Role::Net, Level::Info, &text);
             self.announced = Some(url.clone());
             if !self.memory_told {
                 self.memory_due = Some(Instant::now() + limits::MEMORY_SETTLE);
