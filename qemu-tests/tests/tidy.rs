@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("discovery", &["boot-manifest"]),
     ("init", &["boot-manifest"]),
     ("fetch", &["artifact-store", "boot-manifest"]),
-    ("image", &["artifact-store", "boot-manifest"]),
+    ("image", &["boot-manifest"]),
     (
         "provider",
         &["artifact-store", "boot-manifest", "discovery", "fetch"],
@@ -183,6 +183,33 @@ fn every_kernel_parameter_is_documented() {
         missing.is_empty(),
         "kernel parameters that no document has: {missing:?}"
     );
+}
+
+#[test]
+fn every_code_of_a_failure_is_documented() {
+    let docs: String = documents().into_values().collect();
+    let mut seen = 0;
+    let mut wrong = Vec::new();
+    for path in [
+        "image/boot-manifest/src/verify.rs",
+        "provider/fetch/src/error.rs",
+    ] {
+        let text = fs::read_to_string(workspace().join(path)).unwrap();
+        let arms = text.split("pub fn code(&self)").nth(1).unwrap();
+        let arms = arms.split("\n    }\n").next().unwrap();
+        for code in arms
+            .split("=> \"")
+            .skip(1)
+            .filter_map(|arm| arm.split('"').next())
+        {
+            seen += 1;
+            if !docs.contains(&format!("`{code}`")) {
+                wrong.push(format!("{path}: no document has the code {code}"));
+            }
+        }
+    }
+    assert!(seen > 20, "only {seen} codes found: the search is broken");
+    assert_none(&wrong);
 }
 
 #[test]
