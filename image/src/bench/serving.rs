@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -27,6 +28,9 @@ const LARGE_BYTES: u64 = 1 << 30;
 
 /// Size of the small file.
 const SMALL_BYTES: usize = 4096;
+
+/// How the folder of the files is called, before the number of the process.
+const FOLDER: &str = "phase-bench-";
 
 /// The servers, as the table names them.
 const SERVERS: [&str; 3] = ["plasmd", "nginx, tcp_nopush on", "nginx, tcp_nopush off"];
@@ -138,7 +142,14 @@ struct Files {
 
 impl Files {
     fn make() -> Result<Self> {
-        let folder = PathBuf::from(format!("/dev/shm/phase-bench-{}", std::process::id()));
+        let memory = Path::new("/dev/shm");
+        remove_leftovers(memory, Path::new("/proc"));
+        let folder = memory.join(format!("{FOLDER}{}", std::process::id()));
+        // Never a folder that is there already: everybody may make one in this place, and nginx is configured in it.
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .with_context(|| format!("create {}", folder.display()))?;
         let files = Self { folder };
         let below = files.artifacts();
         std::fs::create_dir_all(&below).with_context(|| format!("create {}", below.display()))?;
@@ -171,6 +182,18 @@ impl Files {
 impl Drop for Files {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Removes what benches left that were killed: 1 GiB of memory each.
+fn remove_leftovers(memory: &Path, processes: &Path) {
+    for entry in std::fs::read_dir(memory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(FOLDER));
+        if process.is_some_and(|process| !processes.join(process).exists()) {
+            // What another user left is not ours to remove.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -412,6 +435,19 @@ fn wrk_figure(report: &str, name: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_bench_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (memory, processes) = (folder.path().join("shm"), folder.path().join("proc"));
+        for name in ["phase-bench-1", "phase-bench-2", "other-1"] {
+            std::fs::create_dir_all(memory.join(name).join("deep")).unwrap();
+        }
+        std::fs::create_dir_all(processes.join("2")).unwrap();
+        remove_leftovers(&memory, &processes);
+        let exist = |name: &str| memory.join(name).exists();
+        assert!(!exist("phase-bench-1") && exist("phase-bench-2") && exist("other-1"));
+    }
 
     #[test]
     fn wrks_report_is_understood() {
