@@ -112,6 +112,7 @@ pub fn build(paths: &Paths, options: &Options, progress: &Progress) -> Result<Im
             &format!("made the development key {}", paths::shown(made)),
         );
     }
+    stamp::remove_leftovers(paths.out());
     let build = Build { paths, progress };
     let kernel = build.kernel(options)?;
     let init = build.program(programs::INIT)?;

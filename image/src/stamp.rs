@@ -132,6 +132,21 @@ pub fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     write().with_context(|| format!("write {}", path.display()))
 }
 
+/// Removes the temporary files of builds that were killed before they could be renamed.
+pub fn remove_leftovers(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(".new")?.rsplit('.').next());
+        let process = process.and_then(|process| process.parse::<u32>().ok());
+        if process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists()) {
+            // What cannot be removed now is removed by the next build.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.new", std::process::id()));
@@ -181,6 +196,20 @@ mod tests {
         });
         assert!(bad.is_err());
         assert_eq!(std::fs::read(&output).unwrap(), b"1");
+    }
+
+    #[test]
+    fn what_a_killed_build_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let running = format!("phase.img.{}.new", std::process::id());
+        // No process has a number beyond the kernel's limit of 2^22.
+        let killed = "phase.img.4194305.new";
+        for name in [killed, &running, "phase.img", "notes.new"] {
+            std::fs::write(folder.path().join(name), name).unwrap();
+        }
+        remove_leftovers(folder.path());
+        assert!(!folder.path().join(killed).exists());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 
     #[test]
