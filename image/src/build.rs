@@ -182,13 +182,10 @@ impl Build<'_> {
 
     /// Puts a copy beside the images, so that one folder holds everything that belongs together.
     fn copy(&self, name: &'static str, bytes: &[u8], started: Instant) -> Result<Vec<u8>> {
-        use std::os::unix::fs::PermissionsExt;
-
         let path = self.paths.output(name);
         let same = std::fs::read(&path).is_ok_and(|old| old == bytes);
         if !same {
-            stamp::write(&path, bytes)?;
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+            stamp::write_with_mode(&path, bytes, 0o755)?;
         }
         self.progress.end(
             name,
