@@ -1,11 +1,14 @@
 //! Builds the two programs of the appliance with cargo and finds what it made.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::paths::Paths;
+
+/// What the programs are built for; .cargo/config.toml says so too.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// A program of the appliance.
 #[derive(Debug, Clone, Copy)]
@@ -41,10 +44,16 @@ pub fn cargo(paths: &Paths) -> Command {
 
 /// Builds `program`; cargo's own output goes to stderr. Returns the path of the binary.
 ///
+/// Its bytes depend on neither the checkout's nor the user's folders, which panic messages would name otherwise, nor on
+/// RUSTFLAGS of the environment, which would replace those of the checkout and with them the static linking.
+///
 /// # Errors
 /// When cargo cannot be started or the build fails.
 pub fn build(paths: &Paths, program: Program) -> Result<PathBuf> {
     let output = cargo(paths)
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .args(["--config", &remapping(paths.root(), &cargo_home())])
         .args([
             "build",
             "--locked",
@@ -73,6 +82,21 @@ pub fn build(paths: &Paths, program: Program) -> Result<PathBuf> {
     }
 }
 
+/// Where cargo keeps the sources of other crates.
+fn cargo_home() -> PathBuf {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    home.unwrap_or_else(|| {
+        PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo")
+    })
+}
+
+/// A setting of cargo, added to those of the checkout: names for folders that differ from machine to machine.
+fn remapping(root: &Path, cargo_home: &Path) -> String {
+    let flag = |folder: &Path, name| format!("--remap-path-prefix={}={name}", folder.display());
+    let flags = serde_json::json!([flag(cargo_home, "/cargo"), flag(root, "/phase")]);
+    format!("target.{TARGET}.rustflags={flags}")
+}
+
 /// Finds the executable in cargo's JSON messages.
 fn executable(messages: &str, binary: &str) -> Option<PathBuf> {
     messages.lines().find_map(|line| {
@@ -89,6 +113,15 @@ fn executable(messages: &str, binary: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_are_renamed_whatever_they_are_called() {
+        assert_eq!(
+            remapping(Path::new("/a b/\"c"), Path::new("/home/me/.cargo")),
+            "target.x86_64-unknown-linux-gnu.rustflags=[\"--remap-path-prefix=/home/me/.cargo=/cargo\",\
+             \"--remap-path-prefix=/a b/\\\"c=/phase\"]"
+        );
+    }
 
     #[test]
     fn the_executable_is_found_among_cargos_messages() {
