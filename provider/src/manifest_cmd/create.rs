@@ -37,8 +37,12 @@ pub(crate) struct Args {
     /// Generation of the signing keys, as in the trust root
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) generation: u64,
-    /// Kernel command line of the image
-    #[arg(long, value_name = "TEXT", default_value = "panic=10")]
+    /// Kernel command line of the image; the same as `plasmd serve --key` gives
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "console=tty0 console=ttyS0,115200 panic=10"
+    )]
     pub(super) cmdline: String,
     /// Days until machines refuse it for upgrades
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_650))]
