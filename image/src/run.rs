@@ -257,7 +257,7 @@ fn present(paths: &Paths, images: &Images, arguments: &cli::Run, served: &Served
 fn second_machine(images: &Images, port: u16) -> String {
     let file = |name: &str| paths::shown(images.path(name));
     format!(
-        "{} -M q35 -m 512 -cpu max -nographic -nic user,model=virtio-net-pci \\\n      -kernel {} -initrd {} \\\n      \
+        "{} -M q35 -m 256 -cpu max -nographic -nic user,model=virtio-net-pci \\\n      -kernel {} -initrd {} \\\n      \
          -append 'console=ttyS0 panic=10 phase.provider=http://10.0.2.2:{port}'",
         crate::qemu::QEMU,
         file("vmlinuz"),
