@@ -190,7 +190,10 @@ fn quoted(log: &str) -> String {
 fn step(line: &str) -> Option<&str> {
     let line = line.strip_prefix("  ")?;
     let (word, file) = line.split_once(' ')?;
-    let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase());
+    let is_word = !word.is_empty()
+        && word
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
     is_word.then(|| file.trim())
 }
 
@@ -286,7 +289,7 @@ mod tests {
     fn steps_are_told_from_other_lines() {
         let check = |line, expected| assert_eq!(step(line), expected, "{line}");
         check("  CC      init/main.o", Some("init/main.o"));
-        check("  VDSO2C  arch/x86/entry/vdso.c", None);
+        check("  VDSO2C  arch/x86/vdso.c", Some("arch/x86/vdso.c"));
         check("  LD      vmlinux.o", Some("vmlinux.o"));
         check("init/main.c:3: warning: odd", None);
         check("make[2]: *** [Makefile:1] Error 1", None);
