@@ -54,6 +54,7 @@ const TEST: &[&str] = &[
     "libsquashfs-dev",
     "mtools",
     "openssl",
+    "python3",
     "squashfs-tools",
     "wget",
 ];

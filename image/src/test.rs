@@ -273,6 +273,9 @@ impl Run<'_> {
                 accel::choose(self.paths, self.arguments.accel, &kernel, self.progress)?;
             cargo.env("PHASE_ACCEL", acceleration.as_str());
         } else {
+            // Unpacked, not installed: the package would start a server on port 80.
+            let nginx = packages::unpacked("nginx", "nginx", &self.paths.output("nginx"))?;
+            cargo.env("PHASE_NGINX", nginx);
             // Tests of this machine's abilities tell their reason for skipping in their captured output.
             cargo.arg("--show-output");
         }

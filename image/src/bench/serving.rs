@@ -66,7 +66,7 @@ pub struct Figures {
 pub fn measure(paths: &Paths, plasmd: &Path, progress: &Progress) -> Result<Figures> {
     let started = Instant::now();
     progress.begin("serving");
-    let nginx = packages::unpacked("nginx", "nginx", &paths.output("bench-nginx"))?;
+    let nginx = packages::unpacked("nginx", "nginx", &paths.output("nginx"))?;
     let files = Files::make()?;
     let servers = [
         Running::plasmd(plasmd, &files)?,

@@ -1,6 +1,7 @@
 //! `phase-fetch` as people run it: against `plasmd serve`, against web servers of other people, and against bad ones.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -126,22 +127,27 @@ fn fetches_all_from_plasmd_serve_and_then_finds_it_there() {
 struct Daemon(Child);
 
 impl Daemon {
-    /// Starts it and waits until its port answers.
-    fn start(command: &mut Command, port: u16) -> Self {
-        let mut daemon = Self(
-            command
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("it is installed"),
-        );
+    /// Starts it and waits until its port answers. `None`, with the reason for `test`, where it is not installed.
+    fn start(test: &str, command: &mut Command, port: u16) -> Option<Self> {
+        let started = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        if started
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        {
+            println!(
+                "SKIPPED: {test}: there is no {:?} on this machine",
+                command.get_program()
+            );
+            return None;
+        }
+        let mut daemon = Self(started.expect("a program that is there starts"));
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(daemon.0.try_wait().unwrap().is_none(), "it ended at once");
             assert!(Instant::now() < deadline, "it does not listen");
             std::thread::yield_now();
         }
-        daemon
+        Some(daemon)
     }
 }
 
@@ -176,12 +182,17 @@ fn fetches_from_nginx_and_resumes_there() {
          server {{ listen 127.0.0.1:{port}; root {root}/www; }} }}"
     );
     fs::write(desk.path("nginx.conf"), config).unwrap();
-    let mut nginx = Command::new("nginx");
+    // `cargo appliance test` brings an unpacked one.
+    let program = std::env::var_os("PHASE_NGINX").unwrap_or_else(|| "nginx".into());
+    let mut nginx = Command::new(program);
     nginx
         .arg("-c")
         .arg(desk.path("nginx.conf"))
         .args(["-e", "/dev/null"]);
-    let _nginx = Daemon::start(&mut nginx, port);
+    let test = "fetches_from_nginx_and_resumes_there";
+    let Some(_nginx) = Daemon::start(test, &mut nginx, port) else {
+        return;
+    };
     // The first two chunks are there already, as after an interruption.
     fs::create_dir(desk.path("out")).unwrap();
     fs::write(
@@ -217,7 +228,10 @@ fn fetches_from_a_flat_directory_of_a_server_without_ranges() {
         "--directory",
     ]);
     python.arg(desk.path("www/stable/x86_64"));
-    let _python = Daemon::start(&mut python, port);
+    let test = "fetches_from_a_flat_directory_of_a_server_without_ranges";
+    let Some(_python) = Daemon::start(test, &mut python, port) else {
+        return;
+    };
     fs::create_dir(desk.path("out")).unwrap();
     fs::write(
         desk.path("out/.vmlinuz.partial"),
