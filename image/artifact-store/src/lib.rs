@@ -1,7 +1,6 @@
 //! Artifacts on disk: where they lie, which content they have, and how verified bytes get there.
 //!
-//! A crate of its own because it owns an on-disk layout, and because providers, the fetching client and the image
-//! builder all use it.
+//! A crate of its own because it owns an on-disk layout that the provider reads and the fetching client writes.
 //!
 //! - [`Store`] is the artifacts directory of a provider, `<root>/<channel>/<arch>/<file>`, read only. Every file is
 //!   opened beneath the directory's descriptor by the kernel itself, so neither `..` nor a symbolic link nor a rename at

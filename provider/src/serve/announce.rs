@@ -22,6 +22,7 @@ pub(crate) struct Announcement {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
+    Starting,
     Off(String),
     On(String),
 }
@@ -39,7 +40,7 @@ impl Announcement {
     pub(crate) fn starting() -> Self {
         Self {
             wanted: true,
-            state: Mutex::new(State::Off("starting".to_owned())),
+            state: Mutex::new(State::Starting),
         }
     }
 
@@ -51,6 +52,7 @@ impl Announcement {
     /// What to show.
     pub(crate) fn state(&self) -> String {
         match self.current() {
+            State::Starting => "starting".to_owned(),
             State::Off(reason) => format!("off: {reason}"),
             State::On(instance) => format!("on: {instance}"),
         }
@@ -74,6 +76,7 @@ impl Announcement {
             return;
         }
         match &state {
+            State::Starting => {}
             State::On(instance) => tracing::info!(instance, "announced on the local network"),
             State::Off(reason) => tracing::warn!(reason, "not announced on the local network"),
         }
