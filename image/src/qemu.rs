@@ -287,7 +287,8 @@ fn arguments(recipe: &Recipe) -> Result<Vec<String>> {
                 option(image)?
             ),
         ]);
-        add(&["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+        // Behind a kernel given by `-kernel`, which QEMU puts first.
+        add(&["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
     }
     let forward = recipe
         .http_port

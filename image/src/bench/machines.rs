@@ -169,8 +169,9 @@ fn wait_for(machine: &mut Machine, start: &str, limit: Duration) -> Result<Line>
         }
         if machine.ended()?.is_some() {
             bail!(
-                "a machine ended before it said {start:?}; its serial log is {}",
-                log.display()
+                "a machine ended before it said {start:?}; its serial log is {}\n{}",
+                log.display(),
+                machine.complaint()
             );
         }
         if Instant::now() > deadline {
