@@ -387,6 +387,28 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_beside_a_kernel_leaves_it_the_first_place() {
+        let boot = Boot::Kernel {
+            kernel: "vmlinuz".into(),
+            initramfs: Some("initramfs.img".into()),
+            cmdline: "quiet".into(),
+            disk: Some("phase.img".into()),
+        };
+        let arguments = arguments(&Recipe {
+            boot,
+            memory_mib: 256,
+            acceleration: Acceleration::Tcg,
+            http_port: None,
+            folder: "run".into(),
+        });
+        let arguments = arguments.unwrap().join(" ");
+        // QEMU gives the kernel index 0 and refuses a second one.
+        assert!(arguments.contains("-kernel vmlinuz"), "{arguments}");
+        assert!(arguments.contains("drive=disk,bootindex=1"), "{arguments}");
+        assert!(!arguments.contains("bootindex=0"), "{arguments}");
+    }
+
+    #[test]
     fn a_console_that_never_ends_its_line_is_cut() {
         let log = tempfile::tempfile().unwrap();
         let (sender, lines) = mpsc::channel();
