@@ -40,7 +40,7 @@ use crate::serve::setup::{cannot_listen, no_store, read_signer, read_trust_root}
 
 /// The kernel command line of manifests signed here, unless another is given. Without `panic=` a failed boot would
 /// stand still for ever.
-const CMDLINE: &str = "console=tty0 console=ttyS0,115200 panic=10";
+pub(crate) const CMDLINE: &str = "console=tty0 console=ttyS0,115200 panic=10";
 
 /// Serve DIR/<channel>/<arch>/{vmlinuz,initramfs.img,rootfs.squashfs} and their manifest.
 #[derive(clap::Args)]

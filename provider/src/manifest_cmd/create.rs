@@ -38,11 +38,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) generation: u64,
     /// Kernel command line of the image; the same as `plasmd serve --key` gives
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "console=tty0 console=ttyS0,115200 panic=10"
-    )]
+    #[arg(long, value_name = "TEXT", default_value = crate::serve::CMDLINE)]
     pub(super) cmdline: String,
     /// Days until machines refuse it for upgrades
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_650))]

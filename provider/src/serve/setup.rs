@@ -5,17 +5,18 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use artifact_store::OpenError;
+use boot_manifest::limits::TRUST_ROOT_SIZE_MAX;
 use boot_manifest::{SecretKey, TrustRoot};
 
 use crate::exit::CommandError;
 use crate::serve::SigningArgs;
 use crate::serve::port_owner;
 use crate::serve::signer::Signer;
+use crate::trust;
 
 /// The keys of a trust root or of a public key file.
 pub(super) fn read_trust_root(path: &Path) -> Result<TrustRoot, CommandError> {
-    let bytes = std::fs::read(path)
-        .map_err(|error| CommandError::local(format!("{}: {error}", path.display())))?;
+    let bytes = trust::read(path, TRUST_ROOT_SIZE_MAX, "trust root")?;
     if let Ok(key) = boot_manifest::PublicKey::parse(&bytes) {
         return Ok(TrustRoot::single(key));
     }
