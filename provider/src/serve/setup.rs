@@ -9,7 +9,7 @@ use boot_manifest::limits::TRUST_ROOT_SIZE_MAX;
 use boot_manifest::{SecretKey, TrustRoot};
 
 use crate::exit::CommandError;
-use crate::serve::SigningArgs;
+use crate::serve::args::SigningArgs;
 use crate::serve::port_owner;
 use crate::serve::signer::Signer;
 use crate::trust;

@@ -1,0 +1,85 @@
+//! The arguments of `plasmd serve`. What they mean for the parts is decided where the parts are put together.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use boot_manifest::{Arch, Channel};
+
+use crate::serve::limits::VALID_DAYS;
+
+/// The kernel command line of manifests signed here, unless another is given. Without `panic=` a failed boot would
+/// stand still for ever.
+pub(crate) const CMDLINE: &str = "console=tty0 console=ttyS0,115200 panic=10";
+
+/// Serve DIR/<channel>/<arch>/{vmlinuz,initramfs.img,rootfs.squashfs} and their manifest.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The artifacts directory
+    #[arg(
+        short,
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/plasm/artifacts"
+    )]
+    pub(super) artifacts: PathBuf,
+    /// The channel that /manifest.json is about
+    #[arg(short, long, default_value = "stable")]
+    pub(super) channel: Channel,
+    /// The architecture that /manifest.json is about (amd64 and arm64 are understood)
+    #[arg(short = 'A', long, default_value_t = Arch::host())]
+    pub(super) arch: Arch,
+    /// The port to listen on; 0 takes a free one
+    #[arg(short, long, default_value_t = 8080)]
+    pub(super) port: u16,
+    /// The address to listen on; :: is all of IPv6 and IPv4
+    #[arg(short, long, value_name = "ADDR", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    pub(super) bind: IpAddr,
+    /// Accepted for older scripts: there is no DHT in this version
+    #[arg(long)]
+    pub(super) no_dht: bool,
+    /// Do not announce this provider on the local network
+    #[arg(long)]
+    pub(super) no_mdns: bool,
+    /// Sign what lies in the artifacts directory with this private key
+    #[arg(long, value_name = "FILE")]
+    pub(super) key: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) signing: SigningArgs,
+    /// Whose manifests to believe in /health: a trust root or a public key
+    #[arg(long, value_name = "FILE")]
+    pub(super) trust_root: Option<PathBuf>,
+    /// Run as a role of the appliance: init is told what happens
+    #[arg(long, hide = true)]
+    pub(super) appliance: bool,
+}
+
+/// What a manifest signed here says besides the files.
+#[derive(clap::Args)]
+pub(super) struct SigningArgs {
+    /// Sequence number of the first manifest [default: the time of signing]
+    #[arg(long, value_name = "N", requires = "key")]
+    pub(super) sequence: Option<u64>,
+    /// Version for people [default: the time of signing]
+    #[arg(long, value_name = "TEXT", requires = "key")]
+    pub(super) release: Option<String>,
+    /// Security version: older ones can be refused by clients
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "key")]
+    pub(super) security_version: u64,
+    /// Days until a manifest expires
+    #[arg(long, value_name = "N", default_value_t = VALID_DAYS, requires = "key",
+          value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(super) valid_days: u32,
+    /// Kernel command line
+    #[arg(long, value_name = "TEXT", default_value = CMDLINE, requires = "key")]
+    pub(super) cmdline: String,
+}
+
+/// Why the local network is not told, when it is not to be.
+pub(super) fn why_silent(args: &Args) -> Option<&'static str> {
+    if args.no_mdns {
+        return Some("--no-mdns");
+    }
+    args.bind
+        .is_loopback()
+        .then_some("only this machine can connect")
+}

@@ -1,0 +1,63 @@
+//! From arguments to the parts of the provider. Every file that a flag names is read here, and no other; nothing listens yet.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use artifact_store::{MANIFEST_FILE, Store};
+
+use crate::exit::CommandError;
+use crate::http::server::Counters;
+use crate::init_link::InitLink;
+use crate::serve::announce::Announcement;
+use crate::serve::app::App;
+use crate::serve::args::{self, Args};
+use crate::serve::catalog::Catalog;
+use crate::serve::hashing::Hashing;
+use crate::serve::limits::HASHERS_MAX;
+use crate::serve::setup::{no_store, read_signer, read_trust_root};
+
+/// Puts the parts together. Reads every file that is named by a flag; afterwards only artifacts are read.
+pub(super) fn build(args: Args) -> Result<App, CommandError> {
+    let store = Store::open(&args.artifacts).map_err(|error| no_store(&args.artifacts, error))?;
+    let store = Arc::new(store);
+    let trust_root = args
+        .trust_root
+        .as_deref()
+        .map(read_trust_root)
+        .transpose()?;
+    let signer = match &args.key {
+        Some(path) => Some(read_signer(path, &args.signing, trust_root.as_ref())?),
+        None => None,
+    };
+    let init = InitLink::from_env()
+        .map_err(|error| CommandError::local(format!("cannot use the socket of init: {error}")))?;
+    let hashing = Arc::new(Hashing::new(
+        Arc::clone(&store),
+        processors().min(HASHERS_MAX),
+    ));
+    let manifest_file = MANIFEST_FILE
+        .parse()
+        .map_err(|error| CommandError::local(format!("{MANIFEST_FILE}: {error}")))?;
+    let announcement = match args::why_silent(&args) {
+        Some(reason) => Announcement::never(reason),
+        None => Announcement::starting(),
+    };
+    Ok(App {
+        catalog: Arc::new(Catalog::new(store, hashing, signer, manifest_file)),
+        channel: args.channel,
+        arch: args.arch,
+        trust_root,
+        counters: Arc::new(Counters::default()),
+        requests_total: AtomicU64::new(0),
+        started: Instant::now(),
+        announcement: Arc::new(announcement),
+        init: Arc::new(init),
+        reports: Mutex::new((Instant::now(), 0)),
+    })
+}
+
+/// How many processors this process may use.
+pub(super) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}

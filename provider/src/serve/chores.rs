@@ -1,0 +1,84 @@
+//! What a provider does besides answering: it hashes ahead, and tells init where it can be reached. No request waits for it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use boot_manifest::handoff::Report;
+
+use crate::serve::app::App;
+use crate::serve::health;
+use crate::serve::limits::LOOK_PERIOD;
+
+/// Hashes what lies in the default folder before anybody asks, now and whenever it changes, so that `/health` knows and no
+/// client waits for it.
+pub(super) async fn hash_ahead(app: Arc<App>) {
+    let mut period = tokio::time::interval(LOOK_PERIOD);
+    loop {
+        period.tick().await;
+        for target in health::unhashed(&app.catalog, &app.channel, app.arch) {
+            let started = Instant::now();
+            // Refusals are logged where they are found, and stand in /health.
+            let served = app.catalog.artifact(&target).await.is_ok();
+            let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            tracing::debug!(file = %target.name, served, millis, "hashed ahead");
+        }
+        // Signs it when that is due; a refusal stands in /health.
+        let _ = app.catalog.manifest(&app.channel, app.arch).await;
+    }
+}
+
+/// Tells init that the role works and where it can be reached, again whenever the addresses change.
+pub(super) async fn keep_init_informed(app: Arc<App>, address: SocketAddr) {
+    tell_init(&app, Report::Ready {}).await;
+    let mut told = None;
+    let mut period = tokio::time::interval(LOOK_PERIOD);
+    loop {
+        period.tick().await;
+        let urls = urls(address);
+        let scan = app.catalog.store().scan(&app.channel, app.arch);
+        let artifacts = u32::try_from(scan.found.len()).unwrap_or(u32::MAX);
+        let now = Report::Serving {
+            urls,
+            artifacts,
+            advertised: app.announcement.is_on(),
+        };
+        if told.as_ref() != Some(&now) {
+            tell_init(&app, now.clone()).await;
+            told = Some(now);
+        }
+    }
+}
+
+async fn tell_init(app: &App, report: Report) {
+    let init = Arc::clone(&app.init);
+    // Sending may wait for init, which must not stop requests.
+    let sent = tokio::task::spawn_blocking(move || init.send(&report)).await;
+    if let Ok(Err(error)) = sent {
+        tracing::warn!(%error, "init could not be told");
+    }
+}
+
+/// Where clients on other machines reach `address`; on this machine only when there is nothing else.
+fn urls(address: SocketAddr) -> Vec<String> {
+    let port = address.port();
+    if !address.ip().is_unspecified() {
+        return vec![format!("http://{address}/")];
+    }
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let is_useful = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_loopback(),
+        IpAddr::V6(ip) => address.is_ipv6() && !ip.is_loopback() && !ip.is_unicast_link_local(),
+    };
+    let mut addresses: Vec<IpAddr> = interfaces
+        .iter()
+        .map(if_addrs::Interface::ip)
+        .filter(is_useful)
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
+        .iter()
+        .map(|ip| format!("http://{}/", SocketAddr::new(*ip, port)))
+        .collect()
+}

@@ -1,0 +1,59 @@
+//! The first lines of the log: where, what, and what does not work. Reads nothing that serving would not read.
+
+use std::net::SocketAddr;
+
+use crate::serve::app::{self, App};
+
+/// What an operator wants to see first: where, what, and what does not work.
+pub(super) fn summarise(app: &App, address: SocketAddr, connections_max: usize) {
+    let store = app.catalog.store();
+    let (channel, arch) = (&app.channel, app.arch);
+    tracing::info!(
+        url = %format_args!("http://{address}/"), artifacts = %store.path().display(), channel = %channel,
+        arch = %arch, connections_max, dht = app::DHT, mdns = app.announcement.state(), "serving"
+    );
+    let scan = store.scan(channel, arch);
+    for found in &scan.found {
+        tracing::info!(
+            artifact = %found.artifact, file = %found.file.name(), size = found.file.size(), "artifact"
+        );
+    }
+    for problem in &scan.problems {
+        if problem.reason.is_fault() {
+            tracing::error!("{problem}");
+        } else {
+            tracing::warn!("{problem}");
+        }
+    }
+    if scan.found.is_empty() {
+        let path = store.path().display();
+        tracing::warn!(
+            "no artifacts found for {channel}/{arch}: expected \
+             {path}/{channel}/{arch}/{{vmlinuz,initramfs.img,rootfs.squashfs}} \
+             (vmlinuz required, initramfs.img recommended, rootfs.squashfs optional)"
+        );
+    }
+    match (app.catalog.signed(channel, arch), app.catalog.signer()) {
+        (Ok(Some(signed)), signer) => {
+            if signer.is_some() {
+                tracing::warn!(
+                    "--key is not used for {channel}/{arch}: its manifest.json was signed elsewhere"
+                );
+            }
+            match &signed.view {
+                Ok(view) => tracing::info!(
+                    sequence = view.sequence, version = view.version, expires_at = %view.expires_at,
+                    "manifest.json is served as it was signed elsewhere"
+                ),
+                Err(error) => tracing::error!("manifest.json: {error}"),
+            }
+        }
+        (Err(refusal), _) => tracing::error!("{refusal}"),
+        (Ok(None), Some(signer)) => {
+            tracing::info!(key_id = %signer.key.public().key_id(), "manifests are signed here");
+        }
+        (Ok(None), None) => tracing::warn!(
+            "manifests are unsigned: clients will refuse them; use --key FILE, or put a signed manifest.json there"
+        ),
+    }
+}
