@@ -1,6 +1,9 @@
 //! Opening files so that nothing outside the directory can be reached: the kernel refuses `..`, symbolic links and
 //! magic links while it walks (`openat2`), and what was opened is looked at before it is used.
 //!
+//! Where the kernel does not know that call (before 5.6, gVisor, valgrind) the path is walked name by name, with the same
+//! refusals.
+//!
 //! Never follows a link, never blocks on a FIFO, never returns a device or a directory as a file.
 
 use std::io;
@@ -107,9 +110,42 @@ fn open(dir: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> Result<Ow
     loop {
         match rustix::fs::openat2(dir, path, flags, mode, NO_WAY_OUT) {
             Err(Errno::AGAIN | Errno::INTR) if tries < OPEN_RETRIES_MAX => tries += 1,
+            Err(Errno::NOSYS) => return walk(dir, path, flags, mode).map_err(OpenError::from),
             other => return other.map_err(OpenError::from),
         }
     }
+}
+
+/// What [`NO_WAY_OUT`] asks of the kernel, one name at a time: each is opened in the directory opened before it, and none
+/// may be a link, so a rename meanwhile leads nowhere else.
+fn walk(dir: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+    if path.starts_with('/') {
+        return Err(Errno::XDEV);
+    }
+    let (folders, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let through = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut reached: Option<OwnedFd> = None;
+    for folder in folders.split('/').filter(|folder| !folder.is_empty()) {
+        let from = reached.as_ref().map_or(dir, AsFd::as_fd);
+        reached = Some(step(from, folder, through, Mode::empty())?);
+    }
+    step(reached.as_ref().map_or(dir, AsFd::as_fd), name, flags, mode)
+}
+
+/// Opens one name in `dir`.
+fn step(dir: BorrowedFd<'_>, name: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+    if name == ".." {
+        return Err(Errno::XDEV);
+    }
+    let opened = rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW, mode);
+    // With O_DIRECTORY the kernel says of a link that it is no directory.
+    if matches!(opened, Err(Errno::NOTDIR))
+        && let Ok(stat) = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+        && FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
+    {
+        return Err(Errno::LOOP);
+    }
+    opened
 }
 
 fn kind(stat: &Stat) -> &'static str {
@@ -121,5 +157,49 @@ fn kind(stat: &Stat) -> &'static str {
         FileType::CharacterDevice | FileType::BlockDevice => "device",
         FileType::Symlink => "symbolic link",
         FileType::Unknown => "special file",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn walking_refuses_what_the_kernel_refuses() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("store");
+        std::fs::create_dir_all(inside.join("a/b")).unwrap();
+        std::fs::write(inside.join("a/b/file"), b"inside").unwrap();
+        std::fs::write(folder.path().join("secret"), b"outside").unwrap();
+        symlink("b", inside.join("a/link")).unwrap();
+        symlink("file", inside.join("a/b/alias")).unwrap();
+        symlink("../../../secret", inside.join("a/b/out")).unwrap();
+        let dir = root(&inside).unwrap();
+        let reading = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let looking = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        for path in [
+            "a/b/file",
+            "a/b/missing",
+            "a/missing/file",
+            "a/link/file",
+            "a/b/alias",
+            "a/b/out",
+            "a/b/file/more",
+            "../secret",
+            "a/../../secret",
+            "/etc/passwd",
+            "a/b",
+            "a/link",
+            "a",
+        ] {
+            for flags in [reading, looking] {
+                let kernel = open(dir.as_fd(), path, flags, Mode::empty()).map(|_| ());
+                let walked = walk(dir.as_fd(), path, flags, Mode::empty())
+                    .map(|_| ())
+                    .map_err(OpenError::from);
+                assert_eq!(walked, kernel, "{path} {flags:?}");
+            }
+        }
     }
 }
