@@ -1,5 +1,5 @@
 //! HTTP/1.1 as the provider speaks it. Knows requests, ranges, connections and bytes; what is served and why is
-//! decided in [`crate::serve`].
+//! decided in [`crate::serve`]; what HTTP means, in the crate `http_semantics`.
 //!
 //! | module | holds |
 //! | --- | --- |
@@ -7,15 +7,12 @@
 //! | `alarm` | the deadlines of a connection |
 //! | `wire` | one connection's bytes: counting, and a deadline for clients that do not read |
 //! | `target` | from the request target to a route; the only place that decodes paths |
-//! | `range`, `condition` | RFC 9110 ranges and preconditions, pure |
 //! | `respond`, `body` | answers, and files read straight into the socket |
 //! | `limits` | every number with its reason |
 
 pub(crate) mod alarm;
 pub(crate) mod body;
-pub(crate) mod condition;
 pub(crate) mod limits;
-pub(crate) mod range;
 pub(crate) mod respond;
 pub(crate) mod server;
 pub(crate) mod target;

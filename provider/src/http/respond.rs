@@ -1,27 +1,20 @@
 //! Answers. Every one has a `Content-Length` and a type; content has validators and honours ranges and preconditions.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use artifact_store::OpenFile;
-use boot_manifest::Digest;
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
-    HeaderName, HeaderValue, LAST_MODIFIED,
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue,
 };
 use http::{HeaderMap, Method, Response, StatusCode};
+use http_semantics::condition::{self, Validators, Verdict};
+use http_semantics::labels::content_range;
+pub(crate) use http_semantics::labels::{Facts, Labels, media_type};
+use http_semantics::range::{self, Selection};
 use serde::Serialize;
 
 use crate::http::body::Body;
-use crate::http::condition::{self, Validators, Verdict};
-use crate::http::range::{self, Selection};
-
-/// The digest of the whole artifact, also with a partial answer.
-const ARTIFACT_HASH: HeaderName = HeaderName::from_static("x-artifact-hash");
-
-/// Fields of a content's answer, with room for `Content-Range`, `Connection` and the date.
-const FIELDS_MAX: usize = 12;
 
 /// Where the bytes of a content come from.
 #[derive(Debug)]
@@ -39,54 +32,6 @@ pub(crate) struct Content {
     pub(crate) source: Source,
     /// What is said about them.
     pub(crate) labels: Arc<Labels>,
-}
-
-/// What is said about a content. Made once for each content, because writing it out costs more than sending it.
-#[derive(Debug)]
-pub(crate) struct Labels {
-    /// The strong entity tag, with its quotes.
-    etag: String,
-    modified: SystemTime,
-    /// The head of an answer with the whole content.
-    whole: HeaderMap,
-}
-
-/// What labels are made from.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Facts {
-    /// The digest of the bytes: the entity tag.
-    pub(crate) digest: Digest,
-    /// How many there are.
-    pub(crate) size: u64,
-    /// When they were last modified.
-    pub(crate) modified: SystemTime,
-    /// Their media type.
-    pub(crate) media_type: &'static str,
-    /// Whether to name the digest in `X-Artifact-Hash` too.
-    pub(crate) is_artifact: bool,
-}
-
-impl Labels {
-    /// The labels of a content.
-    pub(crate) fn new(facts: Facts) -> Self {
-        let etag = format!("\"{}\"", facts.digest.hex());
-        let mut whole = HeaderMap::with_capacity(FIELDS_MAX);
-        whole.insert(CONTENT_LENGTH, facts.size.into());
-        set(&mut whole, ETAG, &etag);
-        set(&mut whole, LAST_MODIFIED, &http_date(facts.modified));
-        if facts.is_artifact {
-            set(&mut whole, ARTIFACT_HASH, &facts.digest.to_string());
-        }
-        whole.insert(CONTENT_TYPE, HeaderValue::from_static(facts.media_type));
-        whole.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        // The name may get another content at any time; the entity tag makes asking again cheap.
-        whole.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        Self {
-            etag,
-            modified: facts.modified,
-            whole,
-        }
-    }
 }
 
 /// A line of text for people.
@@ -148,7 +93,7 @@ pub(crate) fn content(method: &Method, asked: &HeaderMap, content: Content) -> R
         Verdict::Proceed if method == Method::GET => range::select(asked, size),
         _ => Selection::Whole,
     };
-    let said = labels.whole.clone();
+    let said = labels.fields.clone();
     match (verdict, selection) {
         (Verdict::NotModified, _) => {
             let mut response = answer(StatusCode::NOT_MODIFIED, said, Body::Empty);
@@ -169,15 +114,15 @@ pub(crate) fn content(method: &Method, asked: &HeaderMap, content: Content) -> R
             set(headers, CONTENT_RANGE, &format!("bytes */{size}"));
             response
         }
-        (_, Selection::Whole) => answer(StatusCode::OK, said, send(method, source, 0, size)),
+        (_, Selection::Whole | Selection::Parts(_)) => {
+            answer(StatusCode::OK, said, send(method, source, 0, size))
+        }
         (_, Selection::Part { start, end }) => {
             let body = send(method, source, start, end);
             let mut response = answer(StatusCode::PARTIAL_CONTENT, said, body);
             let headers = response.headers_mut();
             headers.insert(CONTENT_LENGTH, (end - start).into());
-            // Never empty, so `end` is at least one.
-            let range = format!("bytes {start}-{}/{size}", end - 1);
-            set(headers, CONTENT_RANGE, &range);
+            set(headers, CONTENT_RANGE, &content_range(start, end, size));
             response
         }
     }
@@ -229,28 +174,6 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     // Our own values are ASCII without control characters; one that were not would be left out.
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
-    }
-}
-
-/// HTTP dates exist from 1970 to 9999; a file's time stamp can be anything.
-fn http_date(time: SystemTime) -> String {
-    let seconds = time
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-        .min(HTTP_DATE_MAX);
-    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds))
-}
-
-/// 9999-12-31T23:59:59Z.
-const HTTP_DATE_MAX: u64 = 253_402_300_799;
-
-/// The media type of a file. Firmware compares it with `application/efi` letter by letter, and goes by the end of the
-/// path when it knows nothing of the type.
-pub(crate) fn media_type(file: &str) -> &'static str {
-    match file.rsplit_once('.').map(|(_, extension)| extension) {
-        Some("efi") => "application/efi",
-        Some("json") => "application/json",
-        _ => "application/octet-stream",
     }
 }
 

@@ -1,0 +1,16 @@
+//! What HTTP means, decided over bytes and values. A crate of its own because it does no I/O and is fuzzed by itself; a
+//! cache in front of other servers needs the same rules as the provider.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `range` | the `Range` field: which bytes are sent |
+//! | `condition` | preconditions: in full, 304 or 412 |
+//! | `labels` | the fields that describe a content, also written out as they are on the wire |
+//! | `limits` | every number with its reason |
+//!
+//! Never opens a socket or a file, asks no clock, and keeps nothing between two calls. Nothing here panics on input.
+
+pub mod condition;
+pub mod labels;
+pub mod limits;
+pub mod range;
