@@ -49,6 +49,7 @@ const TEST: &[&str] = &[
     "dbus",
     "dnsmasq-base",
     "fdisk",
+    "groff-base",
     "iproute2",
     "libclang-dev",
     "libsquashfs-dev",

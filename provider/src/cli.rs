@@ -1,17 +1,19 @@
 //! The command line: which names and subcommands exist. What each one does and which flags it has is in its module.
 //!
 //! `plasmd fetch|verify|discover` are the same commands as `phase-fetch`, `phase-verify`, `phase-discover`; the latter
-//! are the names users of Phase type, installed as links to `plasmd`.
+//! are the names users of Phase type, installed as links to `plasmd`. What other versions and their documents call
+//! differently is answered in one line by [`crate::instead`].
 
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::exit::{CommandError, Exit};
 use crate::{
-    discover_cmd, fetch_cmd, key, manifest_cmd, net, out, serve, stage, status_cmd, verify_cmd,
+    completions_cmd, discover_cmd, fetch_cmd, instead, key, man_cmd, manifest_cmd, net, out, serve,
+    stage, status_cmd, verify_cmd,
 };
 
 /// Phase: serves signed boot images, and boots machines from them.
@@ -50,12 +52,80 @@ pub(crate) enum Command {
     Fetch(fetch_cmd::Args),
     /// Verify a manifest and artifacts on disk (also: phase-verify)
     Verify(verify_cmd::Args),
+    /// Print shell completions for plasmd and the phase-* names
+    Completions(completions_cmd::Args),
+    /// Write the manual pages into a directory
+    Man(man_cmd::Args),
+    /// Make a signing key (the older name of `plasmd key generate`)
+    #[command(hide = true)]
+    GenerateKey(key::GenerateArgs),
+    /// Add signatures to a manifest (the older name of `plasmd manifest sign`)
+    #[command(hide = true)]
+    SignManifest(manifest_cmd::OlderSignArgs),
     /// Bring the network up (appliance role, started by init)
+    #[command(hide = true)]
     Net(net::Args),
     /// Fetch a successor and hand it to init (appliance role, started by init)
+    #[command(hide = true)]
     Stage(stage::Args),
     /// Print the version
     Version,
+}
+
+/// The names this binary is started under, the main one first, and what each is for.
+pub(crate) const NAMES: [(&str, &str); 4] = [
+    (
+        "plasmd",
+        "Phase: serves signed boot images, and boots machines from them",
+    ),
+    (
+        "phase-discover",
+        "Find providers of boot images on the network",
+    ),
+    (
+        "phase-fetch",
+        "Fetch boot artifacts and verify every byte of them",
+    ),
+    (
+        "phase-verify",
+        "Verify a manifest, and artifacts against it",
+    ),
+];
+
+/// What can be typed after one of [`NAMES`]; any other name is `plasmd`.
+pub(crate) fn command_of(name: &str) -> clap::Command {
+    let Some((name, about)) = NAMES.iter().find(|(known, _)| *known == name) else {
+        return Plasmd::command();
+    };
+    let command = match *name {
+        "phase-discover" => Tool::<discover_cmd::Args>::command(),
+        "phase-fetch" => Tool::<fetch_cmd::Args>::command(),
+        "phase-verify" => Tool::<verify_cmd::Args>::command(),
+        _ => return Plasmd::command(),
+    };
+    command.name(*name).bin_name(*name).about(*about)
+}
+
+/// The same without what is hidden from people, for completions and manual pages.
+pub(crate) fn shown_command_of(name: &str) -> clap::Command {
+    without_hidden(&command_of(name)).version(env!("CARGO_PKG_VERSION"))
+}
+
+fn without_hidden(command: &clap::Command) -> clap::Command {
+    let about = command.get_about().cloned().unwrap_or_default();
+    let long = command.get_long_about().cloned().unwrap_or(about.clone());
+    // The names are constants that clap hands out for a shorter time; the process prints these and ends.
+    let name: &'static str = Box::leak(command.get_name().into());
+    clap::Command::new(name)
+        .about(about)
+        .long_about(long)
+        .args(command.get_arguments().filter(|arg| !arg.is_hide_set()))
+        .subcommands(
+            command
+                .get_subcommands()
+                .filter(|below| !below.is_hide_set())
+                .map(without_hidden),
+        )
 }
 
 /// Parses the command line; prints help, version or the usage error and ends the process when that is what it says.
@@ -66,33 +136,24 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Command {
         .and_then(|first| Path::new(first).file_name()?.to_str())
         .unwrap_or("plasmd");
     match name {
-        "phase-discover" => Command::Discover(tool(
-            &args,
-            "phase-discover",
-            "Find providers of boot images on the network",
-        )),
-        "phase-fetch" => Command::Fetch(tool(
-            &args,
-            "phase-fetch",
-            "Fetch boot artifacts and verify every byte of them",
-        )),
-        "phase-verify" => Command::Verify(tool(
-            &args,
-            "phase-verify",
-            "Verify a manifest, and artifacts against it",
-        )),
-        _ => Plasmd::parse_from(args).command,
+        "phase-discover" => Command::Discover(parsed::<Tool<_>>(name, &args).args),
+        "phase-fetch" => Command::Fetch(parsed::<Tool<_>>(name, &args).args),
+        "phase-verify" => Command::Verify(parsed::<Tool<_>>(name, &args).args),
+        _ => parsed::<Plasmd>("plasmd", &args).command,
     }
 }
 
-fn tool<A: clap::Args>(args: &[OsString], name: &'static str, about: &'static str) -> A {
-    let mut command = Tool::<A>::command().name(name).bin_name(name).about(about);
+fn parsed<P: FromArgMatches>(name: &str, args: &[OsString]) -> P {
+    let mut command = command_of(name);
     let parsed = command
         .try_get_matches_from_mut(args)
-        .and_then(|matches| Tool::<A>::from_arg_matches(&matches));
+        .and_then(|matches| P::from_arg_matches(&matches));
     match parsed {
-        Ok(tool) => tool.args,
-        Err(error) => error.format(&mut command).exit(),
+        Ok(parsed) => parsed,
+        Err(error) => match instead::answer(name, args, &error) {
+            Some(answer) => instead::exit(&answer),
+            None => error.format(&mut command).exit(),
+        },
     }
 }
 
@@ -107,6 +168,10 @@ impl Command {
             | Self::Discover(_)
             | Self::Fetch(_)
             | Self::Verify(_)
+            | Self::Completions(_)
+            | Self::Man(_)
+            | Self::GenerateKey(_)
+            | Self::SignManifest(_)
             | Self::Version => LevelFilter::WARN,
         }
     }
@@ -121,6 +186,10 @@ impl Command {
             Self::Discover(args) => discover_cmd::run(args),
             Self::Fetch(args) => fetch_cmd::run(args),
             Self::Verify(args) => verify_cmd::run(args),
+            Self::Completions(args) => completions_cmd::run(&args),
+            Self::Man(args) => man_cmd::run(&args),
+            Self::GenerateKey(args) => key::run(key::Command::Generate(args)),
+            Self::SignManifest(args) => manifest_cmd::run(args.into()),
             Self::Net(args) => net::run(args),
             Self::Stage(args) => stage::run(args),
             Self::Version => {
@@ -137,9 +206,8 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Plasmd::command().debug_assert();
-        Tool::<discover_cmd::Args>::command().debug_assert();
-        Tool::<fetch_cmd::Args>::command().debug_assert();
-        Tool::<verify_cmd::Args>::command().debug_assert();
+        for (name, _) in NAMES {
+            command_of(name).debug_assert();
+        }
     }
 }

@@ -53,9 +53,17 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "format")]
     json: bool,
 
-    /// Print nothing but the result and errors
+    /// Print nothing but the bare URL (with --format json the object) and errors
     #[arg(short, long)]
     quiet: bool,
+
+    /// Search until the timeout and list every provider, not only the first
+    #[arg(long)]
+    all: bool,
+
+    /// Where to search; only the local network can be searched in this version
+    #[arg(long, value_enum, default_value_t = Mode::Local)]
+    mode: Mode,
 
     /// Leave no identity behind; always so on the local network, where none is used
     #[arg(long)]
@@ -75,6 +83,19 @@ enum Format {
     Json,
 }
 
+/// Where to search. A machine that boots says the same with `phase.mode=`.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    /// The local network, by multicast DNS.
+    #[value(alias = "lan")]
+    Local,
+    /// The same, leaving no identity behind; there is none to leave in this version.
+    Private,
+    /// Beyond the local network; refused, there is no DHT in this version.
+    #[value(alias = "wan")]
+    Internet,
+}
+
 /// Runs the command.
 pub(crate) fn run(mut args: Args) -> Result<Exit, CommandError> {
     if args.json {
@@ -82,9 +103,13 @@ pub(crate) fn run(mut args: Args) -> Result<Exit, CommandError> {
     }
     if !args.bootstrap.is_empty() {
         return Err(CommandError::usage(
-            "--bootstrap names a DHT node, and this version searches the local network only",
-        )
-        .hint("leave --bootstrap out, or give the provider's URL to phase-fetch"));
+            "--bootstrap names a DHT node, and this version searches the local network only: leave it out, or: phase-fetch URL",
+        ));
+    }
+    if args.mode == Mode::Internet {
+        return Err(CommandError::usage(
+            "there is no DHT in this version: use --mode local, or give the provider's URL: phase-fetch URL",
+        ));
     }
     // Nothing to switch off: no key and no id is made for a search by multicast DNS.
     let _always = args.ephemeral;
@@ -102,7 +127,7 @@ pub(crate) fn run(mut args: Args) -> Result<Exit, CommandError> {
     drop(browser);
     match found {
         Some(provider) => {
-            search.print(provider, args.format);
+            search.print(provider, &args);
             Ok(Exit::Done)
         }
         None => Err(search.timed_out(&args)),
@@ -152,6 +177,7 @@ impl Search {
                     .iter()
                     .position(|found| found.reached.get().is_some());
                 match args.format {
+                    Format::Text | Format::Json if args.all => (),
                     Format::Text if first.is_some() => break,
                     Format::Json if first.is_some() => end = end.min(Instant::now() + GATHER_TIME),
                     Format::Text | Format::Json => (),
@@ -185,12 +211,14 @@ impl Search {
         }
     }
 
-    fn print(&self, index: usize, format: Format) {
+    fn print(&self, index: usize, args: &Args) {
         let Some(provider) = self.providers.get(index) else {
             return;
         };
         let url = provider.url().unwrap_or_default();
-        match format {
+        match args.format {
+            Format::Text if args.all => self.print_all(args.quiet),
+            Format::Text if args.quiet => out::line(url),
             Format::Text => out::line(format_args!("MANIFEST_URL={url}")),
             Format::Json => {
                 let providers: Vec<Value> = self.providers.iter().map(Provider::to_json).collect();
@@ -202,6 +230,24 @@ impl Search {
                     "providers": providers,
                 });
                 out::line(format_args!("{result:#}"));
+            }
+        }
+    }
+
+    /// One line for each provider that can be reached. What they say of themselves is a hint, and cannot hold control
+    /// characters: [`Hint`] refuses those.
+    fn print_all(&self, quiet: bool) {
+        let reached = self
+            .providers
+            .iter()
+            .filter(|found| found.reached.get().is_some());
+        for provider in reached {
+            let url = provider.url().unwrap_or_default();
+            if quiet {
+                out::line(url);
+            } else {
+                let (id, version) = (&provider.hint.id, &provider.hint.version);
+                out::line(format_args!("MANIFEST_URL={url}  {id}  version {version}"));
             }
         }
     }
@@ -298,6 +344,8 @@ mod tests {
             format: Format::Json,
             json: true,
             quiet: true,
+            all: false,
+            mode: Mode::Local,
             ephemeral: false,
             bootstrap: Vec::new(),
         }

@@ -20,11 +20,7 @@ use crate::trust;
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// Make a signing key: FILE (private, mode 0600) and FILE.pub
-    Generate {
-        /// Where the private key goes; an existing file is never overwritten
-        #[arg(short, long, value_name = "FILE")]
-        out: PathBuf,
-    },
+    Generate(GenerateArgs),
     /// Show the key_id and the public key of a private or public key file
     Show {
         /// A key file: private PEM, or public in any form
@@ -57,10 +53,18 @@ pub(crate) enum Command {
     },
 }
 
+/// `plasmd key generate`, also typed as `plasmd generate-key --output FILE`.
+#[derive(clap::Args)]
+pub(crate) struct GenerateArgs {
+    /// Where the private key goes; an existing file is never overwritten
+    #[arg(short, long, alias = "output", value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
 /// Runs the command.
 pub(crate) fn run(command: Command) -> Result<Exit, CommandError> {
     let text = match command {
-        Command::Generate { out } => generate(&out)?,
+        Command::Generate(args) => generate(&args.out)?,
         Command::Show { file, json } => show(&file, json)?,
         Command::Trust {
             keys,

@@ -5,13 +5,16 @@
 //! ([`exit`]). Each command lives in the module of its name; those that need an async runtime build their own.
 
 mod cli;
+mod completions_cmd;
 mod discover_cmd;
 mod exit;
 mod fetch_cmd;
 mod http;
 mod init_link;
+mod instead;
 mod key;
 mod log;
+mod man_cmd;
 mod manifest_cmd;
 mod net;
 mod out;

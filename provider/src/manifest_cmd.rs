@@ -23,6 +23,7 @@ use crate::trust::{self, Trust};
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// Make a manifest of the artifacts in a directory; with --key also sign it
+    #[command(alias = "generate")]
     Create(create::Args),
     /// Add signatures to a manifest or draft
     Sign {
@@ -33,7 +34,7 @@ pub(crate) enum Command {
         #[arg(short, long = "key", value_name = "FILE", required = true)]
         keys: Vec<PathBuf>,
         /// Where the signed manifest goes [default: FILE itself]; "-" is the standard output
-        #[arg(short, long, value_name = "FILE")]
+        #[arg(short, long, alias = "output", value_name = "FILE")]
         out: Option<PathBuf>,
     },
     /// Print what a manifest says, which proves nothing unless a trusted key is named
@@ -77,6 +78,30 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// `plasmd sign-manifest`: the same as `plasmd manifest sign`, the file under a flag.
+#[derive(clap::Args)]
+pub(crate) struct OlderSignArgs {
+    /// The manifest
+    #[arg(short, long, value_name = "FILE")]
+    manifest: PathBuf,
+    /// Sign with this private key; repeat for several
+    #[arg(short, long = "key", value_name = "FILE", required = true)]
+    keys: Vec<PathBuf>,
+    /// Where the signed manifest goes [default: the manifest itself]
+    #[arg(short, long, alias = "out", value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+impl From<OlderSignArgs> for Command {
+    fn from(args: OlderSignArgs) -> Self {
+        Self::Sign {
+            file: args.manifest,
+            keys: args.keys,
+            out: args.output,
+        }
+    }
 }
 
 /// Runs the command.

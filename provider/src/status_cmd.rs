@@ -1,4 +1,4 @@
-//! `plasmd provider status|list`: asks a running provider and shows what it says.
+//! `plasmd provider status|list|keyid`: asks a running provider and shows what it says.
 //!
 //! Nothing here is verified: it is for people who look after a provider. `phase-verify` and `phase-fetch` verify.
 
@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Status(Args),
     /// List the artifacts of a provider
     List(Args),
+    /// Print the key_ids that signed a provider's manifest; whether to trust them is for phase-verify
+    Keyid(Args),
 }
 
 /// Which provider, and how to show it.
@@ -53,6 +55,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CommandError> {
     let (args, path, show): (_, _, fn(&Value)) = match &command {
         Command::Status(args) => (args, "/status", show_status),
         Command::List(args) => (args, "/manifest.json", show_artifacts),
+        Command::Keyid(args) => (args, "/manifest.json", show_key_ids),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -174,14 +177,7 @@ fn show_artifacts(manifest: &Value) {
         text("/manifest_version"),
         text("/expires_at")
     ));
-    let signers: Vec<String> = manifest
-        .pointer("/signatures")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .map(|signature| shown(&signature["key_id"]))
-        .collect();
-    match signers.as_slice() {
+    match key_ids(manifest).as_slice() {
         [] => out::line(format_args!("unsigned: clients will refuse it")),
         signers => out::line(format_args!(
             "signed by {} (not verified here)",
@@ -198,6 +194,27 @@ fn show_artifacts(manifest: &Value) {
             shown(&artifact["hash"])
         ));
     }
+}
+
+/// One key_id a line, for scripts; a remark on stderr when there is none.
+fn show_key_ids(manifest: &Value) {
+    let signers = key_ids(manifest);
+    if signers.is_empty() {
+        eprintln!("the manifest of this provider is not signed: clients will refuse it");
+    }
+    for key_id in signers {
+        out::line(key_id);
+    }
+}
+
+/// Who signed, as the manifest says; not verified.
+fn key_ids(manifest: &Value) -> Vec<String> {
+    let signatures = manifest.pointer("/signatures").and_then(Value::as_array);
+    signatures
+        .into_iter()
+        .flatten()
+        .map(|signature| shown(&signature["key_id"]))
+        .collect()
 }
 
 /// A value as text that cannot steer a terminal.

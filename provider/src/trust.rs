@@ -21,7 +21,13 @@ pub(crate) const TRUST_ROOT_FILE: &str = "/etc/phase/trust-root.json";
 #[group(skip)]
 pub(crate) struct Args {
     /// Trust this one public key (PEM, 32 raw bytes, hex or base64)
-    #[arg(short, long, value_name = "FILE.pub", conflicts_with = "trust_root")]
+    #[arg(
+        short,
+        long,
+        alias = "pubkey",
+        value_name = "FILE.pub",
+        conflicts_with = "trust_root"
+    )]
     key: Option<PathBuf>,
     /// Trust the keys of this trust root [default: /etc/phase/trust-root.json]
     #[arg(long, value_name = "FILE")]

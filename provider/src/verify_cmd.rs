@@ -105,6 +105,15 @@ pub(crate) fn run(mut args: Args) -> Result<Exit, CommandError> {
                 .hint("phase-verify manifest.json vmlinuz -k KEY.pub"));
         }
     };
+    if manifest_file
+        .to_str()
+        .is_some_and(|name| name.starts_with("http://") || name.starts_with("https://"))
+    {
+        return Err(CommandError::usage(format!(
+            "{}: only files are verified; fetch and verify with: phase-fetch URL",
+            manifest_file.display()
+        )));
+    }
     let trust = args.trust.load()?;
     let manifest = match check_manifest(&args, &manifest_file, &trust) {
         Ok(manifest) => manifest,

@@ -47,7 +47,7 @@ pub(crate) struct Args {
     #[arg(short, long = "key", value_name = "FILE")]
     pub(super) keys: Vec<PathBuf>,
     /// Where it goes [default: manifest.json beside the artifacts]; "-" is the standard output
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, alias = "output", value_name = "FILE")]
     pub(super) out: Option<PathBuf>,
 }
 

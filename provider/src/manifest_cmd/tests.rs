@@ -21,9 +21,9 @@ impl Publisher {
         publisher.put("vmlinuz", b"a kernel");
         publisher.put("initramfs.img", b"an initramfs");
         for name in ["a.key", "b.key"] {
-            key::run(key::Command::Generate {
+            key::run(key::Command::Generate(key::GenerateArgs {
                 out: publisher.path(name),
-            })
+            }))
             .unwrap();
         }
         publisher

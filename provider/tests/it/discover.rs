@@ -127,6 +127,17 @@ fn a_provider_is_found_its_url_works_and_its_goodbye_is_heard() {
     let found = rig.discover(&["--format", "json", "--quiet"]);
     assert_eq!(stderr(&found), "");
     let json: Value = serde_json::from_slice(&found.stdout).unwrap();
+    let bare = rig.discover(&["--quiet", "--mode", "lan"]);
+    assert_eq!(
+        (stdout(&bare), stderr(&bare)),
+        (format!("{URL}\n"), String::new())
+    );
+    let all = rig.discover(&["--all", "--timeout", "2", "--ephemeral"]);
+    assert!(
+        stdout(&all).starts_with(&format!("MANIFEST_URL={URL}  "))
+            && stdout(&all).lines().count() == 1,
+        "{all:?}"
+    );
     assert_eq!(json["key"], "/phase/stable/x86_64/manifest");
     assert_eq!(json["manifest_url"], URL);
     assert_eq!(json["provider_count"], 1);

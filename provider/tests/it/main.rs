@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 mod desk;
 mod discover;
+mod documents;
 mod fetch;
 mod lan;
 mod net;
@@ -10,4 +11,5 @@ mod provider;
 mod serve;
 mod stage;
 mod stdout;
+mod typed;
 mod verify;
