@@ -5,12 +5,14 @@
 //! | --- | --- |
 //! | `server` | accepting, limits on connections, draining |
 //! | `alarm` | the deadlines of a connection |
+//! | `answered` | what became of a request, for counters and logs |
 //! | `wire` | one connection's bytes: counting, and a deadline for clients that do not read |
 //! | `target` | from the request target to a route; the only place that decodes paths |
 //! | `respond`, `body` | answers, and files read straight into the socket |
 //! | `limits` | every number with its reason |
 
 pub(crate) mod alarm;
+pub(crate) mod answered;
 pub(crate) mod body;
 pub(crate) mod limits;
 pub(crate) mod respond;

@@ -13,6 +13,7 @@ mod chores;
 mod hashing;
 mod health;
 mod limits;
+pub(crate) mod metrics;
 mod port_owner;
 mod ready;
 mod refusal;
@@ -85,8 +86,8 @@ async fn serve(app: Arc<App>, address: SocketAddr) -> Result<Exit, CommandError>
         // Nobody listens when nothing is announced.
         let _ = stop.send(true);
     };
-    let counters = Arc::clone(&app.counters);
-    let cut = server::run(listener, app, counters, connections_max, shutdown).await;
+    let metrics = Arc::clone(&app.metrics);
+    let cut = server::run(listener, app, metrics, connections_max, shutdown).await;
     for chore in chores {
         chore.abort();
     }

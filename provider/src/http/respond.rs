@@ -43,6 +43,11 @@ pub(crate) fn text(status: StatusCode, line: &str) -> Response<Body> {
     )
 }
 
+/// A page of another text format.
+pub(crate) fn page(media_type: &'static str, text: String) -> Response<Body> {
+    whole(StatusCode::OK, media_type, Bytes::from(text))
+}
+
 /// A JSON object for programs.
 pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     match serde_json::to_vec(value) {

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response};
+use http::header::{CONNECTION, HeaderValue, REFERER, USER_AGENT};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,12 +23,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::http::alarm::Alarm;
+use crate::http::answered::{Answered, RequestId};
 use crate::http::body::Body;
 use crate::http::limits::{
     ACCEPT_PAUSE, BACKLOG, CONNECTIONS_MAX, DRAIN_MAX, FILES_RESERVED, HEAD_SIZE_MAX, HEAD_WAIT_MAX,
 };
 use crate::http::respond;
 use crate::http::wire::{Account, Wire};
+use crate::serve::metrics::{self, Cut, Metrics, Reason};
 
 /// What answers requests.
 pub(crate) trait Handler: Send + Sync + 'static {
@@ -38,19 +40,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
         client: IpAddr,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Body>> + Send;
-}
 
-/// What the server counts. Read by whoever shows it.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    /// Body bytes the kernel has taken for clients.
-    pub(crate) body_bytes_total: Arc<AtomicU64>,
-    /// Connections accepted.
-    pub(crate) connections_total: AtomicU64,
-    /// Connections open now.
-    pub(crate) connections_open: AtomicU64,
-    /// Times `accept` failed for want of descriptors or memory.
-    pub(crate) accept_failures_total: AtomicU64,
+    /// Hears what became of an answer.
+    fn answered(&self, _answered: &Answered<'_>) {}
 }
 
 /// Opens the listening socket. `::` also takes IPv4 clients.
@@ -99,7 +91,7 @@ pub(crate) fn connections_max() -> usize {
 pub(crate) async fn run<H: Handler>(
     listener: TcpListener,
     handler: Arc<H>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     connections_max: usize,
     shutdown: impl Future<Output = ()>,
 ) -> usize {
@@ -107,7 +99,7 @@ pub(crate) async fn run<H: Handler>(
     let (stop, stopped) = watch::channel(false);
     tokio::select! {
         () = shutdown => {}
-        () = accept(&listener, &handler, &counters, &places, &stopped) => {}
+        () = accept(&listener, &handler, &metrics, &places, &stopped) => {}
     }
     drop(listener);
     // Nobody listens when no connection is left.
@@ -117,7 +109,11 @@ pub(crate) async fn run<H: Handler>(
     if drained.is_ok() {
         0
     } else {
-        connections_max - places.available_permits()
+        let cut = connections_max - places.available_permits();
+        for _ in 0..cut {
+            metrics.cut(Cut::Stop);
+        }
+        cut
     }
 }
 
@@ -125,7 +121,7 @@ pub(crate) async fn run<H: Handler>(
 async fn accept<H: Handler>(
     listener: &TcpListener,
     handler: &Arc<H>,
-    counters: &Arc<Counters>,
+    metrics: &Arc<Metrics>,
     places: &Arc<Semaphore>,
     stopped: &watch::Receiver<bool>,
 ) {
@@ -134,7 +130,7 @@ async fn accept<H: Handler>(
         if last_warning.is_none_or(|last| last.elapsed() > Duration::from_secs(60)) {
             last_warning = Some(Instant::now());
             tracing::warn!(
-                connections = counters.connections_open.load(Ordering::Relaxed),
+                connections = metrics.connections_open.load(Ordering::Relaxed),
                 "{what}"
             );
         }
@@ -148,11 +144,11 @@ async fn accept<H: Handler>(
         };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                counters.connections_total.fetch_add(1, Ordering::Relaxed);
+                metrics::add(&metrics.connections_total, 1);
                 let connection = Connection {
                     client: peer.ip().to_canonical(),
                     handler: Arc::clone(handler),
-                    counters: Arc::clone(counters),
+                    metrics: Arc::clone(metrics),
                     stopped: stopped.clone(),
                     _place: place,
                 };
@@ -160,9 +156,7 @@ async fn accept<H: Handler>(
             }
             Err(error) if is_about_one_client(&error) => {}
             Err(error) => {
-                counters
-                    .accept_failures_total
-                    .fetch_add(1, Ordering::Relaxed);
+                metrics::add(&metrics.accept_failures_total, 1);
                 warn(&format!(
                     "cannot accept connections for the moment: {error}"
                 ));
@@ -184,7 +178,7 @@ fn is_about_one_client(error: &io::Error) -> bool {
 struct Connection<H> {
     client: IpAddr,
     handler: Arc<H>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     stopped: watch::Receiver<bool>,
     _place: OwnedSemaphorePermit,
 }
@@ -207,15 +201,11 @@ impl Drop for Open<'_> {
 
 impl<H: Handler> Connection<H> {
     async fn run(self, stream: TcpStream) {
-        let _open = Open::new(&self.counters.connections_open);
+        let _open = Open::new(&self.metrics.connections_open);
         // Head and body of small answers leave in two writes; waiting for the first one's acknowledgement costs 40 ms.
         let _ = stream.set_nodelay(true);
         let account = Arc::new(Account::default());
-        let wire = Wire::new(
-            stream,
-            Arc::clone(&account),
-            Arc::clone(&self.counters.body_bytes_total),
-        );
+        let wire = Wire::new(stream, Arc::clone(&account), Arc::clone(&self.metrics));
         let service = service_fn(|request| self.answer(&account, request));
         let connection = http1::Builder::new()
             .timer(Alarm::default())
@@ -254,6 +244,13 @@ impl<H: Handler> Connection<H> {
             }
         };
         if let Err(error) = result {
+            if error.is_timeout() {
+                self.metrics.cut(Cut::Head);
+            } else if error.is_parse_too_large() {
+                self.metrics.refused(Reason::HeadTooLarge);
+            } else if error.is_parse() {
+                self.metrics.refused(Reason::Malformed);
+            }
             // Clients go away all the time.
             let cause = std::error::Error::source(&error)
                 .map(ToString::to_string)
@@ -272,7 +269,29 @@ impl<H: Handler> Connection<H> {
             .get_all(CONNECTION)
             .iter()
             .any(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
+        let started = Instant::now();
+        let (method, target) = (request.method().clone(), request.uri().clone());
+        let field = |name| request.headers().get(name).cloned();
+        let (agent, referer) = (field(USER_AGENT), field(REFERER));
         let mut response = self.handler.handle(self.client, request).await;
+        let size = http_body::Body::size_hint(response.body()).exact();
+        let target = target
+            .path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str);
+        let bytes = size.filter(|_| method != Method::HEAD).unwrap_or(0);
+        self.handler.answered(&Answered {
+            client: self.client,
+            method: &method,
+            target,
+            status: response.status().as_u16(),
+            promised: bytes,
+            sent: bytes,
+            took: started.elapsed(),
+            agent: agent.as_ref().map(HeaderValue::as_bytes),
+            referer: referer.as_ref().map(HeaderValue::as_bytes),
+            request_id: response.extensions().get::<RequestId>(),
+            is_fast: false,
+        });
         if closes {
             response
                 .headers_mut()

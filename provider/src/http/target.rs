@@ -14,6 +14,8 @@ pub(crate) enum Target {
     Health,
     /// `/status`
     Status,
+    /// `/metrics`
+    Metrics,
     /// `/manifest.json`: that of the channel and architecture this provider is for.
     DefaultManifest,
     /// `/<channel>/<arch>/manifest.json`
@@ -63,6 +65,7 @@ pub(crate) fn parse(path: &str) -> Target {
         [] => Target::Root,
         ["health"] => Target::Health,
         ["status"] => Target::Status,
+        ["metrics"] => Target::Metrics,
         ["manifest.json"] => Target::DefaultManifest,
         [channel, spelling, name] => folder_file(channel, spelling, name),
         _ => Target::Unknown,

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use crate::http::limits::WRITE_STALL_MAX;
+use crate::serve::metrics::{self, Cut, Metrics};
 
 /// What the service and the wire of one connection tell each other.
 #[derive(Debug, Default)]
@@ -41,21 +42,17 @@ impl Account {
 pub(crate) struct Wire {
     stream: TokioIo<TcpStream>,
     account: Arc<Account>,
-    body_bytes_total: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Wire {
-    /// Wraps `stream`. Body bytes are added to `body_bytes_total` when the kernel has taken them.
-    pub(crate) fn new(
-        stream: TcpStream,
-        account: Arc<Account>,
-        body_bytes_total: Arc<AtomicU64>,
-    ) -> Self {
+    /// Wraps `stream`. Body bytes are counted when the kernel has taken them.
+    pub(crate) fn new(stream: TcpStream, account: Arc<Account>, metrics: Arc<Metrics>) -> Self {
         Self {
             stream: TokioIo::new(stream),
             account,
-            body_bytes_total,
+            metrics,
             stalled: None,
         }
     }
@@ -70,8 +67,7 @@ impl Wire {
             Poll::Ready(Ok(written)) => {
                 self.stalled = None;
                 let body_bytes = self.account.body_bytes(written as u64);
-                self.body_bytes_total
-                    .fetch_add(body_bytes, Ordering::Relaxed);
+                metrics::add(&self.metrics.body_bytes_total, body_bytes);
                 Poll::Ready(Ok(written))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -80,6 +76,7 @@ impl Wire {
                     .stalled
                     .get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL_MAX)));
                 ready!(stalled.as_mut().poll(context));
+                self.metrics.cut(Cut::Write);
                 Poll::Ready(Err(io::Error::new(
                     io::ErrorKind::TimedOut,
                     "the client takes no bytes",

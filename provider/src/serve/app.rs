@@ -1,9 +1,8 @@
 //! From a request to an answer. Decides nothing about content: that is [`catalog`](crate::serve::catalog).
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use boot_manifest::handoff::Report;
 use boot_manifest::{Arch, Channel, TrustRoot};
@@ -11,15 +10,18 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 
+use crate::http::answered::Answered;
 use crate::http::body::Body;
 use crate::http::respond::{self, Content, Source};
-use crate::http::server::{Counters, Handler};
+use crate::http::server::Handler;
 use crate::http::target::{self, ArtifactTarget, Target};
 use crate::init_link::InitLink;
 use crate::serve::announce::Announcement;
 use crate::serve::catalog::Catalog;
 use crate::serve::health;
 use crate::serve::limits::REPORTS_PER_SECOND_MAX;
+use crate::serve::metrics::text::{self, Beside};
+use crate::serve::metrics::{Metrics, Reason, add, get, process};
 use crate::serve::refusal::Refusal;
 
 /// Name and version as `/` and `/status` show them.
@@ -38,12 +40,12 @@ pub(crate) struct App {
     pub(crate) arch: Arch,
     /// Whose manifests are believed, for `/health`.
     pub(crate) trust_root: Option<TrustRoot>,
-    /// What the connections count.
-    pub(crate) counters: Arc<Counters>,
-    /// Requests answered.
-    pub(crate) requests_total: AtomicU64,
+    /// What is counted.
+    pub(crate) metrics: Arc<Metrics>,
     /// When serving began.
     pub(crate) started: Instant,
+    /// The same by the clock of the machine.
+    pub(crate) started_at: SystemTime,
     /// Whether the local network is told.
     pub(crate) announcement: Arc<Announcement>,
     /// Where init listens, on the appliance.
@@ -53,42 +55,62 @@ pub(crate) struct App {
 }
 
 impl Handler for App {
-    async fn handle(&self, client: IpAddr, request: Request<Incoming>) -> Response<Body> {
-        let started = Instant::now();
-        self.requests_total.fetch_add(1, Ordering::Relaxed);
+    async fn handle(&self, _client: IpAddr, request: Request<Incoming>) -> Response<Body> {
         let (method, path) = (request.method(), request.uri().path());
-        let response = self.answer(method, path, request.headers()).await;
-        let status = response.status().as_u16();
-        let bytes = http_body::Body::size_hint(response.body())
-            .exact()
-            .unwrap_or(0);
-        let bytes = if *method == Method::HEAD { 0 } else { bytes };
-        tracing::debug!(
-            client = %client, method = %method, path, status, bytes, micros = started.elapsed().as_micros() as u64,
-            "request"
+        self.answer(method, path, request.headers()).await
+    }
+
+    fn answered(&self, answered: &Answered<'_>) {
+        let Answered {
+            client,
+            method,
+            status,
+            sent,
+            ..
+        } = *answered;
+        let path = answered.path();
+        self.metrics.answered(method, status, answered.took);
+        add(
+            &self.metrics.fast_answers_total,
+            u64::from(answered.is_fast),
         );
-        self.report(client, started, method, path, status, bytes);
-        response
+        self.metrics
+            .artifacts
+            .answered(path, status, sent, answered.is_whole());
+        tracing::debug!(
+            client = %client, method = %method, path, status, bytes = sent,
+            micros = answered.took.as_micros() as u64, agent = shown(answered.agent), referer = shown(answered.referer),
+            id = answered.request_id.map(|id| id.0.as_str()), fast = answered.is_fast, "request"
+        );
+        self.report(client, Instant::now(), method, path, status, sent);
     }
 }
 
 impl App {
     async fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response<Body> {
         if method != Method::GET && method != Method::HEAD {
+            self.metrics.refused(Reason::Method);
             return respond::not_allowed();
         }
         match target::parse(path) {
             Target::Root => respond::json(StatusCode::OK, &self.identity()),
             Target::Health => self.health(),
             Target::Status => self.status(),
+            Target::Metrics => self.show_metrics(),
             Target::DefaultManifest => {
                 self.manifest(method, headers, &self.channel, self.arch)
                     .await
             }
             Target::Manifest(channel, arch) => self.manifest(method, headers, &channel, arch).await,
             Target::Artifact(target) => self.artifact(method, headers, &target).await,
-            Target::Unknown => respond::text(StatusCode::NOT_FOUND, "not found"),
-            Target::Refused(reason) => respond::text(StatusCode::BAD_REQUEST, reason),
+            Target::Unknown => {
+                self.metrics.refused(Reason::NotFound);
+                respond::text(StatusCode::NOT_FOUND, "not found")
+            }
+            Target::Refused(reason) => {
+                self.metrics.refused(Reason::BadTarget);
+                respond::text(StatusCode::BAD_REQUEST, reason)
+            }
         }
     }
 
@@ -106,9 +128,9 @@ impl App {
                     source: Source::Bytes(manifest.bytes),
                     labels: manifest.labels,
                 };
-                respond::content(method, headers, content)
+                self.content(method, headers, content)
             }
-            Err(refusal) => refused(&refusal),
+            Err(refusal) => self.refused(&refusal),
         }
     }
 
@@ -119,9 +141,38 @@ impl App {
         target: &ArtifactTarget,
     ) -> Response<Body> {
         match self.catalog.artifact(target).await {
-            Ok(content) => respond::content(method, headers, content),
-            Err(refusal) => refused(&refusal),
+            Ok(content) => self.content(method, headers, content),
+            Err(refusal) => self.refused(&refusal),
         }
+    }
+
+    fn content(&self, method: &Method, headers: &HeaderMap, content: Content) -> Response<Body> {
+        let response = respond::content(method, headers, content);
+        match response.status() {
+            StatusCode::PRECONDITION_FAILED => self.metrics.refused(Reason::Precondition),
+            StatusCode::RANGE_NOT_SATISFIABLE => self.metrics.refused(Reason::Range),
+            _ => {}
+        }
+        response
+    }
+
+    fn refused(&self, refusal: &Refusal) -> Response<Body> {
+        self.metrics.refused(refusal.reason());
+        refused(refusal)
+    }
+
+    /// Cheap enough to be asked every second: files are looked at, never read.
+    fn show_metrics(&self) -> Response<Body> {
+        let health = self.check();
+        let beside = Beside {
+            version: VERSION,
+            started: self.started_at,
+            hashing_passes_total: self.catalog.store().hashes().passes_total(),
+            checks: health.checks.named().to_vec(),
+            manifest_expires: health.manifest_expires,
+            process: process::look(),
+        };
+        respond::page(text::MEDIA_TYPE, text::page(&self.metrics, &beside))
     }
 
     fn identity(&self) -> serde_json::Value {
@@ -157,7 +208,6 @@ impl App {
     fn status(&self) -> Response<Body> {
         let health = self.check();
         let mut status = self.identity();
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         status["health"] = json!({
             "status": health.status,
             // Older clients read the checks here, newer ones below.
@@ -169,12 +219,13 @@ impl App {
             "notes": health.notes,
         });
         status["metrics"] = json!({
-            "requests_total": count(&self.requests_total),
-            "bytes_served_total": count(&self.counters.body_bytes_total),
-            "connections_total": count(&self.counters.connections_total),
-            "connections_open": count(&self.counters.connections_open),
+            // This request is answered when it is read.
+            "requests_total": self.metrics.requests_total() + 1,
+            "bytes_served_total": get(&self.metrics.body_bytes_total),
+            "connections_total": get(&self.metrics.connections_total),
+            "connections_open": get(&self.metrics.connections_open),
             "files_hashed_total": self.catalog.store().hashes().passes_total(),
-            "accept_failures_total": count(&self.counters.accept_failures_total),
+            "accept_failures_total": get(&self.metrics.accept_failures_total),
         });
         status["signing_key_id"] = json!(
             self.catalog
@@ -238,4 +289,9 @@ fn refused(refusal: &Refusal) -> Response<Body> {
         );
     }
     response
+}
+
+/// A field of a request as text.
+fn shown(field: Option<&[u8]>) -> Option<String> {
+    field.map(|field| field.escape_ascii().to_string())
 }

@@ -1,13 +1,11 @@
 //! From arguments to the parts of the provider. Every file that a flag names is read here, and no other; nothing listens yet.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use artifact_store::{MANIFEST_FILE, Store};
 
 use crate::exit::CommandError;
-use crate::http::server::Counters;
 use crate::init_link::InitLink;
 use crate::serve::announce::Announcement;
 use crate::serve::app::App;
@@ -15,6 +13,7 @@ use crate::serve::args::{self, Args};
 use crate::serve::catalog::Catalog;
 use crate::serve::hashing::Hashing;
 use crate::serve::limits::HASHERS_MAX;
+use crate::serve::metrics::Metrics;
 use crate::serve::setup::{no_store, read_signer, read_trust_root};
 
 /// Puts the parts together. Reads every file that is named by a flag; afterwards only artifacts are read.
@@ -48,9 +47,9 @@ pub(super) fn build(args: Args) -> Result<App, CommandError> {
         channel: args.channel,
         arch: args.arch,
         trust_root,
-        counters: Arc::new(Counters::default()),
-        requests_total: AtomicU64::new(0),
+        metrics: Arc::new(Metrics::default()),
         started: Instant::now(),
+        started_at: SystemTime::now(),
         announcement: Arc::new(announcement),
         init: Arc::new(init),
         reports: Mutex::new((Instant::now(), 0)),

@@ -23,6 +23,9 @@ pub(crate) struct Health {
     pub(crate) problems: Vec<String>,
     /// What is worth knowing and not wrong.
     pub(crate) notes: Vec<String>,
+    /// When the manifest signed elsewhere expires, in seconds since 1970.
+    #[serde(skip)]
+    pub(crate) manifest_expires: Option<i64>,
 }
 
 /// The checks: true is good.
@@ -34,6 +37,17 @@ pub(crate) struct Checks {
     pub(crate) disk_space_ok: bool,
     /// The signed manifest can be read and, when a trust root is known, verifies.
     pub(crate) manifest_ok: bool,
+}
+
+impl Checks {
+    /// Each check with its name.
+    pub(crate) fn named(&self) -> [(&'static str, bool); 3] {
+        [
+            ("artifacts_readable", self.artifacts_readable),
+            ("disk_space_ok", self.disk_space_ok),
+            ("manifest_ok", self.manifest_ok),
+        ]
+    }
 }
 
 impl Health {
@@ -71,6 +85,7 @@ pub(crate) fn check(
         problems.push("manifest missing required artifact: kernel".to_owned());
     }
     let mut artifacts_readable = problems.is_empty();
+    let mut manifest_expires = None;
     let manifest_ok = match catalog.signed(channel, arch) {
         Ok(None) => {
             if catalog.signer().is_none() {
@@ -80,6 +95,7 @@ pub(crate) fn check(
         }
         Ok(Some(signed)) => {
             let before = problems.len();
+            manifest_expires = signed.view.as_ref().ok().map(|view| view.expires_at.unix());
             check_named(catalog, channel, arch, &signed, &mut problems, &mut notes);
             artifacts_readable &= problems.len() == before;
             check_signed(&signed, channel, arch, root, &mut problems, &mut notes)
@@ -102,6 +118,7 @@ pub(crate) fn check(
         artifacts,
         problems,
         notes,
+        manifest_expires,
     };
     if !health.is_good() {
         health.status = "unhealthy";

@@ -39,3 +39,10 @@ pub(crate) const HASHERS_MAX: usize = 16;
 
 /// Time for the goodbye to the local network when the process ends; the library needs milliseconds, or 2 s at worst.
 pub(crate) const GOODBYE_MAX: Duration = Duration::from_secs(3);
+
+/// Artifacts with counters of their own: some releases of some architectures. A series costs a monitoring system memory
+/// for as long as it keeps its history.
+pub(crate) const ARTIFACTS_COUNTED_MAX: usize = 256;
+
+/// Spellings of paths remembered with their counters; others are decoded each time.
+pub(crate) const SPELLINGS_KEPT_MAX: usize = 1_024;

@@ -3,6 +3,8 @@
 use artifact_store::OpenError;
 use boot_manifest::{Arch, Channel, Digest};
 
+use crate::serve::metrics::Reason;
+
 /// Why something is not served. The text is for the client; it names no directory of this machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -59,6 +61,20 @@ fn listed(problems: &[String]) -> String {
 }
 
 impl Refusal {
+    /// What it is counted as.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::NotFound(_) => Reason::NotFound,
+            Self::NoArtifacts { .. } => Reason::NoArtifacts,
+            Self::NoKernel(_) => Reason::NoKernel,
+            Self::NotAFile(..) => Reason::NotAFile,
+            Self::Unreadable(..) => Reason::Unreadable,
+            Self::Differs { .. } => Reason::Differs,
+            Self::BadManifest(_) => Reason::BadManifest,
+            Self::Busy(_) => Reason::Busy,
+        }
+    }
+
     /// The file called `name` cannot be opened.
     pub(crate) fn of(name: &str, error: OpenError) -> Self {
         let name = name.to_owned();

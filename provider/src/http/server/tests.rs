@@ -30,7 +30,7 @@ impl Handler for Large {
 
 struct Running {
     address: SocketAddr,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     stop: oneshot::Sender<()>,
     cut: JoinHandle<usize>,
 }
@@ -38,19 +38,19 @@ struct Running {
 fn start() -> Running {
     let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = listener.local_addr().unwrap();
-    let counters = Arc::new(Counters::default());
+    let metrics = Arc::new(Metrics::default());
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { stopped.await.unwrap() };
     let cut = tokio::spawn(run(
         listener,
         Arc::new(Large),
-        Arc::clone(&counters),
+        Arc::clone(&metrics),
         4,
         shutdown,
     ));
     Running {
         address,
-        counters,
+        metrics,
         stop,
         cut,
     }
@@ -92,10 +92,10 @@ async fn a_client_that_takes_nothing_is_cut() {
     let server = start();
     let began = Instant::now();
     let mut stream = connect(server.address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    while server.counters.connections_open.load(Ordering::Relaxed) == 0 {
+    while server.metrics.connections_open.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
     }
-    while server.counters.connections_open.load(Ordering::Relaxed) > 0 {
+    while server.metrics.connections_open.load(Ordering::Relaxed) > 0 {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     let waited = began.elapsed();
@@ -104,14 +104,14 @@ async fn a_client_that_takes_nothing_is_cut() {
         "{waited:?}"
     );
     assert!(drain(&mut stream).await < LARGE);
-    assert!(server.counters.body_bytes_total.load(Ordering::Relaxed) < LARGE as u64);
+    assert!(server.metrics.body_bytes_total.load(Ordering::Relaxed) < LARGE as u64);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_drain_has_an_end() {
     let server = start();
     let _stalled = connect(server.address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    while server.counters.body_bytes_total.load(Ordering::Relaxed) == 0 {
+    while server.metrics.body_bytes_total.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
     }
     let began = Instant::now();
@@ -129,7 +129,7 @@ async fn a_panic_ends_one_connection() {
     let mut whole = connect(server.address, close).await;
     assert!(drain(&mut whole).await > LARGE);
     assert_eq!(
-        server.counters.body_bytes_total.load(Ordering::Relaxed),
+        server.metrics.body_bytes_total.load(Ordering::Relaxed),
         LARGE as u64
     );
     server.stop.send(()).unwrap();
