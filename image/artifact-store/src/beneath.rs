@@ -97,7 +97,8 @@ pub(crate) fn writable(dir: impl AsFd, path: &str) -> Result<(OwnedFd, Stat), Op
 /// The one kind of file that is served.
 const REGULAR: &str = "regular file";
 
-fn check(file: &OwnedFd) -> Result<Stat, OpenError> {
+/// What an open file is; an error unless it is a regular one.
+pub(crate) fn check(file: &OwnedFd) -> Result<Stat, OpenError> {
     let stat = rustix::fs::fstat(file)?;
     match kind(&stat) {
         REGULAR => Ok(stat),

@@ -74,36 +74,39 @@ fn at(nanoseconds: i128) -> SystemTime {
 }
 
 /// An opened regular file of the store. Its descriptor keeps meaning the same file when the name is given to another.
-/// Clones share the descriptor.
+/// Clones share everything and cost nothing.
 #[derive(Debug, Clone)]
-pub struct OpenFile {
-    file: Arc<File>,
+pub struct OpenFile(Arc<Opened>);
+
+#[derive(Debug)]
+struct Opened {
+    file: File,
     name: FileName,
     identity: Identity,
 }
 
 impl OpenFile {
     pub(crate) fn new(file: OwnedFd, name: FileName, identity: Identity) -> Self {
-        Self {
-            file: Arc::new(File::from(file)),
+        Self(Arc::new(Opened {
+            file: File::from(file),
             name,
             identity,
-        }
+        }))
     }
 
     /// The name it was found under, which can differ from the one asked for.
     pub fn name(&self) -> &FileName {
-        &self.name
+        &self.0.name
     }
 
     /// What it was when it was opened.
     pub fn identity(&self) -> Identity {
-        self.identity
+        self.0.identity
     }
 
     /// Length in bytes when it was opened.
     pub fn size(&self) -> u64 {
-        self.identity.size
+        self.0.identity.size
     }
 
     /// Whether its content is still what was opened, and was not overwritten in place.
@@ -112,17 +115,17 @@ impl OpenFile {
     /// a release is replaced while the old one is still being sent.
     pub fn unchanged(&self) -> io::Result<bool> {
         let now = Identity::of(&rustix::fs::fstat(self)?);
-        Ok((now.size, now.modified_ns) == (self.identity.size, self.identity.modified_ns))
+        Ok((now.size, now.modified_ns) == (self.0.identity.size, self.0.identity.modified_ns))
     }
 
     /// Reads at an offset; 0 means the end.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
+        self.0.file.read_at(buffer, offset)
     }
 }
 
 impl AsFd for OpenFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.0.file.as_fd()
     }
 }

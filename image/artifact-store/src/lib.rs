@@ -6,6 +6,7 @@
 //!   opened beneath the directory's descriptor by the kernel itself, so neither `..` nor a symbolic link nor a rename at
 //!   the wrong moment leads out, and FIFOs and devices are refused.
 //! - [`Folders`] looks at a file without opening it, for those who may know its content already.
+//! - [`Watch`] is told of changes, for those who looked and want to know how long that holds.
 //! - [`Identity`] and [`Hashes`]: a digest belongs to a content, never to a name.
 //! - [`Folder`] and [`Partial`]: the only way to write an artifact. Each chunk is verified before it is written, and the
 //!   name appears when all are there and durable.
@@ -21,6 +22,7 @@ mod limits;
 mod look;
 mod partial;
 mod store;
+mod watch;
 
 pub use beneath::OpenError;
 pub use hashes::{HashError, Hashed, Hashes};
@@ -29,3 +31,4 @@ pub use layout::{MANIFEST_FILE, spellings};
 pub use look::{Folders, Seen};
 pub use partial::{Folder, Partial, WriteError};
 pub use store::{Found, Problem, Reason, Scan, Store};
+pub use watch::{Looking, Stamp, Watch};

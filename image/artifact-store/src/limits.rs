@@ -19,3 +19,17 @@ pub(crate) const TIMESTAMP_TICK: Duration = Duration::from_millis(20);
 /// `openat2` answers EAGAIN when a rename runs while it walks the path. More than this many in a row is not an
 /// accident.
 pub(crate) const OPEN_RETRIES_MAX: usize = 8;
+
+/// How often events are taken at most. A change is known this long after it at the latest; at 1,000 reads of a few hundred
+/// nanoseconds in a second, asking costs nothing that could be measured.
+pub(crate) const DRAIN_PERIOD: Duration = Duration::from_millis(1);
+
+/// Room for events, each with a name: some dozens at once.
+pub(crate) const EVENTS_SIZE: usize = 4_096;
+
+/// Channels and architectures that are watched. A provider has a handful.
+pub(crate) const PLACES_MAX: usize = 64;
+
+/// Folders and files that are watched: far below what the kernel grants a user (8,192 on old ones), each costs it about
+/// a kilobyte.
+pub(crate) const WATCHES_MAX: usize = 1_024;

@@ -13,12 +13,14 @@ use crate::beneath::{self, OpenError};
 use crate::identity::{Identity, OpenFile};
 use crate::layout;
 use crate::store::Store;
+use crate::watch::Looking;
 
 /// The folders of one channel and architecture, one for each spelling. Each is opened when it is first looked into.
 #[derive(Debug)]
 pub struct Folders<'a> {
     store: &'a Store,
     channel: &'a Channel,
+    looking: Option<&'a Looking<'a>>,
     spelled: Vec<(&'static str, Option<Result<OwnedFd, OpenError>>)>,
 }
 
@@ -37,18 +39,36 @@ impl Store {
         Folders {
             store: self,
             channel,
+            looking: None,
             spelled: spellings.into_iter().map(|name| (name, None)).collect(),
         }
+    }
+}
+
+impl<'a> Folders<'a> {
+    /// The same folders; they and every file that is looked at are watched before that.
+    pub fn watched(mut self, looking: &'a Looking<'a>) -> Self {
+        self.looking = Some(looking);
+        // A channel that comes is told by the root; any other error is met again at the first look.
+        if let Ok(channel) = beneath::place(self.store.root(), self.channel.as_str()) {
+            looking.folder(channel);
+        }
+        self
     }
 }
 
 impl Folders<'_> {
     /// Looks for `name` and its usual aliases. The first candidate that exists decides.
     pub fn look<'a>(&'a mut self, name: &'a FileName) -> Result<Seen<'a>, OpenError> {
-        let (store, channel) = (self.store, self.channel);
+        let (store, channel, looking) = (self.store, self.channel, self.looking);
         for (spelling, folder) in &mut self.spelled {
             let folder = folder.get_or_insert_with(|| {
-                beneath::place(store.root(), &layout::folder_path(channel, spelling))
+                let path = layout::folder_path(channel, spelling);
+                let folder = beneath::place(store.root(), &path)?;
+                if let Some(looking) = looking {
+                    looking.folder(&folder);
+                }
+                Ok(folder)
             });
             let folder = match folder {
                 Ok(folder) => &*folder,
@@ -56,6 +76,9 @@ impl Folders<'_> {
                 Err(error) => return Err(error.clone()),
             };
             for name in layout::candidates(name) {
+                if let Some(looking) = looking {
+                    looking.file(folder, name);
+                }
                 match beneath::look(folder.as_fd(), name) {
                     Err(OpenError::NotFound) => {}
                     Err(error) => return Err(error),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use crate::hashes::Hashes;
 use crate::identity::{Identity, OpenFile};
 use crate::layout::{self, MANIFEST_FILE};
 use crate::limits::FOLDER_FILES_MAX;
+use crate::watch::{Looking, Watch};
 
 /// An artifacts directory: `<root>/<channel>/<arch>/<file>`.
 #[derive(Debug)]
@@ -128,6 +130,11 @@ impl Store {
         &self.hashes
     }
 
+    /// Starts to watch it; an error where that cannot be done.
+    pub fn watch(&self) -> io::Result<Watch> {
+        Watch::new(self.root())
+    }
+
     /// Opens the file a client asks for. `arch` is the spelling it used; every spelling and alias is tried in order.
     ///
     /// The first candidate that exists decides: when it cannot be read, that is the answer.
@@ -156,7 +163,7 @@ impl Store {
         if layout::candidates(name).len() < 2 {
             return Err(OpenError::NotFound);
         }
-        let scan = self.scan_spelled(channel, arch, asked);
+        let scan = self.scan_spelled(channel, arch, asked, None);
         let only = scan
             .found
             .into_iter()
@@ -166,15 +173,34 @@ impl Store {
 
     /// Looks through the folder of `channel` and `arch`. Whatever is wrong with one file leaves the others in place.
     pub fn scan(&self, channel: &Channel, arch: Arch) -> Scan {
-        self.scan_spelled(channel, arch, arch.as_str())
+        self.scan_spelled(channel, arch, arch.as_str(), None)
     }
 
-    fn scan_spelled(&self, channel: &Channel, arch: Arch, asked: &str) -> Scan {
+    /// The same look; the folders and every file that is found are watched before they are looked at.
+    ///
+    /// [`Folders::watched`] watches the channel's folder, so look for the manifest with it first.
+    pub fn scan_watched(&self, channel: &Channel, arch: Arch, looking: &Looking<'_>) -> Scan {
+        self.scan_spelled(channel, arch, arch.as_str(), Some(looking))
+    }
+
+    fn scan_spelled(
+        &self,
+        channel: &Channel,
+        arch: Arch,
+        asked: &str,
+        looking: Option<&Looking<'_>>,
+    ) -> Scan {
         let mut scan = Scan::default();
         let mut claims: BTreeMap<ArtifactName, Vec<Claim>> = BTreeMap::new();
         for spelling in layout::spellings(arch, asked) {
             let path = layout::folder_path(channel, spelling);
-            let names = match beneath::folder(&self.root, &path).and_then(|dir| list(&dir)) {
+            let listed = beneath::folder(&self.root, &path).and_then(|dir| {
+                if let Some(looking) = looking {
+                    looking.folder(&dir);
+                }
+                list(&dir)
+            });
+            let names = match listed {
                 Ok(names) => names,
                 Err(OpenError::NotFound) => continue,
                 Err(error) => {
@@ -202,7 +228,7 @@ impl Store {
             }
         }
         for (artifact, claims) in claims {
-            settle(self.root.as_fd(), artifact, claims, &mut scan);
+            settle(self.root.as_fd(), looking, artifact, claims, &mut scan);
         }
         scan
     }
@@ -215,7 +241,13 @@ struct Claim {
 }
 
 /// Decides which of the files that claim to be `artifact` is it.
-fn settle(root: BorrowedFd<'_>, artifact: ArtifactName, mut claims: Vec<Claim>, scan: &mut Scan) {
+fn settle(
+    root: BorrowedFd<'_>,
+    looking: Option<&Looking<'_>>,
+    artifact: ArtifactName,
+    mut claims: Vec<Claim>,
+    scan: &mut Scan,
+) {
     // Stable: of two spellings of the folder the first one wins.
     claims.sort_by_key(|claim| layout::rank(&artifact, &claim.name));
     let Some(best) = claims.first() else { return };
@@ -245,7 +277,7 @@ fn settle(root: BorrowedFd<'_>, artifact: ArtifactName, mut claims: Vec<Claim>, 
             reason,
         });
     }
-    match open_artifact(root, best) {
+    match open_artifact(root, looking, best) {
         Ok(file) => scan.found.push(Found { artifact, file }),
         // A directory beside the artifacts is nobody's mistake; one in the place of the kernel is.
         Err(Reason::Open(OpenError::NotRegular("directory")))
@@ -258,8 +290,16 @@ fn settle(root: BorrowedFd<'_>, artifact: ArtifactName, mut claims: Vec<Claim>, 
     }
 }
 
-fn open_artifact(root: BorrowedFd<'_>, claim: &Claim) -> Result<OpenFile, Reason> {
-    let (file, stat) = beneath::regular(root, &claim.path).map_err(Reason::Open)?;
+fn open_artifact(
+    root: BorrowedFd<'_>,
+    looking: Option<&Looking<'_>>,
+    claim: &Claim,
+) -> Result<OpenFile, Reason> {
+    let (file, mut stat) = beneath::regular(root, &claim.path).map_err(Reason::Open)?;
+    if let Some(looking) = looking {
+        looking.opened(&file);
+        stat = beneath::check(&file).map_err(Reason::Open)?;
+    }
     let file = OpenFile::new(file, claim.name.clone(), Identity::of(&stat));
     match file.size() {
         0 => Err(Reason::Empty),

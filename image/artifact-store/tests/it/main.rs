@@ -5,6 +5,7 @@
 mod look;
 mod partial;
 mod store;
+mod watch;
 
 use boot_manifest::{Artifact, ArtifactHasher};
 
