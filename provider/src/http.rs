@@ -7,6 +7,7 @@
 //! | `alarm` | the deadlines of a connection |
 //! | `answered` | what became of a request, for counters and logs |
 //! | `wire` | one connection's bytes: counting, and a deadline for clients that do not read |
+//! | `tls` | handshakes, with a deadline and a bound |
 //! | `target` | from the request target to a route; the only place that decodes paths |
 //! | `respond`, `body` | answers, and files read straight into the socket |
 //! | `limits` | every number with its reason |
@@ -18,4 +19,6 @@ pub(crate) mod limits;
 pub(crate) mod respond;
 pub(crate) mod server;
 pub(crate) mod target;
+#[expect(dead_code, reason = "certificates come next")]
+pub(crate) mod tls;
 pub(crate) mod wire;

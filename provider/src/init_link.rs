@@ -115,13 +115,14 @@ fn wait_writable(socket: &OwnedFd, deadline: Instant) -> io::Result<()> {
     }
 }
 
+/// Takes a descriptor that was named in the environment. Call at most once for each.
 #[expect(
     unsafe_code,
     reason = "the descriptor is inherited and known by its number only"
 )]
-fn adopt(number: i32) -> OwnedFd {
-    // SAFETY: init opened this descriptor for this process alone and named it in PHASE_INIT_FD; nothing else in the
-    // process knows the number, and `from_env` is called once. A wrong number is noticed by the caller's first use.
+pub(crate) fn adopt(number: i32) -> OwnedFd {
+    // SAFETY: who started this process opened this descriptor for it alone and named it in the environment; nothing else
+    // in the process knows the number, and each variable is read once. A wrong number is noticed by the caller's first use.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 

@@ -15,28 +15,34 @@ mod health;
 mod limits;
 pub(crate) mod metrics;
 mod port_owner;
+#[expect(dead_code, reason = "used with the flags that come next")]
+mod privileges;
+mod process;
 mod ready;
 mod refusal;
+#[expect(dead_code, reason = "used with the flags that come next")]
+mod sandbox;
 mod setup;
 mod signed;
 mod signer;
+mod sockets;
 mod stopping;
 mod summary;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::exit::{CommandError, Exit};
-use crate::http::server;
+use crate::http::server::{self, Bounds};
 use crate::serve::announce::Announcer;
 use crate::serve::app::App;
 pub(crate) use crate::serve::args::{Args, CMDLINE};
 use crate::serve::build::{build, processors};
 use crate::serve::chores::{hash_ahead, keep_init_informed};
 use crate::serve::limits::{GOODBYE_MAX, HASHERS_MAX, WORKERS_MIN};
-use crate::serve::setup::cannot_listen;
+use crate::serve::sockets::{Listener, Wanted};
 use crate::serve::stopping::shutdown_signal;
 use crate::serve::summary::summarise;
 
@@ -44,8 +50,16 @@ use crate::serve::summary::summarise;
 pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     // A panic ends one connection; somebody must act on it all the same.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "internal error")));
-    let address = SocketAddr::new(args.bind, args.port);
-    let app = Arc::new(build(args)?);
+    let bounds = Bounds {
+        connections_max: server::connections_max(),
+        drain_max: Duration::from_secs(args.ending.drain_max),
+    };
+    let listeners = sockets::open(&Wanted {
+        addresses: &args.bind,
+        port: args.port,
+        tls_port: None,
+    })?;
+    let app = Arc::new(build(args, &listeners)?);
     let processors = processors();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(processors.max(WORKERS_MIN))
@@ -54,20 +68,23 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         .enable_all()
         .build()
         .map_err(|error| CommandError::local(format!("cannot start threads: {error}")))?;
-    let exit = runtime.block_on(serve(app, address));
+    let exit = runtime.block_on(serve(app, listeners, bounds));
     // A hashing that still runs must not hold up the end.
     runtime.shutdown_background();
     exit
 }
 
-async fn serve(app: Arc<App>, address: SocketAddr) -> Result<Exit, CommandError> {
-    let connections_max = server::connections_max();
-    let listener = server::listen(address).map_err(|error| cannot_listen(address, &error))?;
-    let address = listener.local_addr().unwrap_or(address);
+async fn serve(
+    app: Arc<App>,
+    listeners: Vec<Listener>,
+    bounds: Bounds,
+) -> Result<Exit, CommandError> {
     let shutdown = shutdown_signal()?;
-    summarise(&app, address, connections_max);
+    summarise(&app, bounds.connections_max);
     let (stop, stopped) = watch::channel(false);
-    let announcer = app.announcement.is_wanted().then(|| {
+    let wanted = app.announcement.is_wanted();
+    let announced = sockets::announced(&listeners).filter(|_| wanted);
+    let announcer = announced.map(|address| {
         let announcer = Announcer {
             catalog: Arc::clone(&app.catalog),
             channel: app.channel.clone(),
@@ -79,7 +96,7 @@ async fn serve(app: Arc<App>, address: SocketAddr) -> Result<Exit, CommandError>
     });
     let chores = [
         tokio::spawn(hash_ahead(Arc::clone(&app))),
-        tokio::spawn(keep_init_informed(Arc::clone(&app), address)),
+        tokio::spawn(keep_init_informed(Arc::clone(&app))),
     ];
     let shutdown = async {
         shutdown.await;
@@ -87,7 +104,13 @@ async fn serve(app: Arc<App>, address: SocketAddr) -> Result<Exit, CommandError>
         let _ = stop.send(true);
     };
     let metrics = Arc::clone(&app.metrics);
-    let cut = server::run(listener, app, metrics, connections_max, shutdown).await;
+    let listeners = listeners.into_iter().map(|listener| server::Listener {
+        socket: listener.socket,
+        tls: None,
+    });
+    let cut = server::run(listeners.collect(), app, metrics, bounds, shutdown)
+        .await
+        .map_err(|error| CommandError::local(format!("cannot watch the sockets: {error}")))?;
     for chore in chores {
         chore.abort();
     }

@@ -28,5 +28,17 @@ pub(crate) const BACKLOG: i32 = 4_096;
 /// Pause after `accept` failed for want of descriptors or memory. Without it the loop would spin.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Time a client has for a TLS handshake: two round trips and, on the slowest firmware, a second of arithmetic.
+pub(crate) const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// TLS handshakes under way at once. Each ends within the time above; whoever fills this takes no place from plain HTTP.
+pub(crate) const HANDSHAKES_MAX: usize = 1_024;
+
+/// TLS handshakes under way for one client (IPv6: one /64). A rack behind one address starts this many machines at once.
+pub(crate) const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
+
+/// Bytes of a plain request that are read away on the TLS port, so that the answer to it arrives.
+pub(crate) const WRONG_SCHEME_REST_MAX: u64 = 32 * 1024;
+
 /// Time running downloads have to end after SIGTERM. systemd kills after 90 s, init after 15 s.
 pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(10);

@@ -19,16 +19,19 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
 
 use crate::http::alarm::Alarm;
 use crate::http::answered::{Answered, RequestId};
 use crate::http::body::Body;
 use crate::http::limits::{
-    ACCEPT_PAUSE, BACKLOG, CONNECTIONS_MAX, DRAIN_MAX, FILES_RESERVED, HEAD_SIZE_MAX, HEAD_WAIT_MAX,
+    ACCEPT_PAUSE, BACKLOG, CONNECTIONS_MAX, FILES_RESERVED, HEAD_SIZE_MAX, HEAD_WAIT_MAX,
 };
 use crate::http::respond;
+use crate::http::tls::Tls;
 use crate::http::wire::{Account, Wire};
 use crate::serve::metrics::{self, Cut, Metrics, Reason};
 
@@ -45,8 +48,17 @@ pub(crate) trait Handler: Send + Sync + 'static {
     fn answered(&self, _answered: &Answered<'_>) {}
 }
 
-/// Opens the listening socket. `::` also takes IPv4 clients.
-pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// A listening socket and what is spoken on it.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// Not blocking.
+    pub(crate) socket: std::net::TcpListener,
+    /// TLS, when that is spoken.
+    pub(crate) tls: Option<Arc<Tls>>,
+}
+
+/// Opens a listening socket. `::` also takes IPv4 clients.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
         socket2::Type::STREAM.nonblocking(),
@@ -59,7 +71,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// Raises the limit on open files as far as allowed, and returns how many connections it permits.
@@ -87,26 +99,52 @@ pub(crate) fn connections_max() -> usize {
         .clamp(1, CONNECTIONS_MAX)
 }
 
+/// How much is served, and how patiently it ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Connections at once.
+    pub(crate) connections_max: usize,
+    /// Time that running downloads have to end.
+    pub(crate) drain_max: Duration,
+}
+
 /// Serves until `shutdown` ends, then drains. Returns how many connections were cut because they took too long.
+///
+/// # Errors
+/// When the runtime cannot watch a socket.
 pub(crate) async fn run<H: Handler>(
-    listener: TcpListener,
+    listeners: Vec<Listener>,
     handler: Arc<H>,
     metrics: Arc<Metrics>,
-    connections_max: usize,
+    bounds: Bounds,
     shutdown: impl Future<Output = ()>,
-) -> usize {
+) -> io::Result<usize> {
+    let Bounds {
+        connections_max,
+        drain_max,
+    } = bounds;
     let places = Arc::new(Semaphore::new(connections_max));
     let (stop, stopped) = watch::channel(false);
-    tokio::select! {
-        () = shutdown => {}
-        () = accept(&listener, &handler, &metrics, &places, &stopped) => {}
+    let mut accepting = JoinSet::new();
+    for Listener { socket, tls } in listeners {
+        let acceptor = Acceptor {
+            listener: TcpListener::from_std(socket)?,
+            tls,
+            handler: Arc::clone(&handler),
+            metrics: Arc::clone(&metrics),
+            places: Arc::clone(&places),
+            stopped: stopped.clone(),
+        };
+        accepting.spawn(acceptor.accept());
     }
-    drop(listener);
+    shutdown.await;
+    // The ports close before the connections are told.
+    accepting.shutdown().await;
     // Nobody listens when no connection is left.
     let _ = stop.send(true);
     let all = u32::try_from(connections_max).unwrap_or(u32::MAX);
-    let drained = tokio::time::timeout(DRAIN_MAX, places.acquire_many(all)).await;
-    if drained.is_ok() {
+    let drained = tokio::time::timeout(drain_max, places.acquire_many(all)).await;
+    Ok(if drained.is_ok() {
         0
     } else {
         let cut = connections_max - places.available_permits();
@@ -114,53 +152,60 @@ pub(crate) async fn run<H: Handler>(
             metrics.cut(Cut::Stop);
         }
         cut
-    }
+    })
 }
 
-/// Accepts for ever. When all places are taken, further clients wait in the kernel's backlog.
-async fn accept<H: Handler>(
-    listener: &TcpListener,
-    handler: &Arc<H>,
-    metrics: &Arc<Metrics>,
-    places: &Arc<Semaphore>,
-    stopped: &watch::Receiver<bool>,
-) {
-    let mut last_warning: Option<Instant> = None;
-    let mut warn = |what: &str| {
-        if last_warning.is_none_or(|last| last.elapsed() > Duration::from_secs(60)) {
-            last_warning = Some(Instant::now());
-            tracing::warn!(
-                connections = metrics.connections_open.load(Ordering::Relaxed),
-                "{what}"
-            );
-        }
-    };
-    loop {
-        if places.available_permits() == 0 {
-            warn("all places for connections are taken; new clients wait");
-        }
-        let Ok(place) = Arc::clone(places).acquire_owned().await else {
-            return;
-        };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                metrics::add(&metrics.connections_total, 1);
-                let connection = Connection {
-                    client: peer.ip().to_canonical(),
-                    handler: Arc::clone(handler),
-                    metrics: Arc::clone(metrics),
-                    stopped: stopped.clone(),
-                    _place: place,
-                };
-                tokio::spawn(connection.run(stream));
+/// What accepts the connections of one listener.
+struct Acceptor<H> {
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    handler: Arc<H>,
+    metrics: Arc<Metrics>,
+    places: Arc<Semaphore>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl<H: Handler> Acceptor<H> {
+    /// Accepts for ever. When all places are taken, further clients wait in the kernel's backlog.
+    async fn accept(self) {
+        let metrics = &self.metrics;
+        let mut last_warning: Option<Instant> = None;
+        let mut warn = |what: &str| {
+            if last_warning.is_none_or(|last| last.elapsed() > Duration::from_secs(60)) {
+                last_warning = Some(Instant::now());
+                tracing::warn!(
+                    connections = metrics.connections_open.load(Ordering::Relaxed),
+                    "{what}"
+                );
             }
-            Err(error) if is_about_one_client(&error) => {}
-            Err(error) => {
-                metrics::add(&metrics.accept_failures_total, 1);
-                warn(&format!(
-                    "cannot accept connections for the moment: {error}"
-                ));
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+        };
+        loop {
+            if self.places.available_permits() == 0 {
+                warn("all places for connections are taken; new clients wait");
+            }
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+                return;
+            };
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    metrics::add(&metrics.connections_total, 1);
+                    let connection = Connection {
+                        client: peer.ip().to_canonical(),
+                        handler: Arc::clone(&self.handler),
+                        metrics: Arc::clone(&self.metrics),
+                        stopped: self.stopped.clone(),
+                        _place: place,
+                    };
+                    tokio::spawn(connection.run(stream, self.tls.clone()));
+                }
+                Err(error) if is_about_one_client(&error) => {}
+                Err(error) => {
+                    metrics::add(&metrics.accept_failures_total, 1);
+                    warn(&format!(
+                        "cannot accept connections for the moment: {error}"
+                    ));
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
@@ -200,10 +245,33 @@ impl Drop for Open<'_> {
 }
 
 impl<H: Handler> Connection<H> {
-    async fn run(self, stream: TcpStream) {
+    async fn run(self, stream: TcpStream, tls: Option<Arc<Tls>>) {
         let _open = Open::new(&self.metrics.connections_open);
         // Head and body of small answers leave in two writes; waiting for the first one's acknowledgement costs 40 ms.
         let _ = stream.set_nodelay(true);
+        let Some(tls) = tls else {
+            return self.serve(stream).await;
+        };
+        let mut stopped = self.stopped.clone();
+        let handshake = tokio::select! {
+            handshake = tls.accept(self.client, stream) => handshake,
+            // Nothing was asked for yet.
+            _ = stopped.wait_for(|stop| *stop) => return,
+        };
+        match handshake {
+            Ok(stream) => {
+                metrics::add(&self.metrics.tls_handshakes_total, 1);
+                self.serve(stream).await;
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.metrics.cut(Cut::Tls),
+            Err(error) => {
+                self.metrics.refused(Reason::Tls);
+                tracing::debug!(client = %self.client, %error, "no TLS connection");
+            }
+        }
+    }
+
+    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let account = Arc::new(Account::default());
         let wire = Wire::new(stream, Arc::clone(&account), Arc::clone(&self.metrics));
         let service = service_fn(|request| self.answer(&account, request));

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
 use crate::http::limits::WRITE_STALL_MAX;
@@ -38,17 +38,17 @@ impl Account {
     }
 }
 
-/// A connection's socket as hyper uses it.
-pub(crate) struct Wire {
-    stream: TokioIo<TcpStream>,
+/// A connection's socket, or the TLS upon it, as hyper uses it.
+pub(crate) struct Wire<S> {
+    stream: TokioIo<S>,
     account: Arc<Account>,
     metrics: Arc<Metrics>,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl Wire {
-    /// Wraps `stream`. Body bytes are counted when the kernel has taken them.
-    pub(crate) fn new(stream: TcpStream, account: Arc<Account>, metrics: Arc<Metrics>) -> Self {
+impl<S> Wire<S> {
+    /// Wraps `stream`. Body bytes are counted when the kernel, or TLS, has taken them.
+    pub(crate) fn new(stream: S, account: Arc<Account>, metrics: Arc<Metrics>) -> Self {
         Self {
             stream: TokioIo::new(stream),
             account,
@@ -86,7 +86,7 @@ impl Wire {
     }
 }
 
-impl Read for Wire {
+impl<S: AsyncRead + Unpin> Read for Wire<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -98,7 +98,7 @@ impl Read for Wire {
     }
 }
 
-impl Write for Wire {
+impl<S: AsyncWrite + Unpin> Write for Wire<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

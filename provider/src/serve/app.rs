@@ -22,6 +22,7 @@ use crate::serve::health;
 use crate::serve::limits::REPORTS_PER_SECOND_MAX;
 use crate::serve::metrics::text::{self, Beside};
 use crate::serve::metrics::{Metrics, Reason, add, get, process};
+use crate::serve::process::Process;
 use crate::serve::refusal::Refusal;
 
 /// Name and version as `/` and `/status` show them.
@@ -48,6 +49,8 @@ pub(crate) struct App {
     pub(crate) started_at: SystemTime,
     /// Whether the local network is told.
     pub(crate) announcement: Arc<Announcement>,
+    /// What this process is to the machine.
+    pub(crate) process: Process,
     /// Where init listens, on the appliance.
     pub(crate) init: Arc<InitLink>,
     /// The second being counted and the reports sent in it.
@@ -232,6 +235,7 @@ impl App {
                 .signer()
                 .map(|signer| signer.key.public().key_id().to_string())
         );
+        status["process"] = self.process.facts();
         status["dht"] = json!(DHT);
         status["mdns"] = json!(self.announcement.state());
         respond::json(StatusCode::OK, &status)

@@ -1,11 +1,12 @@
 //! The arguments of `plasmd serve`. What they mean for the parts is decided where the parts are put together.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use boot_manifest::{Arch, Channel};
 
-use crate::serve::limits::VALID_DAYS;
+use crate::http::limits::DRAIN_MAX;
+use crate::serve::limits::{DRAIN_SECONDS_LIMIT, VALID_DAYS};
 
 /// The kernel command line of manifests signed here, unless another is given. Without `panic=` a failed boot would
 /// stand still for ever.
@@ -31,9 +32,9 @@ pub(crate) struct Args {
     /// The port to listen on; 0 takes a free one
     #[arg(short, long, default_value_t = 8080)]
     pub(super) port: u16,
-    /// The address to listen on; :: is all of IPv6 and IPv4
-    #[arg(short, long, value_name = "ADDR", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
-    pub(super) bind: IpAddr,
+    /// An address to listen on (may be repeated); :: is all of IPv6 and IPv4
+    #[arg(short, long, value_name = "ADDR", default_value = "0.0.0.0")]
+    pub(super) bind: Vec<IpAddr>,
     /// Accepted for older scripts: there is no DHT in this version
     #[arg(long)]
     pub(super) no_dht: bool,
@@ -48,9 +49,20 @@ pub(crate) struct Args {
     /// Whose manifests to believe in /health: a trust root or a public key
     #[arg(long, value_name = "FILE")]
     pub(super) trust_root: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) ending: EndingArgs,
     /// Run as a role of the appliance: init is told what happens
     #[arg(long, hide = true)]
     pub(super) appliance: bool,
+}
+
+/// How serving ends.
+#[derive(clap::Args)]
+pub(super) struct EndingArgs {
+    /// Seconds that running downloads have to end after SIGTERM
+    #[arg(long, value_name = "SECONDS", default_value_t = DRAIN_MAX.as_secs(),
+          value_parser = clap::value_parser!(u64).range(0..=DRAIN_SECONDS_LIMIT))]
+    pub(super) drain_max: u64,
 }
 
 /// What a manifest signed here says besides the files.
@@ -72,14 +84,4 @@ pub(super) struct SigningArgs {
     /// Kernel command line
     #[arg(long, value_name = "TEXT", default_value = CMDLINE, requires = "key")]
     pub(super) cmdline: String,
-}
-
-/// Why the local network is not told, when it is not to be.
-pub(super) fn why_silent(args: &Args) -> Option<&'static str> {
-    if args.no_mdns {
-        return Some("--no-mdns");
-    }
-    args.bind
-        .is_loopback()
-        .then_some("only this machine can connect")
 }

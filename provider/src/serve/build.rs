@@ -9,15 +9,17 @@ use crate::exit::CommandError;
 use crate::init_link::InitLink;
 use crate::serve::announce::Announcement;
 use crate::serve::app::App;
-use crate::serve::args::{self, Args};
+use crate::serve::args::Args;
 use crate::serve::catalog::Catalog;
 use crate::serve::hashing::Hashing;
 use crate::serve::limits::HASHERS_MAX;
 use crate::serve::metrics::Metrics;
+use crate::serve::process::Process;
 use crate::serve::setup::{no_store, read_signer, read_trust_root};
+use crate::serve::sockets::{self, Listener};
 
 /// Puts the parts together. Reads every file that is named by a flag; afterwards only artifacts are read.
-pub(super) fn build(args: Args) -> Result<App, CommandError> {
+pub(super) fn build(args: Args, listeners: &[Listener]) -> Result<App, CommandError> {
     let store = Store::open(&args.artifacts).map_err(|error| no_store(&args.artifacts, error))?;
     let store = Arc::new(store);
     let trust_root = args
@@ -38,11 +40,13 @@ pub(super) fn build(args: Args) -> Result<App, CommandError> {
     let manifest_file = MANIFEST_FILE
         .parse()
         .map_err(|error| CommandError::local(format!("{MANIFEST_FILE}: {error}")))?;
-    let announcement = match args::why_silent(&args) {
-        Some(reason) => Announcement::never(reason),
-        None => Announcement::starting(),
+    let announcement = match sockets::announced(listeners) {
+        _ if args.no_mdns => Announcement::never("--no-mdns"),
+        None => Announcement::never("no other machine can connect over plain HTTP"),
+        Some(_) => Announcement::starting(),
     };
     Ok(App {
+        process: Process::of(listeners),
         catalog: Arc::new(Catalog::new(store, hashing, signer, manifest_file)),
         channel: args.channel,
         arch: args.arch,

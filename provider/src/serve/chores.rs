@@ -9,6 +9,7 @@ use boot_manifest::handoff::Report;
 use crate::serve::app::App;
 use crate::serve::health;
 use crate::serve::limits::LOOK_PERIOD;
+use crate::serve::sockets::Scheme;
 
 /// Hashes what lies in the default folder before anybody asks, now and whenever it changes, so that `/health` knows and no
 /// client waits for it.
@@ -29,13 +30,14 @@ pub(super) async fn hash_ahead(app: Arc<App>) {
 }
 
 /// Tells init that the role works and where it can be reached, again whenever the addresses change.
-pub(super) async fn keep_init_informed(app: Arc<App>, address: SocketAddr) {
+pub(super) async fn keep_init_informed(app: Arc<App>) {
     tell_init(&app, Report::Ready {}).await;
     let mut told = None;
     let mut period = tokio::time::interval(LOOK_PERIOD);
     loop {
         period.tick().await;
-        let urls = urls(address);
+        let mut urls: Vec<String> = app.process.addresses(Scheme::Http).flat_map(urls).collect();
+        urls.dedup();
         let scan = app.catalog.store().scan(&app.channel, app.arch);
         let artifacts = u32::try_from(scan.found.len()).unwrap_or(u32::MAX);
         let now = Report::Serving {

@@ -46,3 +46,6 @@ pub(crate) const ARTIFACTS_COUNTED_MAX: usize = 256;
 
 /// Spellings of paths remembered with their counters; others are decoded each time.
 pub(crate) const SPELLINGS_KEPT_MAX: usize = 1_024;
+
+/// The longest drain that can be asked for: whoever wants more does not want to stop.
+pub(crate) const DRAIN_SECONDS_LIMIT: u64 = 3_600;

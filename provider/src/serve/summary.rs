@@ -1,17 +1,20 @@
 //! The first lines of the log: where, what, and what does not work. Reads nothing that serving would not read.
 
-use std::net::SocketAddr;
-
 use crate::serve::app::{self, App};
 
 /// What an operator wants to see first: where, what, and what does not work.
-pub(super) fn summarise(app: &App, address: SocketAddr, connections_max: usize) {
+pub(super) fn summarise(app: &App, connections_max: usize) {
     let store = app.catalog.store();
     let (channel, arch) = (&app.channel, app.arch);
+    let urls = app.process.urls();
+    let mut urls = urls.iter();
     tracing::info!(
-        url = %format_args!("http://{address}/"), artifacts = %store.path().display(), channel = %channel,
+        url = %urls.next().map_or("", String::as_str), artifacts = %store.path().display(), channel = %channel,
         arch = %arch, connections_max, dht = app::DHT, mdns = app.announcement.state(), "serving"
     );
+    for url in urls {
+        tracing::info!(url, "serving here too");
+    }
     let scan = store.scan(channel, arch);
     for found in &scan.found {
         tracing::info!(

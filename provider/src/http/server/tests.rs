@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::*;
-use crate::http::limits::WRITE_STALL_MAX;
+use crate::http::limits::{DRAIN_MAX, WRITE_STALL_MAX};
 
 /// Far more than the buffers of two sockets hold.
 const LARGE: usize = 64 << 20;
@@ -41,13 +41,22 @@ fn start() -> Running {
     let metrics = Arc::new(Metrics::default());
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { stopped.await.unwrap() };
-    let cut = tokio::spawn(run(
-        listener,
+    let listeners = vec![Listener {
+        socket: listener,
+        tls: None,
+    }];
+    let bounds = Bounds {
+        connections_max: 4,
+        drain_max: DRAIN_MAX,
+    };
+    let running = run(
+        listeners,
         Arc::new(Large),
         Arc::clone(&metrics),
-        4,
+        bounds,
         shutdown,
-    ));
+    );
+    let cut = tokio::spawn(async { running.await.unwrap() });
     Running {
         address,
         metrics,
