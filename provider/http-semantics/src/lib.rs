@@ -6,11 +6,17 @@
 //! | `range` | the `Range` field: which bytes are sent |
 //! | `condition` | preconditions: in full, 304 or 412 |
 //! | `labels` | the fields that describe a content, also written out as they are on the wire |
+//! | `head` | the head of a request as bytes: whether it may be answered at all |
+//! | `gate` | lets only whole requests with such heads through |
+//! | `refusal` | the answer to what is no request |
 //! | `limits` | every number with its reason |
 //!
 //! Never opens a socket or a file, asks no clock, and keeps nothing between two calls. Nothing here panics on input.
 
 pub mod condition;
+pub mod gate;
+pub mod head;
 pub mod labels;
 pub mod limits;
 pub mod range;
+pub mod refusal;

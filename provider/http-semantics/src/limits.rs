@@ -8,3 +8,18 @@ pub const OVERLAPS_MAX: usize = 2;
 
 /// Two parts that are this close are sent as one: the lines between them would be longer than the gap.
 pub const GAP_MAX: u64 = 128;
+
+/// Bytes of one request head. Browsers and firmware send under 2 KiB.
+pub const HEAD_SIZE_MAX: usize = 32 * 1024;
+
+/// Fields of one request. Browsers send under 30.
+pub const FIELDS_MAX: usize = 100;
+
+/// Bytes of a method's name. The longest registered one has 17.
+pub const METHOD_SIZE_MAX: usize = 32;
+
+/// Bytes of a request target. RFC 9112, 3, recommends to take 8000.
+pub const TARGET_SIZE_MAX: usize = 8 * 1024;
+
+/// Bytes of a body that nobody asked for and that is read and dropped. More ends the connection.
+pub const BODY_SIZE_MAX: u64 = 8 * 1024;
