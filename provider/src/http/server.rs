@@ -30,7 +30,7 @@ use crate::http::body::Body;
 use crate::http::limits::{
     ACCEPT_PAUSE, BACKLOG, CONNECTIONS_MAX, FILES_RESERVED, HEAD_SIZE_MAX, HEAD_WAIT_MAX,
 };
-use crate::http::respond;
+use crate::http::respond::{self, Content};
 use crate::http::tls::Tls;
 use crate::http::wire::{Account, Wire};
 use crate::serve::metrics::{self, Cut, Metrics, Reason};
@@ -43,6 +43,13 @@ pub(crate) trait Handler: Send + Sync + 'static {
         client: IpAddr,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Body>> + Send;
+
+    /// What a GET of exactly `path` is answered with, when that is known without waiting for anything. It is asked before
+    /// every other way, so it must be quick; `None` is always right.
+    #[expect(dead_code, reason = "asked by the short way of plain requests")]
+    fn at_hand(&self, _path: &str) -> Option<Content> {
+        None
+    }
 
     /// Hears what became of an answer.
     fn answered(&self, _answered: &Answered<'_>) {}
