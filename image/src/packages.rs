@@ -57,6 +57,7 @@ const TEST: &[&str] = &[
     "openssl",
     "python3",
     "squashfs-tools",
+    "strace",
     "wget",
 ];
 

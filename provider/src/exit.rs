@@ -19,7 +19,7 @@ pub(crate) enum Exit {
 }
 
 /// A failed command: what happened and where, and what to try.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct CommandError {
     exit: Exit,
     message: String,

@@ -20,3 +20,10 @@ pub(crate) fn exactly(text: impl Display) {
         Err(error) => tracing::error!(%error, "stdout cannot be written"),
     }
 }
+
+/// A text of others, without what could steer a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}

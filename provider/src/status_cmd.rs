@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::exit::{CommandError, Exit};
-use crate::out;
+use crate::out::{self, printable};
 
 /// Time for one answer, connecting included. A provider on the same network needs milliseconds; a first manifest may
 /// wait for hashing.
@@ -224,12 +224,6 @@ fn shown(value: &Value) -> String {
         Value::String(text) => printable(text),
         other => printable(&other.to_string()),
     }
-}
-
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
 }
 
 #[cfg(test)]

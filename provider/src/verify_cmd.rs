@@ -1,48 +1,57 @@
-//! `phase-verify`: checks a manifest on disk, and artifacts against it. Uses no network and writes nothing, but the
-//! version file it is told to update.
+//! `phase-verify`: checks manifests on disk, and artifacts or whole directories against them. Uses no network and writes
+//! nothing, but the version file it is told to update.
+//!
+//! This file decides what is checked against what; `artifacts` hashes, `directory` looks through folders, `floor` keeps the
+//! version file, `report` prints.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+mod artifacts;
+mod directory;
+mod floor;
+mod limits;
+mod report;
+
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
-use artifact_store::Folder;
+use artifact_store::MANIFEST_FILE;
 use boot_manifest::{
-    Artifact, Digest, Expect, Expiry, FileName, Floor, Hasher, MANIFEST_SIZE_MAX, Manifest,
-    Verified, verify,
+    Arch, Channel, Expect, Expiry, Floor, MANIFEST_SIZE_MAX, Manifest, Verified, verify,
 };
-use serde_json::json;
 
 use crate::exit::{CommandError, Exit};
-use crate::out;
+use crate::progress::Meter;
 use crate::trust::{self, Trust};
-
-/// Read at a time while hashing: large enough that system calls do not count.
-const READ_SIZE: usize = 256 << 10;
-
-/// A version file holds one decimal number.
-const VERSION_FILE_SIZE_MAX: usize = 64;
+use artifacts::{Checked, Wanted};
+use directory::Tree;
+use floor::Accepted;
 
 /// The flags.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// MANIFEST, then the artifacts to check against it: PATH, found by its file name, or NAME=PATH (kernel=./bzImage)
+    /// MANIFEST, then the artifacts to check against it: PATH, found by its file name, or NAME=PATH (kernel=./bzImage). Or a
+    /// directory: every manifest in DIR and DIR/CHANNEL/ARCH, and every file they name
     #[arg(value_name = "FILE")]
     files: Vec<String>,
-    /// The manifest; all other files are artifacts then ("-" reads stdin)
+    /// The manifest; all other files are artifacts then ("-" reads stdin), or the one directory that holds them
     #[arg(short, long, value_name = "FILE")]
     manifest: Option<PathBuf>,
     #[command(flatten)]
     trust: trust::Args,
-    /// Refuse manifests with a lower sequence number than the one in this file
+    /// Refuse manifests older than what this file says was accepted before
     #[arg(long, value_name = "FILE")]
     check_version: Option<PathBuf>,
-    /// After success, write the manifest's sequence number to the file of --check-version
+    /// After success, note the manifest's numbers in the file of --check-version
     #[arg(long, requires = "check_version")]
     update_version: bool,
     /// Accept an expired manifest, and say so
     #[arg(long)]
     allow_expired: bool,
+    /// Judge by --check-version alone, not by the time: for machines whose clock cannot be relied on
+    #[arg(long, requires = "check_version", conflicts_with = "allow_expired")]
+    no_clock: bool,
+    /// Of a directory: files that no manifest names are a failure, too
+    #[arg(long)]
+    strict: bool,
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -63,33 +72,39 @@ enum Format {
     Json,
 }
 
-/// One artifact that was checked.
-struct Checked {
-    name: String,
-    path: PathBuf,
-    expected: Digest,
-    expected_size: u64,
-    computed: Digest,
-    size: u64,
+/// One manifest and what shall be checked against it.
+struct Subject {
+    manifest: PathBuf,
+    purpose: Option<(Channel, Arch)>,
+    files: Files,
 }
 
-impl Checked {
-    fn good(&self) -> bool {
-        self.computed == self.expected && self.size == self.expected_size
-    }
+enum Files {
+    /// Those a person named.
+    Named(Vec<String>),
+    /// All that the manifest names, in this folder.
+    Folder(PathBuf),
+}
 
-    fn mismatch(&self) -> String {
-        let (path, name) = (self.path.display(), &self.name);
-        let sizes = if self.size == self.expected_size {
-            String::new()
-        } else {
-            format!(" ({} bytes instead of {})", self.size, self.expected_size)
-        };
-        format!(
-            "{path}: is not the {name} of this manifest{sizes}: expected {}, computed {}",
-            self.expected, self.computed
-        )
-    }
+/// How one manifest came out.
+struct Outcome {
+    file: PathBuf,
+    result: Result<(Verified<Manifest>, Vec<Checked>), Refusal>,
+}
+
+/// Why a manifest, or an argument about it, was refused.
+struct Refusal {
+    /// What the error is about: the manifest, or one argument.
+    about: String,
+    code: &'static str,
+    error: CommandError,
+}
+
+/// Everything that was found out.
+struct Results {
+    outcomes: Vec<Outcome>,
+    /// Files of a directory that no manifest names.
+    extra: Vec<PathBuf>,
 }
 
 /// Runs the command.
@@ -97,317 +112,250 @@ pub(crate) fn run(mut args: Args) -> Result<Exit, CommandError> {
     if args.json {
         args.format = Format::Json;
     }
-    let (manifest_file, artifacts) = match (&args.manifest, args.files.split_first()) {
-        (Some(file), _) => (file.clone(), args.files.as_slice()),
-        (None, Some((first, rest))) => (PathBuf::from(first), rest),
-        (None, None) => {
-            return Err(CommandError::usage("no manifest was named")
-                .hint("phase-verify manifest.json vmlinuz -k KEY.pub"));
-        }
-    };
-    if manifest_file
-        .to_str()
-        .is_some_and(|name| name.starts_with("http://") || name.starts_with("https://"))
-    {
+    let (subjects, mut tree) = subjects(&args)?;
+    if args.check_version.is_some() && subjects.len() != 1 {
         return Err(CommandError::usage(format!(
-            "{}: only files are verified; fetch and verify with: phase-fetch URL",
-            manifest_file.display()
+            "--check-version is about one manifest, and here are {}",
+            subjects.len()
         )));
     }
     let trust = args.trust.load()?;
-    let manifest = match check_manifest(&args, &manifest_file, &trust) {
-        Ok(manifest) => manifest,
-        Err(Refusal::Verify(error)) => {
-            let message = format!("{}: {error}", manifest_file.display());
-            print_failed(
-                &args,
-                &manifest_file.display().to_string(),
-                &message,
-                error.code(),
-            );
-            let failed = CommandError::failed(message);
-            return Err(match trust::hint(&error) {
-                Some(hint) => failed.hint(hint),
-                None => failed,
-            });
-        }
-        Err(Refusal::Other(error)) => {
-            print_failed(
-                &args,
-                &manifest_file.display().to_string(),
-                &error.to_string(),
-                "local",
-            );
-            return Err(error);
-        }
-    };
-    let mut checked = Vec::new();
-    for argument in artifacts {
-        match check_artifact(&manifest, argument) {
-            Ok(one) => checked.push(one),
-            Err(error) => {
-                print_failed(&args, argument, &error.to_string(), "not-checked");
-                return Err(error);
-            }
-        }
-    }
-    print_result(&args, &manifest_file, &trust, &manifest, &checked);
-    let mismatches: Vec<String> = checked
-        .iter()
-        .filter(|one| !one.good())
-        .map(Checked::mismatch)
+    let outcomes: Vec<Outcome> = subjects
+        .into_iter()
+        .map(|subject| examine(&args, &trust, subject))
         .collect();
-    if !mismatches.is_empty() {
-        return Err(CommandError::failed(mismatches.join("\nerror: "))
-            .hint("fetch the file again with phase-fetch, which verifies while it downloads"));
+    let extra = tree.as_mut().map(|tree| unclaimed(tree, &outcomes));
+    let results = Results {
+        outcomes,
+        extra: extra.unwrap_or_default(),
+    };
+    if !args.quiet {
+        report::print(&args, &trust, &results);
     }
+    results.end(args.strict)?;
     if args.update_version
         && let Some(file) = &args.check_version
+        && let Some(Ok((manifest, _))) = results.outcomes.first().map(|one| &one.result)
     {
-        write_version(file, manifest.sequence)?;
+        floor::update(file, manifest)?;
     }
     Ok(Exit::Done)
 }
 
-enum Refusal {
-    Verify(boot_manifest::VerifyError),
-    Other(CommandError),
+/// What the command line asks for, and what lies in the directories it names.
+fn subjects(args: &Args) -> Result<(Vec<Subject>, Option<Tree>), CommandError> {
+    let named = |manifest: &Path, files: &[String]| Subject {
+        manifest: manifest.to_owned(),
+        purpose: None,
+        files: Files::Named(files.to_vec()),
+    };
+    match (&args.manifest, args.files.as_slice()) {
+        (Some(manifest), [folder]) if Path::new(folder).is_dir() => {
+            let folder = PathBuf::from(folder);
+            let tree = Tree::below(&folder)?;
+            let subject = Subject {
+                manifest: manifest.clone(),
+                purpose: None,
+                files: Files::Folder(folder),
+            };
+            Ok((vec![subject], Some(tree)))
+        }
+        (Some(manifest), files) => Ok((vec![named(manifest, files)], None)),
+        (None, [root]) if Path::new(root).is_dir() => below(Path::new(root)),
+        (None, [first, ..]) if first.starts_with("http://") || first.starts_with("https://") => {
+            Err(CommandError::usage(format!(
+                "{first}: only files are verified; fetch and verify with: phase-fetch URL"
+            )))
+        }
+        (None, [first, rest @ ..]) => Ok((vec![named(Path::new(first), rest)], None)),
+        (None, []) => Err(CommandError::usage("no manifest was named")
+            .hint("phase-verify manifest.json vmlinuz -k KEY.pub")),
+    }
 }
 
-fn check_manifest(args: &Args, file: &Path, trust: &Trust) -> Result<Verified<Manifest>, Refusal> {
-    let sequence = match &args.check_version {
-        Some(version_file) => {
-            read_version(version_file, args.update_version).map_err(Refusal::Other)?
+fn below(root: &Path) -> Result<(Vec<Subject>, Option<Tree>), CommandError> {
+    let tree = Tree::below(root)?;
+    let subjects: Vec<Subject> = tree
+        .folders
+        .iter()
+        .map(|folder| Subject {
+            manifest: folder.join(MANIFEST_FILE),
+            purpose: directory::purpose(root, folder),
+            files: Files::Folder(folder.clone()),
+        })
+        .collect();
+    if subjects.is_empty() {
+        return Err(CommandError::failed(format!(
+            "{}: there is no {MANIFEST_FILE} in it, nor in a CHANNEL/ARCH below it",
+            root.display()
+        ))
+        .hint("sign what lies there with: plasmd manifest create --artifacts DIR --key FILE"));
+    }
+    Ok((subjects, Some(tree)))
+}
+
+/// Checks one manifest and its files.
+fn examine(args: &Args, trust: &Trust, subject: Subject) -> Outcome {
+    let result = check_manifest(args, trust, &subject).and_then(|manifest| {
+        let wanted = wanted(&manifest, &subject.files)?;
+        let name = subject.purpose.as_ref().map_or_else(
+            || "verifying".to_owned(),
+            |(channel, arch)| format!("{channel}/{arch}"),
+        );
+        let shown = !args.quiet && args.format == Format::Text && std::io::stderr().is_terminal();
+        Ok((
+            manifest,
+            artifacts::check(wanted, Meter::new(&name, 0, shown)),
+        ))
+    });
+    Outcome {
+        file: subject.manifest,
+        result,
+    }
+}
+
+fn wanted(manifest: &Manifest, files: &Files) -> Result<Vec<Wanted>, Refusal> {
+    match files {
+        Files::Named(arguments) => {
+            let each = arguments.iter().map(|argument| {
+                artifacts::wanted(manifest, argument).map_err(|error| Refusal {
+                    about: argument.clone(),
+                    code: "not-checked",
+                    error,
+                })
+            });
+            each.collect()
         }
-        None => 0,
+        Files::Folder(folder) => {
+            let each = manifest.artifacts.iter().map(|artifact| Wanted {
+                artifact: artifact.clone(),
+                path: folder.join(artifact.filename.as_str()),
+                named: false,
+            });
+            Ok(each.collect())
+        }
+    }
+}
+
+fn check_manifest(
+    args: &Args,
+    trust: &Trust,
+    subject: &Subject,
+) -> Result<Verified<Manifest>, Refusal> {
+    let file = &subject.manifest;
+    let refusal = |code, error| Refusal {
+        about: file.display().to_string(),
+        code,
+        error,
     };
-    let bytes = trust::read(file, MANIFEST_SIZE_MAX, "manifest").map_err(Refusal::Other)?;
+    let older = |error: floor::Older| {
+        let message = format!("{}: {error}", file.display());
+        refusal(error.code(), CommandError::failed(message))
+    };
+    let accepted = match &args.check_version {
+        Some(version_file) => floor::read(version_file, args.update_version)
+            .map_err(|error| refusal("local", error))?,
+        None => Accepted::default(),
+    };
+    let floor: Floor = accepted.floor(trust.root.generation()).map_err(older)?;
+    let bytes = trust::read(file, MANIFEST_SIZE_MAX, "manifest")
+        .map_err(|error| refusal("local", error))?;
+    let expiry = match (args.no_clock, args.allow_expired) {
+        (true, _) => Expiry::Report,
+        (false, true) => Expiry::Accept,
+        (false, false) => Expiry::Refuse,
+    };
     let expect = Expect {
         now: trust::now(),
-        floor: Floor {
-            sequence,
-            ..Floor::default()
-        },
-        channel: None,
-        arch: None,
-        expiry: if args.allow_expired {
-            Expiry::Accept
-        } else {
-            Expiry::Refuse
-        },
+        floor,
+        channel: subject.purpose.as_ref().map(|(channel, _)| channel),
+        arch: subject.purpose.as_ref().map(|(_, arch)| *arch),
+        expiry,
     };
-    let manifest = verify(&bytes, &trust.root, &expect).map_err(Refusal::Verify)?;
-    if manifest.expired() {
+    let manifest = verify(&bytes, &trust.root, &expect).map_err(|error| {
+        let failed = CommandError::failed(format!("{}: {error}", file.display()));
+        let failed = match trust::hint(&error) {
+            Some(hint) => failed.hint(hint),
+            None => failed,
+        };
+        refusal(error.code(), failed)
+    })?;
+    accepted.check_jump(&manifest).map_err(older)?;
+    if args.allow_expired && manifest.expired() {
         tracing::warn!(expired_at = %manifest.expires_at, now = %expect.now, "an expired manifest is accepted because of --allow-expired");
     }
     Ok(manifest)
 }
 
-/// Finds the artifact an argument means, and hashes the file.
-fn check_artifact(manifest: &Manifest, argument: &str) -> Result<Checked, CommandError> {
-    let (artifact, path) = matching(manifest, argument).ok_or_else(|| {
-        let has: Vec<String> = manifest
-            .artifacts
-            .iter()
-            .map(|artifact| format!("{} ({})", artifact.name, artifact.filename))
-            .collect();
-        CommandError::failed(format!(
-            "{argument}: the manifest has no artifact of this file name; it has {}",
-            has.join(", ")
-        ))
-        .hint(format!("say which one it is: kernel={argument}"))
-    })?;
-    let unreadable = |error: std::io::Error| {
-        CommandError::local(format!("{}: cannot be read: {error}", path.display()))
-    };
-    // Without the flag a pipe that nobody writes to would be waited for, for ever.
-    let mut file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(unreadable)?;
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err(CommandError::local(format!(
-            "{}: is not a regular file",
-            path.display()
-        )));
+/// The files of `tree` that none of the manifests names.
+fn unclaimed(tree: &mut Tree, outcomes: &[Outcome]) -> Vec<PathBuf> {
+    let good = outcomes.iter().filter_map(|one| one.result.as_ref().ok());
+    for one in good.flat_map(|(_, checked)| checked) {
+        tree.claim(&one.path);
     }
-    let (mut hasher, mut size) = (Hasher::new(), 0);
-    let mut buffer = vec![0; READ_SIZE];
-    loop {
-        let read = match file.read(&mut buffer) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            other => other.map_err(unreadable)?,
-        };
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-        size += read as u64;
-    }
-    Ok(Checked {
-        name: artifact.name.to_string(),
-        path: path.to_owned(),
-        expected: artifact.digest,
-        expected_size: artifact.size,
-        computed: hasher.finish(),
-        size,
-    })
-}
-
-fn matching<'a>(manifest: &'a Manifest, argument: &'a str) -> Option<(&'a Artifact, &'a Path)> {
-    if let Some((name, path)) = argument.split_once('=')
-        && let Some(artifact) = manifest.artifact(name)
-    {
-        return Some((artifact, Path::new(path)));
-    }
-    let path = Path::new(argument);
-    let file_name = path.file_name()?.to_str()?;
-    let artifact = manifest
-        .artifacts
+    // Of a manifest that is not believed it is not known which files it is about.
+    let doubtful: Vec<&Path> = outcomes
         .iter()
-        .find(|one| one.filename.as_str() == file_name)?;
-    Some((artifact, path))
+        .filter(|one| one.result.is_err())
+        .filter_map(|one| one.file.parent())
+        .collect();
+    let extra = tree.extra();
+    extra
+        .filter(|path| {
+            !path
+                .parent()
+                .is_some_and(|folder| doubtful.contains(&folder))
+        })
+        .map(Path::to_owned)
+        .collect()
 }
 
-/// The number in a version file. A missing file means no floor, but only to somebody who is about to write it.
-fn read_version(file: &Path, may_be_absent: bool) -> Result<u64, CommandError> {
-    if may_be_absent && !file.exists() {
-        return Ok(0);
+impl Results {
+    /// Every problem with its stable name, the first first.
+    fn problems(&self, strict: bool) -> Vec<(&'static str, String)> {
+        let mut all = Vec::new();
+        for outcome in &self.outcomes {
+            match &outcome.result {
+                Err(refusal) => all.push((refusal.code, refusal.error.to_string())),
+                Ok((_, checked)) => all.extend(
+                    checked
+                        .iter()
+                        .filter_map(|one| Some((one.code()?, one.problem()?))),
+                ),
+            }
+        }
+        if strict {
+            let extra = self.extra.iter();
+            all.extend(extra.map(|path| {
+                let path = artifacts::shown(path);
+                ("extra-file", format!("{path}: no manifest names this file"))
+            }));
+        }
+        all
     }
-    let bytes = trust::read(file, VERSION_FILE_SIZE_MAX, "version file")
-        .map_err(|error| error.hint("on first use, add --update-version to create it"))?;
-    let text = String::from_utf8_lossy(&bytes);
-    text.trim().parse().map_err(|_| {
-        CommandError::local(format!(
-            "{}: does not hold one decimal number",
-            file.display()
-        ))
-    })
-}
 
-fn write_version(file: &Path, sequence: u64) -> Result<(), CommandError> {
-    let failed = |error: &dyn std::fmt::Display| {
-        CommandError::local(format!(
-            "{}: the version cannot be written: {error}",
-            file.display()
-        ))
-    };
-    let name = file
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    let name: FileName = name.parse().map_err(|error| failed(&error))?;
-    let parent = file
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let folder = Folder::open(parent.unwrap_or(Path::new("."))).map_err(|error| failed(&error))?;
-    folder
-        .write(&name, format!("{sequence}\n").as_bytes())
-        .map_err(|error| failed(&error))?;
-    Ok(())
-}
-
-fn print_failed(args: &Args, file: &str, message: &str, code: &str) {
-    match args.format {
-        _ if args.quiet => {}
-        Format::Text => out::line(format_args!("FAILED    {file}")),
-        Format::Json => print_json(&json!({
-            "status": "FAILED",
-            "file": file,
-            "manifest_version": null,
-            "channel": null,
-            "arch": null,
-            "key_id": null,
-            "error": message,
-            "code": code,
-        })),
+    /// The outcome of the command: the only refusal as it is, with its hint, else all problems, one a line.
+    fn end(&self, strict: bool) -> Result<(), CommandError> {
+        if let [outcome] = self.outcomes.as_slice()
+            && let Err(refusal) = &outcome.result
+        {
+            return Err(refusal.error.clone());
+        }
+        let problems = self.problems(strict);
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<&str> = problems.iter().map(|(_, line)| line.as_str()).collect();
+        let lines = lines.join("\nerror: ");
+        if problems.iter().all(|(code, _)| *code == "local") {
+            return Err(CommandError::local(lines));
+        }
+        let failed = CommandError::failed(lines);
+        Err(match problems[0].0 {
+            "bad-hash" | "missing-file" => failed
+                .hint("fetch the file again with phase-fetch, which verifies while it downloads"),
+            "extra-file" => failed.hint("take these files away, or leave out --strict"),
+            _ => failed,
+        })
     }
-}
-
-fn print_result(
-    args: &Args,
-    file: &Path,
-    trust: &Trust,
-    manifest: &Verified<Manifest>,
-    checked: &[Checked],
-) {
-    match args.format {
-        _ if args.quiet => {}
-        Format::Text => print_text(file, trust, manifest, checked),
-        Format::Json => print_object(file, trust, manifest, checked),
-    }
-}
-
-fn print_text(file: &Path, trust: &Trust, manifest: &Verified<Manifest>, checked: &[Checked]) {
-    out::line(format_args!("VERIFIED  {}", file.display()));
-    out::line(format_args!(
-        "          version {} (sequence {}), {}/{}",
-        manifest.version, manifest.sequence, manifest.channel, manifest.arch
-    ));
-    out::line(format_args!(
-        "          signed by key {} (trusted by {})",
-        signers(manifest).join(", "),
-        trust.file.display()
-    ));
-    out::line(format_args!(
-        "          created {}, {} {}",
-        manifest.created_at,
-        if manifest.expired() {
-            "EXPIRED"
-        } else {
-            "expires"
-        },
-        manifest.expires_at
-    ));
-    if let Some(note) = trust.development_note() {
-        out::line(format_args!("          note: {note}"));
-    }
-    for one in checked {
-        let status = if one.good() { "VERIFIED" } else { "FAILED  " };
-        out::line(format_args!(
-            "{status}  {} ({}) {}",
-            one.path.display(),
-            one.name,
-            one.computed
-        ));
-    }
-}
-
-fn print_object(file: &Path, trust: &Trust, manifest: &Verified<Manifest>, checked: &[Checked]) {
-    let signers = signers(manifest);
-    let first_bad = checked.iter().find(|one| !one.good());
-    print_json(&json!({
-        "status": if first_bad.is_some() { "FAILED" } else { "VERIFIED" },
-        "manifest": file.display().to_string(),
-        "manifest_version": manifest.sequence,
-        "version": manifest.version,
-        "channel": manifest.channel,
-        "arch": manifest.arch,
-        "key_id": signers.first(),
-        "key_ids": signers,
-        "trusted_by": trust.file.display().to_string(),
-        "development_key": trust.root.is_development(),
-        "created_at": manifest.created_at,
-        "expires_at": manifest.expires_at,
-        "expired": manifest.expired(),
-        "artifacts": checked.iter().map(|one| json!({
-            "name": one.name,
-            "file": one.path.display().to_string(),
-            "status": if one.good() { "VERIFIED" } else { "FAILED" },
-            "size_bytes": one.size,
-            "expected": one.expected,
-            "computed": one.computed,
-        })).collect::<Vec<_>>(),
-        "error": first_bad.map(Checked::mismatch),
-        "code": first_bad.map(|_| "bad-hash"),
-    }));
-}
-
-fn signers(manifest: &Verified<Manifest>) -> Vec<String> {
-    manifest.signers().iter().map(ToString::to_string).collect()
-}
-
-fn print_json(value: &serde_json::Value) {
-    out::line(format_args!("{value:#}"));
 }

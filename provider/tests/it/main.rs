@@ -13,3 +13,5 @@ mod stage;
 mod stdout;
 mod typed;
 mod verify;
+mod verify_directory;
+mod verify_floor;

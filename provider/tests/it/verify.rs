@@ -265,7 +265,10 @@ fn the_version_file_only_grows_and_is_never_guessed() {
     );
     assert!(absent.err.contains("--update-version"), "{absent:?}");
     assert_eq!(check(&["--update-version"]).code, Some(0));
-    assert_eq!(fs::read_to_string(desk.path("version")).unwrap(), "7\n");
+    assert_eq!(
+        fs::read_to_string(desk.path("version")).unwrap(),
+        "7\ngeneration 1\nsecurity_version 1\n"
+    );
     assert_eq!(check(&[]).code, Some(0));
     fs::write(desk.path("version"), "8\n").unwrap();
     assert_eq!(check(&["--update-version"]).code, Some(1));
