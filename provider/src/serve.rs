@@ -10,6 +10,7 @@ mod args;
 mod build;
 mod catalog;
 mod chores;
+mod hand;
 mod hashing;
 mod health;
 mod limits;
@@ -97,6 +98,10 @@ async fn serve(
     let chores = [
         tokio::spawn(hash_ahead(Arc::clone(&app))),
         tokio::spawn(keep_init_informed(Arc::clone(&app))),
+        tokio::spawn({
+            let catalog = Arc::clone(&app.catalog);
+            async move { catalog.tidy().await }
+        }),
     ];
     let shutdown = async {
         shutdown.await;

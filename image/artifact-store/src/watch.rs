@@ -93,6 +93,11 @@ impl Stamp {
     pub fn is_good(&self) -> bool {
         self.epoch.load(Ordering::Acquire) == self.begun
     }
+
+    /// Whether both are about one place.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.epoch, &other.epoch)
+    }
 }
 
 impl Watch {

@@ -19,8 +19,8 @@ pub(crate) const HEAD_SIZE_MAX: usize = 32 * 1024;
 /// Connections at once, if the limit on open files allows as many: at about 20 KiB for an idle one this is 80 MiB.
 pub(crate) const CONNECTIONS_MAX: usize = 4_096;
 
-/// Descriptors for everything that is no connection or its file.
-pub(crate) const FILES_RESERVED: u64 = 64;
+/// Descriptors for everything that is no connection or its file, files at hand included.
+pub(crate) const FILES_RESERVED: u64 = 96;
 
 /// Connections the kernel holds for us while we are busy; it is cut to net.core.somaxconn.
 pub(crate) const BACKLOG: i32 = 4_096;

@@ -16,8 +16,8 @@ use serde::Serialize;
 
 use crate::http::body::Body;
 
-/// Where the bytes of a content come from.
-#[derive(Debug)]
+/// Where the bytes of a content come from. Clones share them.
+#[derive(Debug, Clone)]
 pub(crate) enum Source {
     /// Memory.
     Bytes(Bytes),
@@ -25,8 +25,8 @@ pub(crate) enum Source {
     File(OpenFile),
 }
 
-/// Something with a digest that is sent whole or in part.
-#[derive(Debug)]
+/// Something with a digest that is sent whole or in part. Clones share everything.
+#[derive(Debug, Clone)]
 pub(crate) struct Content {
     /// The bytes.
     pub(crate) source: Source,

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::http::answered::Answered;
 use crate::http::body::Body;
-use crate::http::respond::{self, Content, Source};
+use crate::http::respond::{self, Content};
 use crate::http::server::Handler;
 use crate::http::target::{self, ArtifactTarget, Target};
 use crate::init_link::InitLink;
@@ -95,17 +95,22 @@ impl App {
             self.metrics.refused(Reason::Method);
             return respond::not_allowed();
         }
+        if let Some(content) = self.catalog.at_hand(path) {
+            return self.content(method, headers, content);
+        }
         match target::parse(path) {
             Target::Root => respond::json(StatusCode::OK, &self.identity()),
             Target::Health => self.health(),
             Target::Status => self.status(),
             Target::Metrics => self.show_metrics(),
             Target::DefaultManifest => {
-                self.manifest(method, headers, &self.channel, self.arch)
-                    .await
+                let folder = (&self.channel, self.arch);
+                self.manifest(method, headers, path, folder).await
             }
-            Target::Manifest(channel, arch) => self.manifest(method, headers, &channel, arch).await,
-            Target::Artifact(target) => self.artifact(method, headers, &target).await,
+            Target::Manifest(channel, arch) => {
+                self.manifest(method, headers, path, (&channel, arch)).await
+            }
+            Target::Artifact(target) => self.artifact(method, headers, path, &target).await,
             Target::Unknown => {
                 self.metrics.refused(Reason::NotFound);
                 respond::text(StatusCode::NOT_FOUND, "not found")
@@ -121,18 +126,12 @@ impl App {
         &self,
         method: &Method,
         headers: &HeaderMap,
-        channel: &Channel,
-        arch: Arch,
+        path: &str,
+        (channel, arch): (&Channel, Arch),
     ) -> Response<Body> {
         // Boxed: making a manifest needs much room, which every request's task would have.
-        match Box::pin(self.catalog.manifest(channel, arch)).await {
-            Ok(manifest) => {
-                let content = Content {
-                    source: Source::Bytes(manifest.bytes),
-                    labels: manifest.labels,
-                };
-                self.content(method, headers, content)
-            }
+        match Box::pin(self.catalog.manifest_answer(channel, arch, path)).await {
+            Ok(content) => self.content(method, headers, content),
             Err(refusal) => self.refused(&refusal),
         }
     }
@@ -141,9 +140,10 @@ impl App {
         &self,
         method: &Method,
         headers: &HeaderMap,
+        path: &str,
         target: &ArtifactTarget,
     ) -> Response<Body> {
-        match self.catalog.artifact(target).await {
+        match self.catalog.artifact(target, Some(path)).await {
             Ok(content) => self.content(method, headers, content),
             Err(refusal) => self.refused(&refusal),
         }

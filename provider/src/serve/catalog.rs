@@ -6,6 +6,8 @@
 //! otherwise                ──> an unsigned view, which our clients refuse
 //! ```
 //!
+//! What was answered once is at hand until something changes: [`hand`](crate::serve::hand) says what that guarantees.
+//!
 //! Never gives out bytes with a digest that is not theirs: a file is opened once, its digest belongs to what was opened,
 //! and a file that was written to a moment ago is waited for.
 
@@ -13,13 +15,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use artifact_store::{Folders, HashError, Identity, OpenFile, Scan, Store};
+use artifact_store::{Folders, HashError, Identity, Looking, OpenFile, Scan, Store};
 use boot_manifest::{Arch, Artifact, ArtifactName, Channel, Digest, FileName, KeyId, Timestamp};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use crate::http::respond::{self, Content, Facts, Labels, Source};
 use crate::http::target::ArtifactTarget;
+use crate::serve::hand::Hand;
 use crate::serve::hashing::Hashing;
 use crate::serve::limits::{REPORTED_MAX, SETTLE_TRIES_MAX, VALID_DAYS};
 use crate::serve::ready::ReadyFiles;
@@ -43,8 +46,8 @@ pub(crate) struct ManifestBytes {
 }
 
 /// A file that is about to be served.
-struct Served<'a> {
-    name: &'a FileName,
+struct Served {
+    name: FileName,
     identity: Identity,
     digest: Digest,
 }
@@ -77,6 +80,7 @@ pub(crate) struct Catalog {
     signer: Option<Signer>,
     signed: SignedFiles,
     ready: ReadyFiles,
+    hand: Hand,
     made: Mutex<HashMap<(Channel, Arch), Arc<MadeFolder>>>,
     reported: Mutex<HashSet<Identity>>,
 }
@@ -90,6 +94,7 @@ impl Catalog {
         manifest_file: FileName,
     ) -> Self {
         Self {
+            hand: Hand::new(&store),
             store,
             hashing,
             signer,
@@ -110,17 +115,66 @@ impl Catalog {
         self.signer.as_ref()
     }
 
-    /// A file, with what is said about it.
-    pub(crate) async fn artifact(&self, target: &ArtifactTarget) -> Result<Content, Refusal> {
-        match self.at_hand(target)? {
-            Some(content) => Ok(content),
+    /// The answer to a request for `path`, when it is at hand. Makes no system call, or one in a millisecond.
+    pub(crate) fn at_hand(&self, path: &str) -> Option<Content> {
+        self.hand.get(path)
+    }
+
+    /// Lets go of what is at hand and not good any more, for ever.
+    pub(crate) async fn tidy(&self) {
+        self.hand.tidy().await;
+    }
+
+    /// A file, with what is said about it. With the path it was asked for by, the answer is at hand afterwards.
+    pub(crate) async fn artifact(
+        &self,
+        target: &ArtifactTarget,
+        path: Option<&str>,
+    ) -> Result<Content, Refusal> {
+        let (served, content) = match self.in_memory(target)? {
+            Some(found) => found,
             // Boxed: what the common case does not need would make every request's task larger.
-            None => Box::pin(self.opened(target)).await,
+            None => Box::pin(self.opened(target)).await?,
+        };
+        if let Some(path) = path {
+            self.keep_artifact(path, target, &served, &content);
+        }
+        Ok(content)
+    }
+
+    /// Looks at a file once more, this time watched, and keeps the answer when all is as it was.
+    fn keep_artifact(
+        &self,
+        path: &str,
+        target: &ArtifactTarget,
+        served: &Served,
+        content: &Content,
+    ) {
+        let Some(look) = self.hand.begin(path, &target.channel, target.arch) else {
+            return;
+        };
+        let mut folders = self
+            .store
+            .folders(&target.channel, target.arch, &target.spelling)
+            .watched(&look.looking);
+        let Ok(seen) = folders.look(&target.name) else {
+            return;
+        };
+        if seen.identity() != Some(served.identity) || seen.name() != served.name.as_str() {
+            return;
+        }
+        let content = match self.ready.get(&seen) {
+            Some(ready) => ready.content(),
+            None => content.clone(),
+        };
+        if self.check(target, served, &mut folders).is_ok() {
+            drop(folders);
+            self.hand.keep(look, content);
         }
     }
 
-    /// A small file whose content is known. Every request looks at the file and at the folder's manifest.
-    fn at_hand(&self, target: &ArtifactTarget) -> Result<Option<Content>, Refusal> {
+    /// A small file whose content is known. The file and the folder's manifest are looked at.
+    fn in_memory(&self, target: &ArtifactTarget) -> Result<Option<(Served, Content)>, Refusal> {
         let mut folders = self
             .store
             .folders(&target.channel, target.arch, &target.spelling);
@@ -132,16 +186,16 @@ impl Catalog {
             return Ok(None);
         };
         let served = Served {
-            name: &ready.name,
+            name: ready.name.clone(),
             identity,
             digest: ready.digest,
         };
-        self.check(target, served, &mut folders)?;
-        Ok(Some(ready.content()))
+        self.check(target, &served, &mut folders)?;
+        Ok(Some((served, ready.content())))
     }
 
     /// A file that is opened, and hashed if need be.
-    async fn opened(&self, target: &ArtifactTarget) -> Result<Content, Refusal> {
+    async fn opened(&self, target: &ArtifactTarget) -> Result<(Served, Content), Refusal> {
         let asked = target.name.as_str();
         for _ in 0..SETTLE_TRIES_MAX {
             let file = self
@@ -159,14 +213,14 @@ impl Catalog {
                 Err(error) => return Err(Refusal::Unreadable(asked.to_owned(), error.to_string())),
             };
             let served = Served {
-                name: file.name(),
+                name: file.name().clone(),
                 identity,
                 digest,
             };
             let mut folders = self
                 .store
                 .folders(&target.channel, target.arch, &target.spelling);
-            self.check(target, served, &mut folders)?;
+            self.check(target, &served, &mut folders)?;
             let labels = Arc::new(Labels::new(Facts {
                 digest,
                 size: file.size(),
@@ -175,10 +229,8 @@ impl Catalog {
                 is_artifact: true,
             }));
             self.ready.keep(&file, digest, &labels);
-            return Ok(Content {
-                source: Source::File(file),
-                labels,
-            });
+            let source = Source::File(file);
+            return Ok((served, Content { source, labels }));
         }
         Err(Refusal::Busy(asked.to_owned()))
     }
@@ -187,7 +239,7 @@ impl Catalog {
     fn check(
         &self,
         target: &ArtifactTarget,
-        served: Served<'_>,
+        served: &Served,
         folders: &mut Folders<'_>,
     ) -> Result<(), Refusal> {
         let Ok(Some(signed)) = self.signed.look(folders) else {
@@ -199,7 +251,7 @@ impl Catalog {
         let named = view
             .artifacts
             .iter()
-            .find(|artifact| artifact.filename == *served.name);
+            .find(|artifact| artifact.filename == served.name);
         let Some(named) = named.filter(|named| named.digest != served.digest) else {
             return Ok(());
         };
@@ -227,6 +279,49 @@ impl Catalog {
     ) -> Result<Option<Arc<SignedFile>>, Refusal> {
         self.signed
             .look(&mut self.store.folders(channel, arch, arch.as_str()))
+    }
+
+    /// The answer to a request for `path` that asks for the manifest of a folder. It is at hand afterwards.
+    pub(crate) async fn manifest_answer(
+        &self,
+        channel: &Channel,
+        arch: Arch,
+        path: &str,
+    ) -> Result<Content, Refusal> {
+        let manifest = self.manifest(channel, arch).await?;
+        let content = Content {
+            source: Source::Bytes(manifest.bytes.clone()),
+            labels: Arc::clone(&manifest.labels),
+        };
+        if let Some(look) = self.hand.begin(path, channel, arch)
+            && self.is_still(&manifest, channel, arch, &look.looking)
+        {
+            self.hand.keep(look, content.clone());
+        }
+        Ok(content)
+    }
+
+    /// Whether a watched look finds that `manifest` is the one of the folder.
+    fn is_still(
+        &self,
+        manifest: &ManifestBytes,
+        channel: &Channel,
+        arch: Arch,
+        looking: &Looking<'_>,
+    ) -> bool {
+        let mut folders = self
+            .store
+            .folders(channel, arch, arch.as_str())
+            .watched(looking);
+        match self.signed.look(&mut folders) {
+            Err(_) => false,
+            Ok(Some(signed)) => signed.digest == manifest.digest,
+            Ok(None) => {
+                let fingerprint = fingerprint(&self.store.scan_watched(channel, arch, looking));
+                let ready = self.folder(channel, arch).ready(&fingerprint, now());
+                ready.is_some_and(|ready| ready.digest == manifest.digest)
+            }
+        }
     }
 
     /// The manifest of a folder: signed elsewhere, signed here, or unsigned.

@@ -20,7 +20,7 @@ pub(super) async fn hash_ahead(app: Arc<App>) {
         for target in health::unhashed(&app.catalog, &app.channel, app.arch) {
             let started = Instant::now();
             // Refusals are logged where they are found, and stand in /health.
-            let served = app.catalog.artifact(&target).await.is_ok();
+            let served = app.catalog.artifact(&target, None).await.is_ok();
             let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             tracing::debug!(file = %target.name, served, millis, "hashed ahead");
         }

@@ -49,3 +49,16 @@ pub(crate) const SPELLINGS_KEPT_MAX: usize = 1_024;
 
 /// The longest drain that can be asked for: whoever wants more does not want to stop.
 pub(crate) const DRAIN_SECONDS_LIMIT: u64 = 3_600;
+
+/// How long an answer is at hand before everything is looked at again. Changes that the kernel does not tell of are noticed
+/// after this long; looking once in a second costs nothing that could be measured.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Answers at hand. A release has a handful; one that does not fit costs a few looks.
+pub(crate) const HAND_MAX: usize = 256;
+
+/// Bytes of the answers at hand, nearly all of them shared with the small files and manifests that are kept anyway.
+pub(crate) const HAND_BYTES_MAX: usize = 4 << 20;
+
+/// Descriptors of the answers at hand; `FILES_RESERVED` of the HTTP server has room for them.
+pub(crate) const HAND_FILES_MAX: usize = 32;

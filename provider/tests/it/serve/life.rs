@@ -322,9 +322,9 @@ fn the_log_follows_its_environment() {
 fn no_more_connections_than_descriptors_allow() {
     let tree = Tree::new(&[("stable/x86_64/vmlinuz", b"kernel")]);
     let mut command = Command::new("sh");
-    // 64 descriptors are reserved; a connection may need two.
+    // 96 descriptors are reserved; a connection may need two.
     command
-        .args(["-c", "ulimit -n 80; exec \"$@\"", "sh", PLASMD])
+        .args(["-c", "ulimit -n 112; exec \"$@\"", "sh", PLASMD])
         .args(["serve", "--no-mdns"]);
     command
         .args(["-b", "127.0.0.1", "-p", "0", "-a"])
