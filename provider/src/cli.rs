@@ -12,8 +12,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::exit::{CommandError, Exit};
 use crate::{
-    completions_cmd, discover_cmd, fetch_cmd, instead, key, man_cmd, manifest_cmd, net, out, serve,
-    stage, status_cmd, verify_cmd,
+    completions_cmd, config, discover_cmd, exit, fetch_cmd, instead, key, man_cmd, manifest_cmd,
+    net, out, serve, stage, status_cmd, verify_cmd,
 };
 
 /// Phase: serves signed boot images, and boots machines from them.
@@ -23,6 +23,9 @@ struct Plasmd {
     #[command(subcommand)]
     command: Command,
 }
+
+/// The command that serves.
+const SERVE: &str = "serve";
 
 /// A tool started under its own name.
 #[derive(Parser)]
@@ -40,6 +43,9 @@ pub(crate) enum Command {
     /// Ask a running provider
     #[command(subcommand)]
     Provider(status_cmd::Command),
+    /// Look at the configuration of `plasmd serve`
+    #[command(subcommand)]
+    Config(config::cmd::Command),
     /// Make and look at signing keys
     #[command(subcommand)]
     Key(key::Command),
@@ -95,15 +101,27 @@ pub(crate) const NAMES: [(&str, &str); 4] = [
 /// What can be typed after one of [`NAMES`]; any other name is `plasmd`.
 pub(crate) fn command_of(name: &str) -> clap::Command {
     let Some((name, about)) = NAMES.iter().find(|(known, _)| *known == name) else {
-        return Plasmd::command();
+        return plasmd();
     };
     let command = match *name {
         "phase-discover" => Tool::<discover_cmd::Args>::command(),
         "phase-fetch" => Tool::<fetch_cmd::Args>::command(),
         "phase-verify" => Tool::<verify_cmd::Args>::command(),
-        _ => return Plasmd::command(),
+        _ => return plasmd(),
     };
     command.name(*name).bin_name(*name).about(*about)
+}
+
+fn plasmd() -> clap::Command {
+    Plasmd::command().mut_subcommand(SERVE, config::with_switches)
+}
+
+/// The command whose flags are the settings of a provider.
+pub(crate) fn serve_command() -> clap::Command {
+    let plasmd = plasmd();
+    let serve = plasmd.find_subcommand(SERVE).cloned();
+    // The name is that of a variant of `Command`; a test asks for it.
+    serve.unwrap_or(plasmd).bin_name("plasmd serve")
 }
 
 /// The same without what is hidden from people, for completions and manual pages.
@@ -139,7 +157,27 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Command {
         "phase-discover" => Command::Discover(parsed::<Tool<_>>(name, &args).args),
         "phase-fetch" => Command::Fetch(parsed::<Tool<_>>(name, &args).args),
         "phase-verify" => Command::Verify(parsed::<Tool<_>>(name, &args).args),
+        _ if args.get(1).is_some_and(|command| command == SERVE) => serve(&args),
         _ => parsed::<Plasmd>("plasmd", &args).command,
+    }
+}
+
+/// `serve` has a configuration besides its flags.
+fn serve(args: &[OsString]) -> Command {
+    let places = config::Places::of_this_process();
+    match config::parse::<serve::Args>(&serve_command(), &args[2..], &places) {
+        Ok((mut parsed, in_force)) => {
+            parsed.in_force = in_force;
+            Command::Serve(parsed)
+        }
+        Err(config::Failure::Flags(error)) => match instead::answer("plasmd", args, &error) {
+            Some(answer) => instead::exit(&answer),
+            None => error.exit(),
+        },
+        Err(problems) => {
+            exit::report(&problems.into());
+            std::process::exit(Exit::Usage as i32)
+        }
     }
 }
 
@@ -163,6 +201,7 @@ impl Command {
         match self {
             Self::Serve(_) | Self::Net(_) | Self::Stage(_) => LevelFilter::INFO,
             Self::Provider(_)
+            | Self::Config(_)
             | Self::Key(_)
             | Self::Manifest(_)
             | Self::Discover(_)
@@ -181,6 +220,7 @@ impl Command {
         match self {
             Self::Serve(args) => serve::run(args),
             Self::Provider(command) => status_cmd::run(command),
+            Self::Config(command) => config::cmd::run(command),
             Self::Key(command) => key::run(command),
             Self::Manifest(command) => manifest_cmd::run(command),
             Self::Discover(args) => discover_cmd::run(args),

@@ -1,6 +1,6 @@
 //! How every command of this binary ends: one table of exit codes and one shape of error.
 //!
-//! Nothing here prints, except [`finish`], which only `main` calls.
+//! Nothing here prints, except [`finish`], which only `main` calls, and [`report`].
 
 use std::fmt;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ pub(crate) enum Exit {
     Done = 0,
     /// 1: what was asked for failed: it did not verify, was not found, was unreachable, or took too long.
     Failed = 1,
-    /// 2: the command line cannot be understood (clap uses the same number).
+    /// 2: the command line or the configuration cannot be understood (clap uses the same number).
     Usage = 2,
     /// 3: this machine is in the way: a file, directory, port or permission.
     Local = 3,
@@ -75,12 +75,17 @@ pub(crate) fn finish(result: Result<Exit, CommandError>) -> ExitCode {
     let exit = match result {
         Ok(exit) => exit,
         Err(error) => {
-            eprintln!("error: {}", error.message);
-            if let Some(hint) = &error.hint {
-                eprintln!("hint: {hint}");
-            }
+            report(&error);
             error.exit
         }
     };
     ExitCode::from(exit as u8)
+}
+
+/// Prints an error for people.
+pub(crate) fn report(error: &CommandError) {
+    eprintln!("error: {}", error.message);
+    if let Some(hint) = &error.hint {
+        eprintln!("hint: {hint}");
+    }
 }

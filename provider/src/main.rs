@@ -6,6 +6,7 @@
 
 mod cli;
 mod completions_cmd;
+mod config;
 mod discover_cmd;
 mod exit;
 mod fetch_cmd;

@@ -10,6 +10,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 
+use crate::config::InForce;
 use crate::http::answered::Answered;
 use crate::http::body::Body;
 use crate::http::respond::{self, Content};
@@ -39,6 +40,8 @@ pub(crate) struct App {
     pub(crate) channel: Channel,
     /// The architecture of `/manifest.json`.
     pub(crate) arch: Arch,
+    /// The configuration.
+    pub(crate) in_force: InForce,
     /// Whose manifests are believed, for `/health`.
     pub(crate) trust_root: Option<TrustRoot>,
     /// What is counted.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use boot_manifest::{Arch, Channel};
 
+use crate::config::InForce;
 use crate::http::limits::DRAIN_MAX;
 use crate::serve::limits::{DRAIN_SECONDS_LIMIT, VALID_DAYS};
 
@@ -54,6 +55,12 @@ pub(crate) struct Args {
     /// Run as a role of the appliance: init is told what happens
     #[arg(long, hide = true)]
     pub(super) appliance: bool,
+    /// The configuration file [default: /etc/phase/plasmd.toml, when it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Every setting and where it comes from.
+    #[arg(skip)]
+    pub(crate) in_force: InForce,
 }
 
 /// How serving ends.

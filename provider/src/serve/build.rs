@@ -50,6 +50,7 @@ pub(super) fn build(args: Args, listeners: &[Listener]) -> Result<App, CommandEr
         catalog: Arc::new(Catalog::new(store, hashing, signer, manifest_file)),
         channel: args.channel,
         arch: args.arch,
+        in_force: args.in_force,
         trust_root,
         metrics: Arc::new(Metrics::default()),
         started: Instant::now(),

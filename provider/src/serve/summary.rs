@@ -1,5 +1,6 @@
 //! The first lines of the log: where, what, and what does not work. Reads nothing that serving would not read.
 
+use crate::config::Source;
 use crate::serve::app::{self, App};
 
 /// What an operator wants to see first: where, what, and what does not work.
@@ -12,6 +13,15 @@ pub(super) fn summarise(app: &App, connections_max: usize) {
         url = %urls.next().map_or("", String::as_str), artifacts = %store.path().display(), channel = %channel,
         arch = %arch, connections_max, dht = app::DHT, mdns = app.announcement.state(), "serving"
     );
+    if let Some(file) = &app.in_force.file {
+        tracing::info!(file = %file.display(), "configuration file");
+    }
+    for setting in &app.in_force.settings {
+        if setting.source != Source::Default {
+            let value = setting.values.join(",");
+            tracing::info!(key = setting.key, value, from = %setting.source, "setting");
+        }
+    }
     for url in urls {
         tracing::info!(url, "serving here too");
     }

@@ -1,5 +1,6 @@
 //! `plasmd serve` as clients and operators meet it.
 
+mod config;
 mod fresh;
 mod guide;
 mod life;
