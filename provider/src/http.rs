@@ -8,6 +8,7 @@
 //! | `answered` | what became of a request, for counters and logs |
 //! | `wire` | one connection's bytes: counting, and a deadline for clients that do not read |
 //! | `tls` | handshakes, with a deadline and a bound |
+//! | `inlet` | what comes in: strict about what is a request, before hyper sees it |
 //! | `target` | from the request target to a route; the only place that decodes paths |
 //! | `respond`, `body` | answers, and files read straight into the socket |
 //! | `limits` | every number with its reason |
@@ -15,6 +16,7 @@
 pub(crate) mod alarm;
 pub(crate) mod answered;
 pub(crate) mod body;
+pub(crate) mod inlet;
 pub(crate) mod limits;
 pub(crate) mod respond;
 pub(crate) mod server;

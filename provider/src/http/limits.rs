@@ -13,8 +13,17 @@ pub(crate) const HEAD_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Time a client may take to accept no byte at all before its connection is cut.
 pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 
-/// Bytes of one request head. Browsers and firmware send under 2 KiB.
-pub(crate) const HEAD_SIZE_MAX: usize = 32 * 1024;
+/// Bytes of one request head.
+pub(crate) use http_semantics::limits::HEAD_SIZE_MAX;
+
+/// Bytes taken from a connection at once: a few pipelined requests.
+pub(crate) const READ_SIZE: usize = 4 * 1024;
+
+/// Time a client has to read why it was refused before its connection is closed over it.
+pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(2);
+
+/// Bytes of a refused client that are read away so that it can read why: more than a large head.
+pub(crate) const FAREWELL_REST_MAX: usize = 256 * 1024;
 
 /// Connections at once, if the limit on open files allows as many: at about 20 KiB for an idle one this is 80 MiB.
 pub(crate) const CONNECTIONS_MAX: usize = 4_096;

@@ -1,5 +1,5 @@
-//! The bytes of one connection, between hyper and the socket: what really leaves is counted here, and a client that
-//! takes nothing for too long is cut off.
+//! The bytes of one connection, between hyper and the socket: what comes in passes the [inlet](crate::http::inlet), what
+//! really leaves is counted here, and a client that takes nothing for too long is cut off.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,8 +12,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
+use crate::http::inlet::Inlet;
 use crate::http::limits::WRITE_STALL_MAX;
-use crate::serve::metrics::{self, Cut, Metrics};
+use crate::serve::metrics::{self, Cut, Metrics, Reason};
 
 /// What the service and the wire of one connection tell each other.
 #[derive(Debug, Default)]
@@ -43,6 +44,7 @@ pub(crate) struct Wire<S> {
     stream: TokioIo<S>,
     account: Arc<Account>,
     metrics: Arc<Metrics>,
+    inlet: Inlet,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -53,6 +55,7 @@ impl<S> Wire<S> {
             stream: TokioIo::new(stream),
             account,
             metrics,
+            inlet: Inlet::default(),
             stalled: None,
         }
     }
@@ -92,13 +95,22 @@ impl<S: AsyncRead + Unpin> Read for Wire<S> {
         context: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let result = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
-        self.account.heard.store(true, Ordering::Relaxed);
+        let wire = &mut *self;
+        let was_refused = wire.inlet.refusal().is_some();
+        let result = ready!(
+            wire.inlet
+                .poll_read(wire.stream.inner_mut(), context, buffer)
+        );
+        wire.account.heard.store(true, Ordering::Relaxed);
+        if let (false, Some(refusal)) = (was_refused, wire.inlet.refusal()) {
+            wire.metrics.refused(Reason::of_head(&refusal));
+            tracing::debug!(code = refusal.code, "request refused: {refusal}");
+        }
         Poll::Ready(result)
     }
 }
 
-impl<S: AsyncWrite + Unpin> Write for Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Write for Wire<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -126,6 +138,7 @@ impl<S: AsyncWrite + Unpin> Write for Wire<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let wire = &mut *self;
+        wire.inlet.poll_shutdown(wire.stream.inner_mut(), context)
     }
 }

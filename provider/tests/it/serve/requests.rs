@@ -35,7 +35,8 @@ fn ranges() {
         ("bytes=990-", 206, "bytes 990-999/1000", &content[990..]),
         ("bytes=-10", 206, "bytes 990-999/1000", &content[990..]),
         ("bytes=-5000", 206, "bytes 0-999/1000", &content[..]),
-        ("bytes=0-1,5-6", 200, "", &content[..]),
+        // Too near to each other to be worth two parts.
+        ("bytes=0-1,5-6", 206, "bytes 0-6/1000", &content[..7]),
         ("bytes=6-5", 200, "", &content[..]),
         ("lines=0-1", 200, "", &content[..]),
         ("nonsense", 200, "", &content[..]),
@@ -462,7 +463,7 @@ fn nonsense_is_answered_and_survived() {
         let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(
-            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+            answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 505 "),
             "{request:?}: {answer}"
         );
     }

@@ -1,0 +1,268 @@
+//! What a connection brings in. Only whole requests that may be answered go on to hyper; the first one that may not ends
+//! the input, is answered here once everything before it is, and the connection is closed so that the answer arrives.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
+
+use bytes::{Buf as _, BytesMut};
+use http_semantics::gate::Gate;
+use http_semantics::refusal::Refusal;
+use hyper::rt::ReadBufCursor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use crate::http::limits::{FAREWELL_MAX, FAREWELL_REST_MAX, READ_SIZE};
+use crate::serve::metrics::Reason;
+
+/// The incoming half of a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Inlet {
+    gate: Gate,
+    /// Received, and not taken by hyper yet. Empty and without memory while the connection is idle.
+    held: BytesMut,
+    /// Bytes at the start of `held` that may be taken.
+    through: usize,
+    is_ended: bool,
+    refusal: Option<Refusal>,
+    farewell: Option<Farewell>,
+}
+
+/// The last answer, and waiting for the client to have read it.
+#[derive(Debug)]
+struct Farewell {
+    answer: Vec<u8>,
+    written: usize,
+    is_shut: bool,
+    /// Bytes of the client that are still read away: closing over unread ones resets the connection, and with it the
+    /// answer.
+    rest: usize,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Inlet {
+    /// Begins with bytes that were received already.
+    #[cfg(test)]
+    pub(crate) fn with(received: &[u8]) -> Self {
+        Self {
+            held: received.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Why nothing more is taken.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.refusal
+    }
+
+    /// Gives hyper what may go through; nothing at the end of the input.
+    pub(crate) fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        context: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if self.through > 0 {
+                let size = self.through.min(buffer.remaining());
+                buffer.put_slice(&self.held[..size]);
+                self.held.advance(size);
+                self.through -= size;
+                if self.held.is_empty() {
+                    self.held = BytesMut::new();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if self.is_ended {
+                return Poll::Ready(Ok(()));
+            }
+            match self.gate.pass(&self.held) {
+                Ok(0) => ready!(self.poll_receive(stream, context))?,
+                Ok(size) => self.through = size,
+                Err(refusal) => {
+                    self.refusal = Some(refusal);
+                    self.is_ended = true;
+                    self.held = BytesMut::new();
+                }
+            }
+        }
+    }
+
+    fn poll_receive<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut room = [0; READ_SIZE];
+        let mut room = ReadBuf::new(&mut room);
+        ready!(Pin::new(stream).poll_read(context, &mut room))?;
+        self.is_ended = room.filled().is_empty();
+        self.held.extend_from_slice(room.filled());
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends the answer to what was refused, and ends the connection.
+    pub(crate) fn poll_shutdown<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(refusal) = self.refusal else {
+            return Pin::new(stream).poll_shutdown(context);
+        };
+        let farewell = self.farewell.get_or_insert_with(|| Farewell {
+            answer: refusal.answer(SystemTime::now()),
+            written: 0,
+            is_shut: false,
+            rest: FAREWELL_REST_MAX,
+            deadline: Box::pin(tokio::time::sleep(FAREWELL_MAX)),
+        });
+        match farewell.poll(stream, context) {
+            Poll::Pending => farewell.deadline.as_mut().poll(context).map(Ok),
+            done @ Poll::Ready(_) => done,
+        }
+    }
+}
+
+impl Reason {
+    /// As what a refused head is counted.
+    pub(crate) fn of_head(refusal: &Refusal) -> Self {
+        match refusal.code {
+            "bare-lf" | "folded-field" | "bad-length" | "two-lengths" | "two-framings"
+            | "not-chunked-last" => Self::Smuggling,
+            "no-host" | "bad-host" => Self::BadHost,
+            "other-version" => Self::Version,
+            "no-length" | "unknown-coding" | "body-too-large" => Self::RequestBody,
+            "head-too-large" | "too-many-fields" => Self::HeadTooLarge,
+            "bad-target" | "target-too-long" => Self::BadTarget,
+            "no-proxy" | "method-too-long" => Self::Method,
+            _ => Self::Malformed,
+        }
+    }
+}
+
+impl Farewell {
+    fn poll<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while let Some(rest @ [_, ..]) = self.answer.get(self.written..) {
+            self.written += ready!(Pin::new(&mut *stream).poll_write(context, rest))?;
+        }
+        if !self.is_shut {
+            ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
+            self.is_shut = true;
+        }
+        while self.rest > 0 {
+            let mut room = [0; READ_SIZE];
+            let mut room = ReadBuf::new(&mut room);
+            ready!(Pin::new(&mut *stream).poll_read(context, &mut room))?;
+            match room.filled().len() {
+                0 => break,
+                read => self.rest = self.rest.saturating_sub(read),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Empty;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+    use crate::http::wire::{Account, Wire};
+    use crate::serve::metrics::Metrics;
+
+    async fn serve(stream: DuplexStream) {
+        let wire = Wire::new(
+            stream,
+            std::sync::Arc::new(Account::default()),
+            std::sync::Arc::new(Metrics::default()),
+        );
+        let service = service_fn(async |request: http::Request<hyper::body::Incoming>| {
+            let mut response = http::Response::new(Empty::<bytes::Bytes>::new());
+            let path = request.uri().path().parse().unwrap();
+            response.headers_mut().insert("path", path);
+            Ok::<_, std::convert::Infallible>(response)
+        });
+        let _ = http1::Builder::new()
+            .half_close(true)
+            .serve_connection(wire, service)
+            .await;
+    }
+
+    async fn talk(request: &str) -> String {
+        let (mut client, server) = tokio::io::duplex(64);
+        let serving = tokio::spawn(serve(server));
+        let (mut answer, (mut read, mut write)) = (String::new(), tokio::io::split(&mut client));
+        let (_, read) = tokio::join!(
+            async {
+                let _ = write.write_all(request.as_bytes()).await;
+                let _ = write.shutdown().await;
+            },
+            read.read_to_string(&mut answer)
+        );
+        read.unwrap();
+        serving.await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_a_refused_request_is_answered_and_what_comes_after_is_not() {
+        let good = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let bad = "GET /bad HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n";
+        let answer = talk(&[&good("/one"), &good("/two"), bad, &good("/three")].concat()).await;
+        let paths: Vec<&str> = answer
+            .lines()
+            .filter(|line| line.starts_with("path"))
+            .collect();
+        assert_eq!(paths, ["path: /one", "path: /two"], "{answer}");
+        let (_, last) = answer.rsplit_once("HTTP/1.1 ").unwrap();
+        assert!(last.starts_with("400 Bad Request\r\n"), "{answer}");
+        assert!(last.contains("\r\nConnection: close\r\n"), "{answer}");
+        assert!(
+            last.ends_with("the end of the request is not certain\n"),
+            "{answer}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_stops_sending_is_left() {
+        let endless = format!("GET / HTTP/1.1\n\n{}", "x".repeat(2 * FAREWELL_REST_MAX));
+        let answer = talk(&endless).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_wants_does_not_hide_a_request() {
+        let inner = "GET /inner HTTP/1.1\r\nHost: x\r\n\r\n";
+        let outer = format!(
+            "GET /outer HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{inner}",
+            inner.len()
+        );
+        let answer = talk(&format!("{outer}GET /next HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        assert!(!answer.contains("/inner"), "{answer}");
+        assert!(
+            answer.contains("/outer") && answer.contains("/next"),
+            "{answer}"
+        );
+    }
+
+    #[tokio::test]
+    async fn bytes_that_were_received_before_come_first() {
+        let mut inlet = Inlet::with(b"GET / HTTP/1.1\r\nHo");
+        let mut stream: &[u8] = b"st: x\r\n\r\n";
+        let mut room = [0; 100];
+        let mut buffer = hyper::rt::ReadBuf::new(&mut room);
+        std::future::poll_fn(|context| inlet.poll_read(&mut stream, context, buffer.unfilled()))
+            .await
+            .unwrap();
+        assert_eq!(buffer.filled(), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+}
