@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::bench::limits;
 use crate::build;
 
 /// Builds, boots, tests and measures the appliance.
@@ -29,7 +30,7 @@ pub enum Command {
     Run(Run),
     /// Run all tests, those that boot machines included
     Test(Test),
-    /// Measure sizes, boot times, memory, and throughput beside nginx
+    /// Measure speed, cost and memory beside nginx, curl and openssl, and sizes and boot times
     Bench(Bench),
     /// Show what an image contains
     Inspect(Inspect),
@@ -100,9 +101,38 @@ pub struct Test {
     pub accel: Accel,
 }
 
+/// A part of the bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// plasmd beside nginx: throughput, requests, ranges, CPU time, memory
+    Serving,
+    /// Sizes, boot times and memory of the appliance in QEMU
+    Machines,
+}
+
+impl Part {
+    /// As people type it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Machines => "machines",
+        }
+    }
+}
+
 /// `cargo appliance bench`
 #[derive(Debug, clap::Args)]
 pub struct Bench {
+    /// What to measure; everything when left out
+    #[arg(value_enum)]
+    pub part: Vec<Part>,
+    /// Rounds; each measures every contender once, and the middle counts
+    #[arg(long, value_name = "N", default_value_t = limits::ROUNDS, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=limits::ROUNDS_MAX as u64))]
+    pub rounds: usize,
+    /// Measure this plasmd instead of building one
+    #[arg(long, value_name = "FILE")]
+    pub plasmd: Option<PathBuf>,
     #[command(flatten)]
     #[expect(
         missing_docs,
@@ -113,8 +143,23 @@ pub struct Bench {
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub accel: Accel,
     /// Print the figures as JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "markdown")]
     pub json: bool,
+    /// Print the block of the README
+    #[arg(long)]
+    pub markdown: bool,
+    /// Replace the block of the README
+    #[arg(long)]
+    pub readme: bool,
+}
+
+impl Bench {
+    /// The parts asked for, each once, in the order they run.
+    pub fn parts(&self) -> Vec<Part> {
+        let all = Part::value_variants().iter().copied();
+        all.filter(|part| self.part.is_empty() || self.part.contains(part))
+            .collect()
+    }
 }
 
 /// `cargo appliance inspect`
@@ -126,10 +171,28 @@ pub struct Inspect {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser as _, ValueEnum as _};
+
+    use super::Part;
 
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn parts_run_once_and_in_order() {
+        let parts = |arguments: &[&str]| {
+            let all = ["appliance", "bench"].iter().chain(arguments);
+            match super::Cli::try_parse_from(all).unwrap().command {
+                super::Command::Bench(bench) => bench.parts(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(
+            parts(&["machines", "serving", "machines"]),
+            [Part::Serving, Part::Machines]
+        );
+        assert_eq!(parts(&[]), Part::value_variants());
     }
 }

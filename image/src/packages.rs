@@ -61,7 +61,14 @@ const TEST: &[&str] = &[
     "wget",
 ];
 
-const BENCH: &[&str] = &["curl", "libpcre2-8-0", "wrk"];
+const BENCH: &[&str] = &[
+    "curl",
+    "iproute2",
+    "libpcre2-8-0",
+    "openssl",
+    "valgrind",
+    "wrk",
+];
 
 impl Purpose {
     /// The packages for this purpose alone.

@@ -6,15 +6,16 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
 
-use crate::accel::Acceleration;
+use super::Bench;
+use super::figure::{Figure, Samples, Unit};
+use crate::accel::{self, Acceleration};
 use crate::build::Images;
-use crate::facts;
 use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::qemu::{Boot, Line, Machine, Recipe};
 use crate::run::POWER_OFF_LIMIT;
+use crate::{cli, facts};
 
 /// Memory of the machines in MiB: what an appliance must get along with.
 const MEMORY_MIB: u32 = 256;
@@ -29,36 +30,109 @@ const MEMORY_LIMIT: Duration = Duration::from_secs(15);
 const SERVING: &str = "phase: serving ";
 
 /// What the machines took.
-#[derive(Debug, Serialize)]
-pub struct Figures {
+#[derive(Debug)]
+struct Figures {
     /// From the kernel's start to serving, by the machine's own clock. Under emulation on a busy machine that clock may be
     /// wrong; the other figures are by this machine's clock.
-    pub kernel_to_serving_s: f64,
+    kernel_to_serving_s: f64,
     /// From the start of QEMU to serving, with the kernel put into memory by QEMU.
-    pub direct_to_serving_s: f64,
+    direct_to_serving_s: f64,
     /// From the start of QEMU to serving, through UEFI firmware and the disk image.
-    pub power_on_to_serving_s: f64,
+    power_on_to_serving_s: f64,
     /// The part of it before the firmware started our EFI program.
-    pub firmware_s: f64,
+    firmware_s: f64,
     /// From the jump into the fetched kernel to serving.
-    pub kexec_to_serving_s: f64,
+    kexec_to_serving_s: f64,
     /// From the start of QEMU to serving, with everything fetched from another appliance.
-    pub relay_to_serving_s: f64,
+    relay_to_serving_s: f64,
     /// From the power button to QEMU's end.
-    pub power_off_s: f64,
-    /// Resident memory of init and of each role in KiB.
-    pub resident_kib: Vec<(String, u64)>,
-    /// Memory the appliance could still use.
-    pub memory_available_kib: u64,
-    /// Memory the kernel manages.
-    pub memory_total_kib: u64,
+    power_off_s: f64,
+    /// The appliance's own account of its memory.
+    memory: Memory,
 }
 
-/// Boots and measures.
+impl Figures {
+    fn rows(&self, how: Acceleration) -> Vec<Figure> {
+        let mut rows: Vec<Figure> = [
+            (
+                "kernel start to serving, by its own clock",
+                self.kernel_to_serving_s,
+            ),
+            ("kernel in memory to serving", self.direct_to_serving_s),
+            (
+                "power on to serving, UEFI and disk",
+                self.power_on_to_serving_s,
+            ),
+            ("  of which firmware", self.firmware_s),
+            ("kexec to serving", self.kexec_to_serving_s),
+            (
+                "power on to serving, all from another",
+                self.relay_to_serving_s,
+            ),
+            ("power button to off", self.power_off_s),
+        ]
+        .map(|(name, value)| alone(&format!("{name} ({})", how.as_str()), Unit::Seconds, value))
+        .into();
+        let memory = &self.memory;
+        rows.extend(memory.resident_kib.iter().map(|(name, kib)| {
+            alone(
+                &format!("resident memory of {name}"),
+                Unit::Bytes,
+                (kib * 1024) as f64,
+            )
+        }));
+        let used = memory.total_kib.saturating_sub(memory.available_kib);
+        rows.push(alone(
+            "memory of the machine in use",
+            Unit::Bytes,
+            (used * 1024) as f64,
+        ));
+        rows
+    }
+}
+
+/// A row without rivals and rounds.
+fn alone(name: &str, unit: Unit, value: f64) -> Figure {
+    Figure {
+        name: name.to_owned(),
+        unit,
+        ours: Samples {
+            name: "appliance".into(),
+            values: vec![value],
+        },
+        rivals: Vec::new(),
+        goal: None,
+    }
+}
+
+/// Sizes of the outputs, and what booting them takes.
 ///
 /// # Errors
 /// When a machine does not get as far as it should.
 pub fn measure(
+    bench: &Bench,
+    images: Option<&Images>,
+    accel: cli::Accel,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Figure>> {
+    let images = images.context("the images were not built")?;
+    let acceleration = accel::choose(bench.paths, accel, images.path("vmlinuz"), bench.progress)?;
+    let sizes = images.outputs.iter().map(|output| {
+        alone(
+            &format!("size of {}", output.name),
+            Unit::Bytes,
+            output.size as f64,
+        )
+    });
+    let mut rows: Vec<Figure> = sizes.collect();
+    let figures = boot(bench.paths, images, acceleration, bench.progress)?;
+    rows.extend(figures.rows(acceleration));
+    notes.push("machines are booted once, whatever the rounds".into());
+    Ok(rows)
+}
+
+/// Boots and measures.
+fn boot(
     paths: &Paths,
     images: &Images,
     acceleration: Acceleration,
@@ -140,9 +214,7 @@ pub fn measure(
         kexec_to_serving_s: (relayed.at - jumped.at).as_secs_f64(),
         relay_to_serving_s: (relayed.at - second.started()).as_secs_f64(),
         power_off_s: pressed.elapsed().as_secs_f64() / 2.0,
-        resident_kib: memory.resident_kib,
-        memory_available_kib: memory.available_kib,
-        memory_total_kib: memory.total_kib,
+        memory,
     })
 }
 

@@ -1,488 +1,271 @@
-//! `plasmd serve` beside nginx: the same files, the same clients, turn by turn on this machine's loopback.
+//! `plasmd serve` beside nginx: the same files, the same clients, turn by turn.
 //!
-//! nginx is measured with tcp_nopush on and off, because loopback halves it with one of them, and the better one counts.
-//! Everything stays on 127.0.0.1.
+//! The better of nginx's two settings counts, figure by figure. Clients come over loopback and, as root, over a cable between
+//! two network namespaces.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use anyhow::{Result, ensure};
 
-use anyhow::{Context, Result, bail, ensure};
-use serde::Serialize;
+use super::Bench;
+use super::client::{self, CURL_FORMAT, Download, Wrk};
+use super::figure::{Board, Figure, Goal, Unit};
+use super::files::{Files, RELEASE};
+use super::limits::{
+    LARGE_BYTES, MANY, ONE_STREAM_DOWNLOADS, RANGE_BYTES, RANGE_CONNECTIONS, SMALL_CONNECTIONS,
+    WRK_SECONDS,
+};
+use super::place::{Place, Via};
+use super::process::{self, Watch};
+use super::server::{NOPUSH, Running};
+use crate::facts;
 
-use super::machines::free_port;
-use super::median;
-use crate::packages;
-use crate::paths::Paths;
-use crate::progress::{Progress, size};
-use crate::{facts, http};
+/// Connections nginx has room for here.
+const CONNECTIONS: u32 = 1024;
 
-/// Rounds; each measures every server once, and the median of the rounds counts.
-const ROUNDS: usize = 3;
+/// What plasmd may have resident while nobody asks.
+const IDLE_BYTES: f64 = 8e6;
 
-/// Size of the large file.
-const LARGE_BYTES: u64 = 1 << 30;
+/// And while everybody does.
+const BUSY_BYTES: f64 = 14e6;
 
-/// Size of the small file.
-const SMALL_BYTES: usize = 4096;
+/// The rows, and what each shall reach. `ours` has no rival in the row of that name.
+const ROWS: &[(&str, Unit, Option<Goal>)] = &[
+    (
+        "1 GiB, one connection",
+        Unit::BytesPerSecond,
+        Some(Goal::RatioAtLeast(1.2)),
+    ),
+    (
+        "  server's CPU",
+        Unit::CpuSecondsPerGb,
+        Some(Goal::RatioAtMost(1.0)),
+    ),
+    ("  server's and client's CPU", Unit::CpuSecondsPerGb, None),
+    (
+        "1 GiB, 16 connections",
+        Unit::BytesPerSecond,
+        Some(Goal::RatioAtLeast(1.5)),
+    ),
+    (
+        "  server's CPU, 16 connections",
+        Unit::CpuSecondsPerGb,
+        Some(Goal::RatioAtMost(1.0)),
+    ),
+    (
+        "4 KiB",
+        Unit::RequestsPerSecond,
+        Some(Goal::RatioAtLeast(1.15)),
+    ),
+    ("  median", Unit::Seconds, None),
+    ("  99 of 100", Unit::Seconds, Some(Goal::RatioAtMost(1.0))),
+    (
+        "range of 1 MiB",
+        Unit::BytesPerSecond,
+        Some(Goal::RatioAtLeast(1.0)),
+    ),
+    (
+        "manifest, against 4 KiB",
+        Unit::RequestsPerSecond,
+        Some(Goal::RatioAtLeast(1.0)),
+    ),
+];
 
-/// How the folder of the files is called, before the number of the process.
-const FOLDER: &str = "phase-bench-";
-
-/// The servers, as the table names them.
-const SERVERS: [&str; 3] = ["plasmd", "nginx, tcp_nopush on", "nginx, tcp_nopush off"];
-
-/// What one server gave: medians of the rounds.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Server {
-    /// Name.
-    pub name: &'static str,
-    /// One download of 1 GiB, bytes a second.
-    pub one_stream: f64,
-    /// Sixteen at a time, bytes a second altogether.
-    pub sixteen_streams: f64,
-    /// Requests of 4 KiB a second over 64 connections.
-    pub small_requests: f64,
-    /// Resident memory of all its processes afterwards, in KiB.
-    pub resident_kib: u64,
-}
-
-/// What the servers gave.
-#[derive(Debug, Serialize)]
-pub struct Figures {
-    /// One entry a server, ours first.
-    pub servers: Vec<Server>,
-    /// Ours over the better nginx: one stream, sixteen, small requests.
-    pub ratios: [f64; 3],
-}
+const IDLE: &str = "memory, idle";
+const BUSY: &str = "memory, under this load";
 
 /// Measures.
 ///
 /// # Errors
 /// When a server or a client cannot be started, or says something unexpected.
-pub fn measure(paths: &Paths, plasmd: &Path, progress: &Progress) -> Result<Figures> {
-    let started = Instant::now();
-    progress.begin("serving");
-    let nginx = packages::unpacked("nginx", "nginx", &paths.output("nginx"))?;
-    let files = Files::make()?;
+pub fn measure(bench: &Bench, notes: &mut Vec<String>) -> Result<Vec<Figure>> {
+    let place = Place::apart().unwrap_or_else(|reason| {
+        notes.push(format!("veth skipped: {reason:#}"));
+        Place::here()
+    });
+    let files = Files::to_serve(&bench.programs.plasmd)?;
     let servers = [
-        Running::plasmd(plasmd, &files)?,
-        Running::nginx(&nginx, &files, "on")?,
-        Running::nginx(&nginx, &files, "off")?,
+        Running::plasmd(&bench.programs.plasmd, &files, &place, &[])?,
+        Running::nginx(
+            &bench.programs.nginx,
+            &files,
+            &place,
+            NOPUSH[0],
+            CONNECTIONS,
+        )?,
+        Running::nginx(
+            &bench.programs.nginx,
+            &files,
+            &place,
+            NOPUSH[1],
+            CONNECTIONS,
+        )?,
     ];
-    let mut measured = vec![Measured::default(); servers.len()];
-    for round in 0..ROUNDS {
-        // Another order each time, so that nobody always comes after the same neighbour.
-        for turn in 0..servers.len() {
-            let index = (turn + round) % servers.len();
-            measured[index].add(&servers[index], &files)?;
-        }
+    let mut board = Board::default();
+    // Hashing has ended when the manifests are there.
+    for channel in [facts::CHANNEL, RELEASE] {
+        let url = servers[0].url(Via::Loopback, &Files::path(channel, "manifest.json"));
+        curl(&place, Via::Loopback, &[url])?;
     }
-    let servers: Vec<Server> = servers
+    for server in &servers {
+        board.add(IDLE, &server.name, server.resident_bytes() as f64);
+    }
+    let watches: Vec<Watch> = servers
         .iter()
-        .zip(&measured)
-        .zip(SERVERS)
-        .map(|((running, measured), name)| Server {
-            name,
-            one_stream: median(&measured.one_stream),
-            sixteen_streams: median(&measured.sixteen_streams),
-            small_requests: median(&measured.small_requests),
-            resident_kib: running.resident_kib(),
-        })
+        .map(|server| Watch::start(server.id()))
         .collect();
-    progress.end("serving", "done", started.elapsed());
-    let ratio = |figure: fn(&Server) -> f64| {
-        let nginx = servers[1..]
-            .iter()
-            .map(figure)
-            .fold(f64::MIN_POSITIVE, f64::max);
-        figure(&servers[0]) / nginx
-    };
-    let ratios = [
-        ratio(|server| server.one_stream),
-        ratio(|server| server.sixteen_streams),
-        ratio(|server| server.small_requests),
+    for round in 0..bench.rounds {
+        bench.progress.note(
+            "serving",
+            &format!("round {} of {}", round + 1, bench.rounds),
+        );
+        for (turn, via) in place.ways().iter().enumerate() {
+            // Another order each time, so that nobody always comes after the same neighbour.
+            for number in 0..servers.len() {
+                let server = &servers[(number + round + turn) % servers.len()];
+                let mut one = One {
+                    server,
+                    place: &place,
+                    files: &files,
+                    via: *via,
+                    board: &mut board,
+                };
+                one.bulk()?;
+                one.requests()?;
+            }
+        }
+    }
+    for (server, watch) in servers.iter().zip(watches) {
+        board.add(BUSY, &server.name, watch.end() as f64);
+    }
+    Ok(figures(&board, &place, &servers))
+}
+
+fn figures(board: &Board, place: &Place, servers: &[Running]) -> Vec<Figure> {
+    let rivals: Vec<&str> = servers[1..]
+        .iter()
+        .map(|server| server.name.as_str())
+        .collect();
+    let ours = servers[0].name.as_str();
+    let ways = place.ways().iter();
+    let rows = ways.flat_map(|via| {
+        ROWS.iter()
+            .map(|(name, unit, goal)| (row(name, *via), *unit, *goal))
+    });
+    let memory = [
+        (IDLE.to_owned(), Unit::Bytes, Some(Goal::AtMost(IDLE_BYTES))),
+        (BUSY.to_owned(), Unit::Bytes, Some(Goal::AtMost(BUSY_BYTES))),
     ];
-    Ok(Figures { servers, ratios })
+    rows.chain(memory)
+        .filter_map(|(name, unit, goal)| board.figure(&name, unit, goal, ours, &rivals))
+        .collect()
 }
 
-impl Figures {
-    /// The figures as a table for people.
-    pub fn table(&self) -> String {
-        let mut text = format!(
-            "{:<24} {:>12} {:>12} {:>12} {:>12}\n",
-            "served on loopback", "1 x 1 GiB", "16 x 1 GiB", "4 KiB", "resident"
-        );
-        for server in &self.servers {
-            text.push_str(&format!(
-                "{:<24} {:>7.2} GB/s {:>7.2} GB/s {:>6.0} req/s {:>12}\n",
-                server.name,
-                server.one_stream / 1e9,
-                server.sixteen_streams / 1e9,
-                server.small_requests,
-                size(server.resident_kib * 1024),
-            ));
-        }
-        let [one, sixteen, small] = self.ratios;
-        let name = "plasmd / better nginx";
-        text.push_str(&format!(
-            "{name:<24} {one:>11.2}x {sixteen:>11.2}x {small:>11.2}x\n"
-        ));
-        text
-    }
+/// The name of a row of one way.
+fn row(name: &str, via: Via) -> String {
+    format!("{name}, {}", via.name())
 }
 
-/// The files that are served, in memory, removed at the end.
-struct Files {
-    folder: PathBuf,
+/// One server, measured by clients that come one way.
+struct One<'a> {
+    server: &'a Running,
+    place: &'a Place,
+    files: &'a Files,
+    via: Via,
+    board: &'a mut Board,
 }
 
-impl Files {
-    fn make() -> Result<Self> {
-        let memory = Path::new("/dev/shm");
-        remove_leftovers(memory, Path::new("/proc"));
-        let folder = memory.join(format!("{FOLDER}{}", std::process::id()));
-        // Never a folder that is there already: everybody may make one in this place, and nginx is configured in it.
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&folder)
-            .with_context(|| format!("create {}", folder.display()))?;
-        let files = Self { folder };
-        let below = files.artifacts();
-        std::fs::create_dir_all(&below).with_context(|| format!("create {}", below.display()))?;
-        let mut large = File::create(below.join("rootfs.squashfs"))?;
-        let block: Vec<u8> = (0..1 << 20)
-            .map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 11) as u8)
-            .collect();
-        for _ in 0..LARGE_BYTES / block.len() as u64 {
-            large
-                .write_all(&block)
-                .context("1 GiB does not fit into /dev/shm")?;
-        }
-        std::fs::write(below.join("vmlinuz"), &block[..SMALL_BYTES])?;
-        Ok(files)
+impl One<'_> {
+    fn add(&mut self, index: usize, value: f64) {
+        let name = row(ROWS[index].0, self.via);
+        self.board.add(&name, &self.server.name, value);
     }
 
-    fn artifacts(&self) -> PathBuf {
-        self.folder.join(facts::CHANNEL).join(facts::ARCH.as_str())
-    }
-
-    fn url(port: u16, name: &str) -> String {
-        format!(
-            "http://127.0.0.1:{port}/{}/{}/{name}",
-            facts::CHANNEL,
-            facts::ARCH.as_str()
-        )
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// Removes what benches left that were killed: 1 GiB of memory each.
-fn remove_leftovers(memory: &Path, processes: &Path) {
-    for entry in std::fs::read_dir(memory).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let process = name.to_str().and_then(|name| name.strip_prefix(FOLDER));
-        if process.is_some_and(|process| !processes.join(process).exists()) {
-            // What another user left is not ours to remove.
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-/// A server that is killed when it is dropped.
-struct Running {
-    child: Child,
-    port: u16,
-}
-
-impl Running {
-    fn plasmd(plasmd: &Path, files: &Files) -> Result<Self> {
-        let port = free_port()?;
-        let mut command = Command::new(plasmd);
-        command
-            .args([
-                "serve",
-                "--no-mdns",
-                "--bind",
-                "127.0.0.1",
-                "--port",
-                &port.to_string(),
-                "--artifacts",
-            ])
-            .arg(&files.folder)
-            .env_remove("RUST_LOG");
-        Self::start(command, port, files)
-    }
-
-    fn nginx(nginx: &Path, files: &Files, nopush: &str) -> Result<Self> {
-        let port = free_port()?;
-        let folder = files.folder.join(format!("nginx-{nopush}"));
-        std::fs::create_dir_all(&folder)?;
-        let shown = folder.display();
-        // Workers of a server started by root would run as another user, who may not read the files.
-        let user = if rustix::process::geteuid().is_root() {
-            "user root;"
-        } else {
-            ""
-        };
-        let configuration = format!(
-            "{user} daemon off; worker_processes 2; pid {shown}/pid; error_log stderr crit;\n\
-             events {{ worker_connections 1024; }}\n\
-             http {{ access_log off; sendfile on; tcp_nopush {nopush}; keepalive_requests 1000000000;\n\
-             client_body_temp_path {shown}/1; proxy_temp_path {shown}/2; fastcgi_temp_path {shown}/3;\n\
-             uwsgi_temp_path {shown}/4; scgi_temp_path {shown}/5;\n\
-             server {{ listen 127.0.0.1:{port}; root {}; }} }}\n",
-            files.folder.display()
-        );
-        std::fs::write(folder.join("nginx.conf"), configuration)?;
-        let mut command = Command::new(nginx);
-        command
-            .arg("-e")
-            .arg("stderr")
-            .arg("-p")
-            .arg(&folder)
-            .arg("-c")
-            .arg(folder.join("nginx.conf"));
-        Self::start(command, port, files)
-    }
-
-    /// Starts a server and waits until it gives the small file whole.
-    fn start(mut command: Command, port: u16, files: &Files) -> Result<Self> {
-        const LIMIT: Duration = Duration::from_secs(30);
-        let log = files.folder.join(format!("server-{port}.log"));
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log)?)
-            .spawn()
-            .with_context(|| format!("cannot run {}", command.get_program().to_string_lossy()))?;
-        let mut running = Self { child, port };
-        let started = Instant::now();
-        let path = format!("/{}/{}/vmlinuz", facts::CHANNEL, facts::ARCH.as_str());
-        loop {
-            if let Ok(answer) = http::get(port, &path, Duration::from_secs(2)) {
-                ensure!(
-                    answer.status == 200 && answer.body.len() == SMALL_BYTES,
-                    "a server answers {} with {} bytes",
-                    answer.status,
-                    answer.body.len()
-                );
-                return Ok(running);
-            }
-            if running.child.try_wait()?.is_some() || started.elapsed() > LIMIT {
-                let said = std::fs::read_to_string(&log).unwrap_or_default();
-                bail!(
-                    "{} does not serve: {}",
-                    command.get_program().to_string_lossy(),
-                    said.trim()
-                );
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Resident memory of the process and its children.
-    fn resident_kib(&self) -> u64 {
-        let id = self.child.id();
-        let children =
-            std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-        let children = children
-            .split_whitespace()
-            .filter_map(|child| child.parse().ok());
-        std::iter::once(id)
-            .chain(children)
-            .filter_map(resident_kib)
-            .sum()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // nginx ends its workers when it is asked to, and leaves them behind when it is killed.
-        if let Ok(id) = i32::try_from(self.child.id())
-            && let Some(id) = rustix::process::Pid::from_raw(id)
-        {
-            let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
-        }
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < deadline {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn resident_kib(process: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse().ok()
-}
-
-/// The figures of one server, one entry a round.
-#[derive(Debug, Clone, Default)]
-struct Measured {
-    one_stream: Vec<f64>,
-    sixteen_streams: Vec<f64>,
-    small_requests: Vec<f64>,
-}
-
-impl Measured {
-    fn add(&mut self, server: &Running, files: &Files) -> Result<()> {
-        let large = Files::url(server.port, "rootfs.squashfs");
-        let small = Files::url(server.port, "vmlinuz");
-        ensure!(files.artifacts().exists(), "the files have gone");
-        let curl = client(
-            "curl",
-            &[
-                "--silent",
-                "--fail",
-                "--output",
-                "/dev/null",
-                "--write-out",
-                "%{size_download} %{speed_download}",
-                &large,
-            ],
-        )?;
-        let (bytes, speed) = curl
-            .split_once(' ')
-            .context("curl says something unexpected")?;
-        ensure!(bytes.parse() == Ok(LARGE_BYTES), "curl got {bytes} bytes");
-        self.one_stream.push(
-            speed
-                .trim()
-                .parse()
-                .context("curl says something unexpected")?,
-        );
-        let many = client(
-            "wrk",
-            &[
-                "--threads",
-                "2",
-                "--connections",
-                "16",
-                "--duration",
-                "3s",
-                &large,
-            ],
-        )?;
-        self.sixteen_streams
-            .push(wrk_figure(&many, "Transfer/sec:").context("wrk says no transfer rate")?);
-        let requests = client(
-            "wrk",
-            &[
-                "--threads",
-                "1",
-                "--connections",
-                "64",
-                "--duration",
-                "4s",
-                &small,
-            ],
-        )?;
+    /// The large file, once at a time and many times at once.
+    fn bulk(&mut self) -> Result<()> {
+        let url = self
+            .server
+            .url(self.via, &Files::path(facts::CHANNEL, "rootfs.squashfs"));
+        let (server, clients) = (self.server.cpu_seconds(), process::children_cpu_seconds());
+        let urls = vec![url.clone(); ONE_STREAM_DOWNLOADS as usize];
+        let downloads = curl(self.place, self.via, &urls)?;
+        let server = self.server.cpu_seconds() - server;
+        let clients = process::children_cpu_seconds() - clients;
+        let bytes: u64 = downloads.iter().map(|download| download.bytes).sum();
         ensure!(
-            !requests.contains("Non-2xx"),
-            "a server gave errors: {requests}"
+            bytes == ONE_STREAM_DOWNLOADS * LARGE_BYTES,
+            "curl got {bytes} bytes of {}",
+            self.server.name
         );
-        self.small_requests
-            .push(wrk_figure(&requests, "Requests/sec:").context("wrk says no request rate")?);
+        let took: f64 = downloads
+            .iter()
+            .map(|download| download.took.as_secs_f64())
+            .sum();
+        let bytes = bytes as f64;
+        self.add(0, bytes / took);
+        self.add(1, server / bytes * 1e9);
+        self.add(2, (server + clients) / bytes * 1e9);
+
+        let server = self.server.cpu_seconds();
+        let many = self.wrk(2, MANY, &url, false)?;
+        let server = self.server.cpu_seconds() - server;
+        self.add(3, many.bytes);
+        self.add(4, server / (many.bytes * f64::from(WRK_SECONDS)) * 1e9);
         Ok(())
     }
-}
 
-fn client(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| format!("cannot run {program}"))?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "{program} failed: {}",
-        errors.trim()
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
+    /// Small answers, ranges and manifests.
+    fn requests(&mut self) -> Result<()> {
+        let url = |path: String| self.server.url(self.via, &path);
+        let small = url(Files::path(facts::CHANNEL, "vmlinuz"));
+        let large = url(Files::path(facts::CHANNEL, "rootfs.squashfs"));
+        let manifest = url(Files::path(RELEASE, "manifest.json"));
+        let wrk = self.wrk(1, SMALL_CONNECTIONS, &small, false)?;
+        self.add(5, wrk.requests);
+        self.add(6, wrk.p50);
+        self.add(7, wrk.p99);
+        let ranges = self.wrk(2, RANGE_CONNECTIONS, &large, true)?;
+        let bytes = ranges.bytes / ranges.requests;
+        ensure!(
+            (0.8..1.5).contains(&(bytes / RANGE_BYTES as f64)),
+            "{} answers a range of {RANGE_BYTES} bytes with {bytes:.0}",
+            self.server.name
+        );
+        self.add(8, ranges.bytes);
+        // Only ours makes manifests; the rival's small file is what they are held against.
+        let is_ours = self.server.name == "plasmd";
+        let rate = if is_ours {
+            self.wrk(1, SMALL_CONNECTIONS, &manifest, false)?.requests
+        } else {
+            wrk.requests
+        };
+        self.add(9, rate);
+        Ok(())
+    }
 
-/// The number behind `name` in wrk's report. Its units are powers of 1024.
-fn wrk_figure(report: &str, name: &str) -> Option<f64> {
-    let line = report
-        .lines()
-        .find_map(|line| line.trim().strip_prefix(name))?;
-    let value = line.trim().trim_end_matches('B');
-    let (number, factor) = match value.chars().last()? {
-        'K' => (&value[..value.len() - 1], 1024.0),
-        'M' => (&value[..value.len() - 1], 1024.0 * 1024.0),
-        'G' => (&value[..value.len() - 1], 1024.0 * 1024.0 * 1024.0),
-        _ => (value, 1.0),
-    };
-    number.parse::<f64>().ok().map(|number| number * factor)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_killed_bench_left_is_removed_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let (memory, processes) = (folder.path().join("shm"), folder.path().join("proc"));
-        for name in ["phase-bench-1", "phase-bench-2", "other-1"] {
-            std::fs::create_dir_all(memory.join(name).join("deep")).unwrap();
+    fn wrk(&self, threads: u32, connections: u32, url: &str, ranges: bool) -> Result<Wrk> {
+        let mut wrk = self.place.client(self.via, "wrk");
+        wrk.arg("--latency")
+            .args(["--threads", &threads.to_string()])
+            .args(["--connections", &connections.to_string()])
+            .args(["--duration", &format!("{WRK_SECONDS}s"), "--timeout", "30s"]);
+        if ranges {
+            wrk.arg("--script").arg(self.files.range_script());
         }
-        std::fs::create_dir_all(processes.join("2")).unwrap();
-        remove_leftovers(&memory, &processes);
-        let exist = |name: &str| memory.join(name).exists();
-        assert!(!exist("phase-bench-1") && exist("phase-bench-2") && exist("other-1"));
+        Wrk::parse(&client::run(wrk.arg(url))?)
     }
+}
 
-    #[test]
-    fn wrks_report_is_understood() {
-        let report = "  4 requests in 3.00s, 6.70GB read\nRequests/sec:  71234.50\nTransfer/sec:      2.50GB\n";
-        assert_eq!(wrk_figure(report, "Requests/sec:"), Some(71234.5));
-        assert_eq!(
-            wrk_figure(report, "Transfer/sec:"),
-            Some(2.5 * 1024.0 * 1024.0 * 1024.0)
-        );
-        assert_eq!(
-            wrk_figure("Transfer/sec:    500.00MB", "Transfer/sec:"),
-            Some(500.0 * 1048576.0)
-        );
-        assert_eq!(
-            wrk_figure("Transfer/sec:      0.00B", "Transfer/sec:"),
-            Some(0.0)
-        );
-        assert_eq!(wrk_figure("nothing", "Requests/sec:"), None);
+/// Downloads one URL after the other over one connection.
+pub fn curl(place: &Place, via: Via, urls: &[String]) -> Result<Vec<Download>> {
+    let mut curl = place.client(via, "curl");
+    curl.args([
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--write-out",
+        CURL_FORMAT,
+    ]);
+    for url in urls {
+        curl.args(["--output", "/dev/null", url]);
     }
-
-    #[test]
-    fn the_table_shows_the_ratio_to_the_better_nginx() {
-        let server = |name, one_stream| Server {
-            name,
-            one_stream,
-            ..Server::default()
-        };
-        let figures = Figures {
-            servers: vec![server("plasmd", 3e9), server("nginx", 1.5e9)],
-            ratios: [2.0, 1.0, 1.5],
-        };
-        let table = figures.table();
-        assert!(
-            table.contains("3.00 GB/s") && table.contains("2.00x"),
-            "{table}"
-        );
-    }
+    Download::parse_all(&client::run(&mut curl)?)
 }

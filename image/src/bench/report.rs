@@ -1,0 +1,340 @@
+//! What the bench says in the end: as tables, as JSON, and as the block of the README.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::Measured;
+use super::figure::{self, Figure};
+use crate::cli;
+use crate::paths::Paths;
+use crate::progress::size;
+
+/// Where the README's block begins and ends.
+const BLOCK: [&str; 2] = ["<!-- bench -->", "<!-- /bench -->"];
+
+/// A load above this says that others used the machine too.
+const IDLE_LOAD: f64 = 0.7;
+
+/// Everything that was measured.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Where.
+    pub machine: Machine,
+    /// Rounds of each part.
+    pub rounds: usize,
+    /// How long the bench took in seconds.
+    pub took_s: f64,
+    /// The parts, in the order they ran.
+    pub parts: Vec<Measured>,
+}
+
+/// Where and when.
+#[derive(Debug, Serialize)]
+pub struct Machine {
+    /// The day.
+    pub date: String,
+    /// The commit that was measured.
+    pub commit: String,
+    /// Its processor and how many cores of it.
+    pub processor: String,
+    /// Processors this process may use.
+    pub cores: usize,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// The kernel.
+    pub kernel: String,
+    /// The rivals.
+    pub versions: Vec<String>,
+    /// What ran on average in the minute before.
+    pub load_before: f64,
+    /// And in the last minute of the bench, which is part of it.
+    pub load_after: f64,
+}
+
+impl Machine {
+    /// This one.
+    pub fn this(paths: &Paths) -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let (cpu, memory) = (read("/proc/cpuinfo"), read("/proc/meminfo"));
+        let root = paths.root().display().to_string();
+        let commit = ["-C", &root, "describe", "--always", "--dirty"];
+        Self {
+            date: said("date", &["--utc", "+%Y-%m-%d"], |line| line.to_owned()),
+            commit: said("git", &commit, |line| line.to_owned()),
+            processor: field(&cpu, "model name")
+                .unwrap_or("an unknown processor")
+                .to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            memory_bytes: field(&memory, "MemTotal")
+                .and_then(|value| value.strip_suffix(" kB")?.parse::<u64>().ok())
+                .map_or(0, |kib| kib * 1024),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            versions: vec![
+                said("curl", &["--version"], |line| words(line, 2)),
+                said("openssl", &["version"], |line| words(line, 2)),
+                said("wrk", &["--version"], |line| words(line, 2)),
+            ],
+            load_before: load(),
+            load_after: 0.0,
+        }
+    }
+
+    fn show(&self) -> String {
+        let busy = if self.load_before > IDLE_LOAD {
+            "; others used the machine too"
+        } else {
+            ""
+        };
+        format!(
+            "{}, {} cores, {}, Linux {}; {}; {}, commit {}; load before {:.2}{busy}",
+            self.processor,
+            self.cores,
+            size(self.memory_bytes),
+            self.kernel,
+            self.versions.join(", "),
+            self.date,
+            self.commit,
+            self.load_before,
+        )
+    }
+}
+
+impl Report {
+    /// Whether every part was measured to its end.
+    pub fn is_whole(&self) -> bool {
+        self.parts.iter().all(|part| part.failed.is_none())
+    }
+
+    /// Prints it as the command line wants it.
+    ///
+    /// # Errors
+    /// When the README has no place for the block.
+    pub fn show(&self, paths: &Paths, arguments: &cli::Bench) -> Result<()> {
+        if arguments.readme {
+            let path = paths.root().join("README.md");
+            let text = std::fs::read_to_string(&path)?;
+            let text = replaced(&text, &self.markdown()).with_context(|| {
+                format!("{} has no {} ... {}", path.display(), BLOCK[0], BLOCK[1])
+            })?;
+            std::fs::write(&path, text)?;
+        }
+        if arguments.json {
+            println!("{}", serde_json::to_string_pretty(self)?);
+        } else if arguments.markdown {
+            print!("{}", self.markdown());
+        } else {
+            print!("{}", self.text());
+        }
+        Ok(())
+    }
+
+    /// Tables for people.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for part in &self.parts {
+            text.push_str(&figure::table(part.part.name(), &part.figures));
+            for note in &part.notes {
+                text.push_str(&format!("  note: {note}\n"));
+            }
+            if let Some(reason) = &part.failed {
+                text.push_str(&format!("  FAILED: {reason}\n"));
+            }
+            text.push('\n');
+        }
+        let machine = self.machine.show();
+        text.push_str(&format!(
+            "{machine}; {} rounds, {:.0} s\n",
+            self.rounds, self.took_s
+        ));
+        text.push_str(&self.verdict());
+        text.push('\n');
+        text
+    }
+
+    /// How many goals were reached, and which were not.
+    fn verdict(&self) -> String {
+        let judged: Vec<(&Figure, bool)> = self
+            .parts
+            .iter()
+            .flat_map(|part| &part.figures)
+            .filter_map(|figure| Some((figure, figure.reached()?)))
+            .collect();
+        let short: Vec<&str> = judged
+            .iter()
+            .filter(|(_, reached)| !reached)
+            .map(|(figure, _)| figure.name.trim())
+            .collect();
+        let reached = judged.len() - short.len();
+        let all = judged.len();
+        if short.is_empty() {
+            format!("{reached} of {all} goals reached")
+        } else {
+            format!(
+                "{reached} of {all} goals reached; short: {}",
+                short.join("; ")
+            )
+        }
+    }
+
+    /// The README's block, with the lines it begins and ends with.
+    fn markdown(&self) -> String {
+        let mut text = format!(
+            "{}\nMeasured with `cargo appliance bench` on {}; {} rounds, medians, the spread of the rounds in parentheses. {}.\n",
+            BLOCK[0],
+            self.machine.show(),
+            self.rounds,
+            self.verdict()
+        );
+        for part in self.parts.iter().filter(|part| !part.figures.is_empty()) {
+            text.push_str(&format!(
+                "\n| {} | ratio | goal | ours | best rival |\n| --- | --- | --- | --- | --- |\n",
+                part.part.name()
+            ));
+            text.push_str(&figure::markdown(&part.figures));
+            for note in &part.notes {
+                text.push_str(&format!("\n{note}\n"));
+            }
+        }
+        text.push_str(&format!("{}\n", BLOCK[1]));
+        text
+    }
+}
+
+/// The average number of running processes over the last minute.
+pub fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ')
+        .next()
+        .and_then(|first| first.parse().ok())
+        .unwrap_or(0.0)
+}
+
+/// The first line a program prints, shortened.
+fn said(program: &str, arguments: &[&str], shorten: fn(&str) -> String) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let text = output.map(|output| {
+        let all = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&all).into_owned()
+    });
+    let line = text.ok().and_then(|text| text.lines().next().map(shorten));
+    line.unwrap_or_else(|| format!("{program} unknown"))
+}
+
+fn words(line: &str, count: usize) -> String {
+    line.split_whitespace()
+        .take(count)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The value of the first `name : value` of one of the kernel's tables.
+fn field<'a>(table: &'a str, name: &str) -> Option<&'a str> {
+    table.lines().find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        (found.trim() == name).then(|| value.trim())
+    })
+}
+
+/// `text` with another block; nothing when it has none.
+fn replaced(text: &str, block: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BLOCK[0])?;
+    let (_, after) = rest.split_once(BLOCK[1])?;
+    Some(format!("{before}{}{after}", block.trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::figure::{Goal, Samples, Unit};
+    use crate::cli::Part;
+
+    fn report(ours: f64) -> Report {
+        let samples = |name: &str, value| Samples {
+            name: name.into(),
+            values: vec![value],
+        };
+        let figure = Figure {
+            name: "4 KiB, loopback".into(),
+            unit: Unit::RequestsPerSecond,
+            ours: samples("plasmd", ours),
+            rivals: vec![samples("nginx", 100.0)],
+            goal: Some(Goal::RatioAtLeast(1.15)),
+        };
+        Report {
+            machine: Machine {
+                date: "2026-01-02".into(),
+                commit: "abc".into(),
+                processor: "A Processor".into(),
+                cores: 2,
+                memory_bytes: 1 << 30,
+                kernel: "6.12".into(),
+                versions: vec!["curl 1".into()],
+                load_before: 0.1,
+                load_after: 1.0,
+            },
+            rounds: 3,
+            took_s: 60.0,
+            parts: vec![Measured {
+                part: Part::Serving,
+                figures: vec![figure],
+                notes: vec!["veth skipped: no root".into()],
+                failed: None,
+                took_s: 60.0,
+            }],
+        }
+    }
+
+    #[test]
+    fn the_report_says_what_was_reached_where_and_when() {
+        let text = report(120.0).text();
+        for part in [
+            "1.20x",
+            ">= 1.15x",
+            "ok",
+            "A Processor",
+            "2026-01-02",
+            "1 of 1 goals reached",
+            "veth skipped",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(
+            report(100.0)
+                .text()
+                .contains("0 of 1 goals reached; short: 4 KiB, loopback")
+        );
+    }
+
+    #[test]
+    fn a_part_that_failed_is_shown_and_counts() {
+        let mut report = report(120.0);
+        report.parts[0].failed = Some("no wrk".into());
+        assert!(!report.is_whole() && report.text().contains("FAILED: no wrk"));
+    }
+
+    #[test]
+    fn the_readmes_block_is_replaced_and_nothing_else() {
+        let block = report(120.0).markdown();
+        assert!(
+            block.contains("| 4 KiB, loopback | **1.20x** (1.20..1.20) | >= 1.15x ok |"),
+            "{block}"
+        );
+        let readme = format!("before\n{}\nold\n{}\nafter\n", BLOCK[0], BLOCK[1]);
+        let once = replaced(&readme, &block).unwrap();
+        assert!(
+            once.starts_with("before\n<!-- bench -->\nMeasured")
+                && once.ends_with("<!-- /bench -->\nafter\n")
+        );
+        assert_eq!(replaced(&once, &block), Some(once.clone()));
+        assert_eq!(replaced("no block", &block), None);
+    }
+
+    #[test]
+    fn the_kernels_tables_are_understood() {
+        let table = "processor\t: 0\nmodel name\t: A: B\nprocessor\t: 1\nmodel name\t: C\n";
+        assert_eq!(field(table, "model name"), Some("A: B"));
+        assert_eq!(field(table, "bogomips"), None);
+    }
+}

@@ -1,0 +1,289 @@
+//! The servers that are measured: started with the same files, waited for, and ended.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::client::{self, CURL_FORMAT, Download};
+use super::files::Files;
+use super::limits::{END_LIMIT, LOOK_PERIOD, SMALL_BYTES, START_LIMIT};
+use super::machines::free_port;
+use super::place::{Place, Via};
+use super::process;
+use crate::facts;
+
+/// nginx's tcp_nopush: it halves a single stream on loopback and makes small files faster, so both are measured.
+pub const NOPUSH: [&str; 2] = ["on", "off"];
+
+/// nginx's worker processes: as many as plasmd has threads.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// The programs that serve.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// Ours.
+    pub plasmd: PathBuf,
+    /// The rival.
+    pub nginx: PathBuf,
+}
+
+/// A server that is ended when it is dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    port: u16,
+    /// As the tables call it.
+    pub name: String,
+}
+
+impl Running {
+    /// `plasmd serve` with the key of `files`, and more arguments.
+    ///
+    /// # Errors
+    /// When it does not serve.
+    pub fn plasmd(plasmd: &Path, files: &Files, place: &Place, more: &[&str]) -> Result<Self> {
+        let port = free_port()?;
+        let mut command = place.server(plasmd);
+        serve(&mut command, files, place.bind(), port).args(more);
+        let running = Self::start("plasmd", command, port, files)?;
+        running.ready(place, files)
+    }
+
+    /// nginx with two workers, no access log, and room for so many connections.
+    ///
+    /// # Errors
+    /// When it does not serve.
+    pub fn nginx(
+        nginx: &Path,
+        files: &Files,
+        place: &Place,
+        nopush: &str,
+        connections: u32,
+    ) -> Result<Self> {
+        let port = free_port()?;
+        let command = nginx_command(
+            nginx,
+            files,
+            place,
+            port,
+            &configuration(nopush, connections),
+        )?;
+        let name = format!("nginx, tcp_nopush {nopush}");
+        Self::start(&name, command, port, files)?.ready(place, files)
+    }
+
+    /// Starts a server without waiting for it.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub fn start(name: &str, mut command: Command, port: u16, files: &Files) -> Result<Self> {
+        let log = log(files, port);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .with_context(|| format!("cannot run {}", command.get_program().to_string_lossy()))?;
+        Ok(Self {
+            child,
+            port,
+            name: name.to_owned(),
+        })
+    }
+
+    /// Waits until it gives the small file whole.
+    fn ready(mut self, place: &Place, files: &Files) -> Result<Self> {
+        let deadline = Instant::now() + START_LIMIT;
+        let url = self.url(Via::Loopback, &Files::path(facts::CHANNEL, "vmlinuz"));
+        loop {
+            let mut curl = place.client(Via::Loopback, "curl");
+            let asked = curl
+                .args([
+                    "--silent",
+                    "--max-time",
+                    "2",
+                    "--output",
+                    "/dev/null",
+                    "--write-out",
+                ])
+                .args([CURL_FORMAT, &url]);
+            if let Ok(said) = client::run(asked) {
+                let downloads = Download::parse_all(&said)?;
+                ensure!(
+                    downloads
+                        .first()
+                        .is_some_and(|download| download.bytes == SMALL_BYTES),
+                    "{} gives something else than the file: {downloads:?}",
+                    self.name
+                );
+                return Ok(self);
+            }
+            if self.child.try_wait()?.is_some() || Instant::now() > deadline {
+                bail!("{} does not serve: {}", self.name, self.said(files));
+            }
+            std::thread::sleep(LOOK_PERIOD);
+        }
+    }
+
+    /// What it wrote to its standard error.
+    pub fn said(&self, files: &Files) -> String {
+        let said = std::fs::read_to_string(log(files, self.port)).unwrap_or_default();
+        said.trim().to_owned()
+    }
+
+    /// The URL of a path of this server, for clients that come this way.
+    pub fn url(&self, via: Via, path: &str) -> String {
+        format!("http://{}:{}{path}", via.address(), self.port)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The number of its first process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Processor seconds it has used.
+    pub fn cpu_seconds(&self) -> f64 {
+        process::cpu_seconds(self.id())
+    }
+
+    /// Memory of all its processes.
+    pub fn resident_bytes(&self) -> u64 {
+        process::resident_bytes(self.id())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // nginx ends its workers when it is asked to, and leaves them behind when it is killed.
+        if let Ok(id) = i32::try_from(self.child.id())
+            && let Some(id) = rustix::process::Pid::from_raw(id)
+        {
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+        }
+        let deadline = Instant::now() + END_LIMIT;
+        while Instant::now() < deadline {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(LOOK_PERIOD);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn log(files: &Files, port: u16) -> PathBuf {
+    files.folder().join(format!("server-{port}.log"))
+}
+
+/// The arguments of `plasmd serve` that every measurement has.
+pub fn serve<'a>(
+    command: &'a mut Command,
+    files: &Files,
+    address: &str,
+    port: u16,
+) -> &'a mut Command {
+    command
+        .args([
+            "serve",
+            "--no-mdns",
+            "--bind",
+            address,
+            "--port",
+            &port.to_string(),
+        ])
+        .arg("--artifacts")
+        .arg(files.artifacts())
+        .arg("--key")
+        .arg(files.key())
+        .env_remove("RUST_LOG")
+}
+
+/// What every nginx here is told besides its address.
+fn configuration(nopush: &str, connections: u32) -> String {
+    format!(
+        "worker_processes {}; worker_rlimit_nofile {};\n\
+         events {{ worker_connections {connections}; }}\n\
+         http {{ access_log off; sendfile on; tcp_nopush {nopush}; keepalive_requests 1000000000;\n",
+        workers(),
+        connections * 2
+    )
+}
+
+/// nginx in a folder of its own; `configuration` ends inside the `http` block.
+///
+/// # Errors
+/// When its configuration cannot be written.
+pub fn nginx_command(
+    nginx: &Path,
+    files: &Files,
+    place: &Place,
+    port: u16,
+    configuration: &str,
+) -> Result<Command> {
+    let folder = files.folder().join(format!("nginx-{port}"));
+    std::fs::create_dir_all(&folder)?;
+    let shown = folder.display();
+    // Workers of a server started by root would run as another user, who may not read the files.
+    let user = if rustix::process::geteuid().is_root() {
+        "user root;"
+    } else {
+        ""
+    };
+    let text = format!(
+        "{user} daemon off; pid {shown}/pid; error_log stderr crit;\n{configuration}\
+         client_body_temp_path {shown}/1; proxy_temp_path {shown}/2; fastcgi_temp_path {shown}/3;\n\
+         uwsgi_temp_path {shown}/4; scgi_temp_path {shown}/5;\n\
+         server {{ listen {}:{port} backlog=4096; root {}; location = /manifest.json {{ alias {}; }} }} }}\n",
+        place.bind(),
+        files.artifacts().display(),
+        files.manifest().display()
+    );
+    std::fs::write(folder.join("nginx.conf"), text)?;
+    let mut command = place.server(nginx);
+    command
+        .args(["-e", "stderr", "-p"])
+        .arg(&folder)
+        .arg("-c")
+        .arg(folder.join("nginx.conf"));
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_serve_says_what_it_wrote() {
+        let files = Files::empty().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo reason >&2; exit 1"]);
+        let running = Running::start("broken", command, 9, &files).unwrap();
+        let error = running.ready(&Place::here(), &files).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("broken does not serve: reason"), "{text}");
+    }
+
+    #[test]
+    fn nginx_is_told_what_to_measure_with() {
+        let text = configuration("off", 1024);
+        for part in [
+            "tcp_nopush off;",
+            "sendfile on;",
+            "access_log off;",
+            "worker_connections 1024;",
+        ] {
+            assert!(text.contains(part), "{part}");
+        }
+    }
+}
