@@ -5,6 +5,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::digests::REPR_DIGEST;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use boot_manifest::Digest;
@@ -17,9 +18,6 @@ use http::header::{
 
 /// The digest of the whole artifact, also with a partial answer.
 const ARTIFACT_HASH: HeaderName = HeaderName::from_static("x-artifact-hash");
-
-/// The digest of the whole representation (RFC 9530), also with a partial answer.
-const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
 /// Fields of a content's answer, with room for `Content-Range`, `Connection`, a request id and the date.
 const FIELDS_MAX: usize = 14;

@@ -23,3 +23,9 @@ pub const TARGET_SIZE_MAX: usize = 8 * 1024;
 
 /// Bytes of a body that nobody asked for and that is read and dropped. More ends the connection.
 pub const BODY_SIZE_MAX: u64 = 8 * 1024;
+
+/// Media ranges of `Accept` that are looked at. Browsers send under 10.
+pub const ACCEPT_RANGES_MAX: usize = 32;
+
+/// Digests a client may wish for; eight are registered.
+pub const DIGESTS_MAX: usize = 16;
