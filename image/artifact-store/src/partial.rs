@@ -1,10 +1,13 @@
 //! Writing an artifact whose digests are known, so that unverified bytes are never visible under its name.
 //!
 //! ```text
-//! begin ──> .NAME.partial ──put_chunk (verify, then write)──> all chunks there ──commit──> NAME
+//! begin ──> .NAME.partial ──chunk (write, hash), verified──> all chunks there ──commit──> NAME
 //!   ^            │                                                              fsync, rename, fsync folder
 //!   └── resume ──┘  every chunk that is already there is hashed again
 //! ```
+//!
+//! A chunk is hashed while it is written, because chunks of 64 MiB must not pass through memory as a whole. Bytes of a chunk
+//! that turns out wrong, or is never finished, lie in the partial file only, and count as missing for ever after.
 //!
 //! What survives a power cut: before `commit`, the partial file with any of its chunks (`begin` finds out which are
 //! whole); after `commit` returned, the complete file under its name. In between, one of the two.
@@ -20,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use boot_manifest::{Artifact, Digest, FileName, Hasher};
+use boot_manifest::{Artifact, ChunkCheck, Digest, FileName, Hasher};
 use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
 use rustix::io::Errno;
 
@@ -65,9 +68,19 @@ pub enum WriteError {
         /// Size of the artifact.
         needed: u64,
     },
-    /// The bytes are not the chunk the manifest names. Nothing was written.
+    /// The bytes are not the chunk the manifest names. The chunk is still missing.
     #[error("chunk {index} of {name} does not have the digest the manifest names")]
     WrongBytes {
+        /// The artifact's file name.
+        name: FileName,
+        /// Number of the chunk.
+        index: usize,
+        /// The digest that the bytes have.
+        computed: Digest,
+    },
+    /// Somebody else writes this chunk, or it is there already: a second writer could spoil what the first one verified.
+    #[error("chunk {index} of {name} cannot be written now")]
+    Taken {
         /// The artifact's file name.
         name: FileName,
         /// Number of the chunk.
@@ -140,6 +153,11 @@ impl Folder {
         match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, artifact.size) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
             Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
+                if stat.st_size == 0 {
+                    // Nothing is in it that a next run could use.
+                    rustix::fs::unlinkat(&self.dir, &name, rustix::fs::AtFlags::empty())
+                        .map_err(failed)?;
+                }
                 return Err(WriteError::Full {
                     path,
                     needed: artifact.size,
@@ -231,9 +249,28 @@ pub struct Partial {
     temp: String,
     file: File,
     artifact: Artifact,
-    present: Mutex<Vec<bool>>,
+    chunks: Mutex<Vec<ChunkState>>,
     resumed: u64,
     written: AtomicU64,
+}
+
+/// Where a chunk is on its way. A chunk that is there is never written again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ChunkState {
+    Missing,
+    /// By one [`ChunkWriter`].
+    BeingWritten,
+    There,
+}
+
+/// One chunk on its way into the partial file. Dropping it before [`ChunkWriter::finish`] leaves the chunk missing.
+#[derive(Debug)]
+pub struct ChunkWriter<'a> {
+    partial: &'a Partial,
+    index: usize,
+    at: u64,
+    end: u64,
+    check: Option<ChunkCheck>,
 }
 
 impl Partial {
@@ -250,16 +287,18 @@ impl Partial {
             source,
         };
         let length = file.metadata().map_err(failed)?.len();
-        let mut present = vec![false; artifact.chunks.chunk_count()];
+        let mut chunks = vec![ChunkState::Missing; artifact.chunks.chunk_count()];
         let mut resumed = 0;
-        for (index, there) in present.iter_mut().enumerate() {
+        for (index, state) in chunks.iter_mut().enumerate() {
             let range = artifact.chunks.range(index);
             if range.end > length || is_hole(&file, range.start, range.end) {
                 continue;
             }
             let size = range.end - range.start;
-            *there = digest_of(&file, range).map_err(failed)? == artifact.chunks.digest(index);
-            resumed += if *there { size } else { 0 };
+            if digest_of(&file, range).map_err(failed)? == artifact.chunks.digest(index) {
+                *state = ChunkState::There;
+                resumed += size;
+            }
         }
         let written = AtomicU64::new(resumed);
         Ok(Self {
@@ -267,7 +306,7 @@ impl Partial {
             temp,
             file,
             artifact,
-            present: Mutex::new(present),
+            chunks: Mutex::new(chunks),
             resumed,
             written,
         })
@@ -290,40 +329,33 @@ impl Partial {
 
     /// The numbers of the chunks that are not there yet, ascending.
     pub fn missing(&self) -> Vec<usize> {
-        let present = self.lock();
-        present
+        let chunks = self.lock();
+        chunks
             .iter()
             .enumerate()
-            .filter(|(_, there)| !**there)
+            .filter(|(_, state)| **state != ChunkState::There)
             .map(|(index, _)| index)
             .collect()
     }
 
-    /// Verifies `bytes` as chunk `index` and writes it. Several threads may put different chunks at once.
-    pub fn put_chunk(&self, index: usize, bytes: &[u8]) -> Result<(), WriteError> {
-        if !self.artifact.chunks.verify(index, bytes) {
-            return Err(WriteError::WrongBytes {
-                name: self.artifact.filename.clone(),
-                index,
-            });
+    /// Starts to write chunk `index`. Several threads may write different chunks at once; each chunk has one writer.
+    pub fn chunk(&self, index: usize) -> Result<ChunkWriter<'_>, WriteError> {
+        let mut chunks = self.lock();
+        match chunks.get_mut(index) {
+            Some(state @ ChunkState::Missing) => *state = ChunkState::BeingWritten,
+            _ => {
+                let name = self.artifact.filename.clone();
+                return Err(WriteError::Taken { name, index });
+            }
         }
-        let offset = self.artifact.chunks.range(index).start;
-        self.file.write_all_at(bytes, offset).map_err(|source| {
-            write_failed(
-                source,
-                &self.folder.path.join(&self.temp),
-                self.artifact.size,
-            )
-        })?;
-        let mut present = self.lock();
-        if let Some(there) = present.get_mut(index)
-            && !*there
-        {
-            *there = true;
-            self.written
-                .fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        }
-        Ok(())
+        let range = self.artifact.chunks.range(index);
+        Ok(ChunkWriter {
+            partial: self,
+            index,
+            at: range.start,
+            end: range.end,
+            check: Some(self.artifact.chunks.check(index)),
+        })
     }
 
     /// Gives the complete artifact its name. When this returns, it survives a power cut.
@@ -352,11 +384,74 @@ impl Partial {
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<bool>> {
-        // A list of flags is never half changed, so a panic elsewhere does not spoil it.
-        self.present
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<ChunkState>> {
+        // A list of states is never half changed, so a panic elsewhere does not spoil it.
+        self.chunks
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn set(&self, index: usize, state: ChunkState) {
+        if let Some(chunk) = self.lock().get_mut(index) {
+            *chunk = state;
+        }
+    }
+}
+
+impl ChunkWriter<'_> {
+    /// Writes and hashes the next bytes of the chunk. Bytes behind its end are counted against it and not written.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        if let Some(check) = &mut self.check {
+            check.update(bytes);
+        }
+        let room = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let bytes = &bytes[..bytes.len().min(room)];
+        let partial = self.partial;
+        partial
+            .file
+            .write_all_at(bytes, self.at)
+            .map_err(|source| {
+                let path = partial.folder.path.join(&partial.temp);
+                write_failed(source, &path, partial.artifact.size)
+            })?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Keeps the chunk, if it is the one that the manifest names.
+    pub fn finish(mut self) -> Result<(), WriteError> {
+        let (partial, index) = (self.partial, self.index);
+        // Taken, so that dropping this leaves the verdict alone.
+        let Some(check) = self.check.take() else {
+            return Ok(());
+        };
+        match check.finish() {
+            Ok(()) => {
+                let range = partial.artifact.chunks.range(index);
+                partial
+                    .written
+                    .fetch_add(range.end - range.start, Ordering::Relaxed);
+                partial.set(index, ChunkState::There);
+                Ok(())
+            }
+            Err(computed) => {
+                partial.set(index, ChunkState::Missing);
+                let name = partial.artifact.filename.clone();
+                Err(WriteError::WrongBytes {
+                    name,
+                    index,
+                    computed,
+                })
+            }
+        }
+    }
+}
+
+impl Drop for ChunkWriter<'_> {
+    fn drop(&mut self) {
+        if self.check.is_some() {
+            self.partial.set(self.index, ChunkState::Missing);
+        }
     }
 }
 

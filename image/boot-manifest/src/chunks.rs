@@ -99,6 +99,47 @@ impl ChunkMap {
         u64::try_from(bytes.len()) == Ok(range.end - range.start)
             && self.digest(index) == Some(Digest::of(bytes))
     }
+
+    /// Checks chunk `index` while its bytes arrive, so that nobody has to hold a whole chunk in memory.
+    pub fn check(&self, index: usize) -> ChunkCheck {
+        let range = self.range(index);
+        ChunkCheck {
+            expected: self.digest(index),
+            left: range.end - range.start,
+            too_long: false,
+            hasher: Hasher::new(),
+        }
+    }
+}
+
+/// The check of one chunk whose bytes come in pieces: the same verdict as [`ChunkMap::verify`].
+#[derive(Debug)]
+pub struct ChunkCheck {
+    expected: Option<Digest>,
+    left: u64,
+    too_long: bool,
+    hasher: Hasher,
+}
+
+impl ChunkCheck {
+    /// The next bytes of the chunk.
+    pub fn update(&mut self, bytes: &[u8]) {
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.too_long |= length > self.left;
+        self.left = self.left.saturating_sub(length);
+        self.hasher.update(bytes);
+    }
+
+    /// Whether these were exactly the chunk's bytes; otherwise the digest that they have.
+    pub fn finish(self) -> Result<(), Digest> {
+        let computed = self.hasher.finish();
+        let whole = self.left == 0 && !self.too_long;
+        if whole && self.expected == Some(computed) {
+            Ok(())
+        } else {
+            Err(computed)
+        }
+    }
 }
 
 /// Hashes an artifact of known length once and yields its digest and its chunk map.
@@ -222,7 +263,20 @@ mod tests {
             let mut flipped = chunk.to_vec();
             flipped[0] ^= 1;
             assert!(!map.verify(index, &flipped));
+
+            // In pieces, with the same verdicts.
+            let check = |index: usize, bytes: &[u8]| {
+                let mut check = map.check(index);
+                bytes.chunks(99_991).for_each(|piece| check.update(piece));
+                check.finish()
+            };
+            assert_eq!(check(index, chunk), Ok(()));
+            assert_eq!(check(index, &flipped), Err(Digest::of(&flipped)));
+            assert!(check(index, &chunk[1..]).is_err());
+            assert!(check(index, &[chunk, &[0][..]].concat()).is_err());
+            assert!(check(index + 1, chunk).is_err());
         }
+        assert!(map.check(map.chunk_count()).finish().is_err());
     }
 
     #[test]

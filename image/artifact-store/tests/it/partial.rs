@@ -16,9 +16,16 @@ fn chunk<'a>(artifact: &Artifact, content: &'a [u8], index: usize) -> &'a [u8] {
 }
 
 fn put(partial: &Partial, content: &[u8], index: usize) {
-    partial
-        .put_chunk(index, chunk(partial.artifact(), content, index))
-        .unwrap();
+    write(partial, index, chunk(partial.artifact(), content, index)).unwrap();
+}
+
+/// Writes a chunk in pieces, as it comes from the network.
+fn write(partial: &Partial, index: usize, bytes: &[u8]) -> Result<(), WriteError> {
+    let mut chunk = partial.chunk(index)?;
+    for piece in bytes.chunks(300_000) {
+        chunk.write(piece)?;
+    }
+    chunk.finish()
 }
 
 #[test]
@@ -36,7 +43,10 @@ fn the_name_appears_when_everything_is_there_and_not_before() {
     }
     assert_eq!(partial.missing(), [1]);
     put(&partial, &content, 1);
-    put(&partial, &content, 1);
+    assert!(
+        matches!(partial.chunk(1), Err(WriteError::Taken { index: 1, .. })),
+        "a chunk that is there could be written again"
+    );
     assert_eq!(partial.verified_bytes(), content.len() as u64);
     assert!(!dir.path().join("vmlinuz").exists());
     assert_eq!(partial.commit().unwrap(), dir.path().join("vmlinuz"));
@@ -62,33 +72,61 @@ fn committing_too_early_is_refused_and_loses_nothing() {
 }
 
 #[test]
-fn wrong_bytes_are_not_written() {
+fn wrong_bytes_are_never_kept() {
     let dir = tempfile::tempdir().unwrap();
     let content = bytes(2 * MIB, 3);
     let artifact = artifact("vmlinuz", &content);
-    let partial = Folder::open(dir.path()).unwrap().begin(&artifact).unwrap();
+    let folder = Folder::open(dir.path()).unwrap();
+    let partial = folder.begin(&artifact).unwrap();
     let mut flipped = chunk(&artifact, &content, 0).to_vec();
     flipped[MIB - 1] ^= 0x80;
-    for (index, wrong) in [
-        (0, &flipped[..]),
-        (0, &content[MIB..]),
-        (0, &content[..MIB - 1]),
-        (0, &[]),
-        (2, &content[..MIB]),
-        (usize::MAX, &content[..MIB]),
+    put(&partial, &content, 1);
+    for wrong in [
+        &content[MIB..],
+        &content[..MIB - 1],
+        &content[..MIB + 1],
+        &[],
+        &flipped[..],
     ] {
         assert!(matches!(
-            partial.put_chunk(index, wrong),
-            Err(WriteError::WrongBytes { .. })
+            write(&partial, 0, wrong),
+            Err(WriteError::WrongBytes { index: 0, computed, .. })
+                if computed == boot_manifest::Digest::of(wrong)
+        ));
+        assert_eq!(partial.missing(), [0]);
+    }
+    for beyond in [2, usize::MAX] {
+        assert!(matches!(
+            partial.chunk(beyond),
+            Err(WriteError::Taken { .. })
         ));
     }
+    // What lies in the file was written and does not count, now or after a restart.
+    drop(partial);
+    let partial = folder.begin(&artifact).unwrap();
+    assert_eq!(partial.missing(), [0]);
+    put(&partial, &content, 0);
+    partial.commit().unwrap();
+    assert_eq!(fs::read(dir.path().join("vmlinuz")).unwrap(), content);
+}
+
+#[test]
+fn a_chunk_has_one_writer_and_an_abandoned_one_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = bytes(2 * MIB, 5);
+    let artifact = artifact("vmlinuz", &content);
+    let partial = Folder::open(dir.path()).unwrap().begin(&artifact).unwrap();
+    let mut first = partial.chunk(0).unwrap();
+    first.write(&content[..MIB / 2]).unwrap();
+    assert!(matches!(partial.chunk(0), Err(WriteError::Taken { .. })));
     assert_eq!(partial.missing(), [0, 1]);
+    drop(first);
     assert_eq!(
-        fs::metadata(dir.path().join(".vmlinuz.partial"))
-            .unwrap()
-            .len(),
-        0
+        (partial.missing(), partial.verified_bytes()),
+        (vec![0, 1], 0)
     );
+    put(&partial, &content, 0);
+    assert_eq!(partial.missing(), [1]);
 }
 
 #[test]
