@@ -150,6 +150,7 @@ fn hint(error: &FetchError) -> Option<&'static str> {
         | FetchError::NotHttp { .. }
         | FetchError::NoSuchArtifact { .. }
         | FetchError::NoSource { .. }
+        | FetchError::Exhausted { .. }
         | FetchError::Sink(_) => return None,
     })
 }
@@ -327,7 +328,7 @@ async fn fetch_one(
         .artifact(
             manifest,
             artifact.name.as_str(),
-            &sources,
+            &sources[..],
             partial,
             |progress| {
                 meter.update(progress.done, progress.total);

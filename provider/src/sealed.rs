@@ -9,8 +9,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, PoisonError};
 
-use boot_manifest::Artifact;
-use fetch::{Sink, SinkError};
+use boot_manifest::{Artifact, ChunkCheck};
+use fetch::{Sink, SinkChunk, SinkError};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 
@@ -52,6 +52,8 @@ impl Memory {
 }
 
 impl Sink for Memory {
+    type Chunk<'a> = MemoryChunk<'a>;
+
     fn missing(&self) -> Vec<usize> {
         let present = self.present();
         (0..present.len())
@@ -59,15 +61,46 @@ impl Sink for Memory {
             .collect()
     }
 
-    fn put_chunk(&self, index: usize, bytes: &[u8]) -> Result<(), SinkError> {
-        if !self.artifact.chunks.verify(index, bytes) {
-            return Err(SinkError::WrongBytes);
-        }
-        let offset = self.artifact.chunks.range(index).start;
-        self.file
-            .write_all_at(bytes, offset)
+    fn chunk(&self, index: usize) -> Result<MemoryChunk<'_>, SinkError> {
+        let range = self.artifact.chunks.range(index);
+        Ok(MemoryChunk {
+            memory: self,
+            index,
+            at: range.start,
+            end: range.end,
+            check: self.artifact.chunks.check(index),
+        })
+    }
+}
+
+/// A chunk that is hashed on its way into memory.
+pub(crate) struct MemoryChunk<'a> {
+    memory: &'a Memory,
+    index: usize,
+    at: u64,
+    end: u64,
+    check: ChunkCheck,
+}
+
+impl SinkChunk for MemoryChunk<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
+        self.check.update(bytes);
+        // Bytes behind the end are counted against the chunk, and would belong to the next one.
+        let room = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let bytes = &bytes[..bytes.len().min(room)];
+        self.memory
+            .file
+            .write_all_at(bytes, self.at)
             .map_err(|error| SinkError::Failed(Box::new(error)))?;
-        if let Some(there) = self.present().get_mut(index) {
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), SinkError> {
+        self.check
+            .finish()
+            .map_err(|computed| SinkError::WrongBytes { computed })?;
+        if let Some(there) = self.memory.present().get_mut(self.index) {
             *there = true;
         }
         Ok(())
@@ -122,14 +155,21 @@ mod tests {
         let memory = Memory::new(&artifact(&bytes)).unwrap();
         assert_eq!(memory.missing(), [0, 1, 2]);
         assert!(memory.seal().is_err(), "sealed while incomplete");
-        let refused = memory.put_chunk(0, &bytes[1..=1 << 20]);
-        assert!(matches!(refused, Err(SinkError::WrongBytes)));
+        let put = |index: usize, bytes: &[u8]| {
+            let mut chunk = memory.chunk(index)?;
+            for piece in bytes.chunks(100_000) {
+                chunk.write(piece)?;
+            }
+            chunk.finish()
+        };
+        for wrong in [&bytes[1..=1 << 20], &bytes[..1 << 19], &bytes] {
+            let refused = put(0, wrong);
+            assert!(matches!(refused, Err(SinkError::WrongBytes { .. })));
+        }
         assert_eq!(memory.missing(), [0, 1, 2]);
         for index in [2, 0, 1] {
             let range = memory.artifact.chunks.range(index);
-            memory
-                .put_chunk(index, &bytes[range.start as usize..range.end as usize])
-                .unwrap();
+            put(index, &bytes[range.start as usize..range.end as usize]).unwrap();
         }
         let file = File::from(memory.seal().unwrap());
         let seals = fcntl_get_seals(&file).unwrap();

@@ -19,7 +19,7 @@ use boot_manifest::handoff::{HandoffRecord, Report};
 use boot_manifest::{
     Arch, Artifact, Channel, Expect, Expiry, Floor, Manifest, Timestamp, TrustRoot, Verified,
 };
-use fetch::{FetchError, Fetcher, Limits, TooSlow, Url};
+use fetch::{FetchError, Fetcher, Limits, Providers, TooSlow, Url};
 use serde::Deserialize;
 
 use crate::exit::{CommandError, Exit};
@@ -237,7 +237,7 @@ impl Stage {
             reason: format!("{}: no memory for it: {error}", artifact.name),
         })?;
         let memory = Arc::new(memory);
-        let sources = fetch::sources(url, manifest, artifact);
+        let sources = Providers(vec![url.clone()]);
         let name = artifact.name.as_str();
         let mut pause = PAUSE_MIN;
         loop {

@@ -58,8 +58,15 @@ impl Client {
         Self { limits, idle: None }
     }
 
-    pub(crate) fn limits(&self) -> &Limits {
-        &self.limits
+    /// Whether it keeps a connection to the server of `url`.
+    pub(crate) fn is_at(&self, url: &Url) -> bool {
+        let kept = self.idle.as_ref();
+        kept.is_some_and(|kept| kept.url.same_origin(url))
+    }
+
+    /// Whether it keeps a connection.
+    pub(crate) fn has_connection(&self) -> bool {
+        self.idle.is_some()
     }
 
     /// GET, with a `Range` of bytes when one is asked for. Follows redirects within the limits.

@@ -120,12 +120,20 @@ pub enum FetchError {
         /// What was asked for.
         name: String,
     },
+    /// Every source failed.
+    #[error("no source could give {name}: {}", list(errors))]
+    Exhausted {
+        /// What was asked for.
+        name: String,
+        /// Of each source, the last one.
+        errors: Vec<FetchError>,
+    },
     /// The place for the bytes failed: disk full, no permission, no memory.
     #[error(transparent)]
     Sink(Box<dyn Error + Send + Sync>),
 }
 
-/// A chunk that arrived with other bytes than the manifest names, twice.
+/// A chunk that arrived with other bytes than the manifest names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{url}: bad hash: {artifact} ({filename}) chunk {chunk}, bytes {}-{}: expected {expected}, computed {computed}",
@@ -163,6 +171,7 @@ impl FetchError {
             Self::BadHash(_) => "bad-hash",
             Self::Verify { source, .. } => source.code(),
             Self::NoSuchArtifact { .. } => "no-such-artifact",
+            Self::Exhausted { errors, .. } => shared_code(errors),
             Self::Sink(_) => "local",
         }
     }
@@ -171,10 +180,13 @@ impl FetchError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::CutShort { .. } => true,
-            Self::TooSlow { slow, .. } => !matches!(slow, TooSlow::Total { .. }),
+            Self::TooSlow { slow, .. } => {
+                !matches!(slow, TooSlow::Total { .. } | TooSlow::Others { .. })
+            }
             Self::Refused { status, .. } => {
                 matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504)
             }
+            Self::Exhausted { errors, .. } => errors.iter().any(Self::is_transient),
             Self::Url(_)
             | Self::NotFound { .. }
             | Self::Redirect { .. }
@@ -219,6 +231,20 @@ impl FetchError {
             _ => Self::Refused { url, status },
         }
     }
+}
+
+/// The code that all errors have, or the one that says that they differ.
+fn shared_code(errors: &[FetchError]) -> &'static str {
+    let mut codes = errors.iter().map(FetchError::code);
+    match codes.next() {
+        Some(first) if codes.all(|code| code == first) => first,
+        _ => "all-failed",
+    }
+}
+
+fn list(errors: &[FetchError]) -> String {
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    texts.join("; ")
 }
 
 /// The text of an error and of what caused it, where the causes add something.

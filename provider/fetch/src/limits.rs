@@ -1,13 +1,58 @@
 //! Every bound of a fetch, with the reason for its size.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// Longest URL. Servers commonly refuse request lines above 8 KiB; ours are below 200 bytes.
 pub(crate) const URL_SIZE_MAX: usize = 2_048;
 
-/// Chunks being checked and written while the next one arrives: checking and receiving then go on side by side on two
-/// processors. The memory of a fetch is this many chunks and one more; chunks have 1 MiB up to artifacts of 1 GiB.
-pub(crate) const CHUNKS_IN_FLIGHT: usize = 2;
+/// Bytes that arrived and wait to be checked and written, of all connections together. It is what lets chunks be hashed on
+/// several processors at once, and with two read buffers per connection it is the memory of a fetch, whatever the size.
+pub(crate) const WAITING_BYTES_MAX: u32 = 5 << 20;
+
+/// What one piece counts at least: a small piece keeps the read buffer alive that it lies in.
+pub(crate) const PIECE_COST_MIN: u32 = 32 << 10;
+
+/// Sources that are used at the same time; more wait for one of them to fail. Four saturate what a machine has.
+pub(crate) const CONNECTIONS_MAX: usize = 4;
+
+/// Sources that one fetch may be given.
+pub const SOURCES_MAX: usize = 32;
+
+/// A request to one of several sources is for what it brings in this time: long enough that the round trips do not
+/// count, short enough that a source which slows down holds up little.
+pub(crate) const RUN_TIME: Duration = Duration::from_secs(2);
+
+/// The smallest and largest such request. The smallest is also the first, while the rate is not known.
+pub(crate) const RUN_BYTES_MIN: u64 = 4 << 20;
+pub(crate) const RUN_BYTES_MAX: u64 = 256 << 20;
+
+/// A run that is done sooner than this is not worth the request that takes a part of it.
+pub(crate) const STEAL_TIME_MIN: Duration = Duration::from_millis(200);
+
+/// The last chunk of a stalled source is taken from it after this many times what it would take the helper, and not
+/// before this time.
+pub(crate) const HEDGE_FACTOR: u32 = 3;
+pub(crate) const HEDGE_WAIT_MIN: Duration = Duration::from_secs(1);
+
+/// How long the source that was relieved of a chunk is left alone.
+pub(crate) const HEDGE_PAUSE: Duration = Duration::from_secs(5);
+
+/// A source is dropped when another one is this many times as fast, for this long.
+pub(crate) const SLOW_FRACTION: u32 = 10;
+pub(crate) const SLOW_TIME: Duration = Duration::from_secs(5);
+
+/// Between two looks at the rates.
+pub(crate) const TICK: Duration = Duration::from_millis(250);
+
+/// Weight of the newest rate in the average: two seconds change it by nine tenths.
+pub(crate) const RATE_WEIGHT_NEW: f64 = 0.25;
+
+/// Wrong chunks after which a source is dropped, where damage on the line is possible.
+pub(crate) const WRONG_CHUNKS_MAX: u32 = 2;
+
+/// Messages of connections and checking threads to the download; they wait when it is full.
+pub(crate) const MESSAGES_MAX: usize = 64;
 
 /// How patient one fetch is. The defaults suit a person at a terminal; tests and roles set their own.
 #[derive(Clone, Debug)]
@@ -25,9 +70,12 @@ pub struct Limits {
     pub total: Duration,
     /// Attempts after the first one that may fail in a row without one more verified chunk.
     pub retries: u32,
-    /// Pause before the first retry; it doubles with each further one, up to 30 times itself.
+    /// Pause before the first retry; it doubles with each further one, up to 30 times itself, and is shortened by chance to
+    /// as little as half.
     pub retry_delay: Duration,
-    /// Redirects followed, http to http. The URL that artifacts are resolved against stays the one that was asked for.
+    /// Bytes per second of all connections together; nothing for as fast as it goes.
+    pub rate_max: Option<NonZeroU64>,
+    /// Redirects followed, never from https to http. The URL that artifacts are resolved against stays the one that was asked for.
     pub redirects: u32,
 }
 
@@ -43,6 +91,7 @@ impl Default for Limits {
             total: Duration::from_secs(300),
             retries: 3,
             retry_delay: Duration::from_secs(1),
+            rate_max: None,
             redirects: 3,
         }
     }
@@ -53,10 +102,6 @@ pub(crate) const HEADERS_MAX: usize = 64;
 
 /// The connection's read buffer, which is also the largest response header. Larger reads are fewer system calls.
 pub(crate) const READ_BUFFER_SIZE: usize = 256 << 10;
-
-/// Chunks of one artifact that may arrive wrong and be asked for again. Each costs a new request; more than a few are
-/// no accident of transport.
-pub(crate) const BAD_CHUNKS_MAX: u32 = 3;
 
 /// The longest pause between retries, in multiples of the first one.
 pub(crate) const RETRY_DELAY_FACTOR_MAX: u32 = 30;

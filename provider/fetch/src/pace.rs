@@ -34,6 +34,13 @@ pub enum TooSlow {
         /// Bytes per second that were expected.
         rate_min: u64,
     },
+    /// Other sources are much faster.
+    Others {
+        /// Bytes per second of this one.
+        rate: u64,
+        /// Bytes per second of the fastest one.
+        best: u64,
+    },
     /// The whole fetch was not done in time.
     Total {
         /// The time it had.
@@ -53,6 +60,12 @@ impl fmt::Display for TooSlow {
                 write!(
                     f,
                     "{bytes} bytes in {window:?}; at least {rate_min} bytes per second are expected"
+                )
+            }
+            Self::Others { rate, best } => {
+                write!(
+                    f,
+                    "{rate} bytes per second, and another source brings {best}"
                 )
             }
             Self::Total { limit } => write!(f, "not done within {limit:?}"),

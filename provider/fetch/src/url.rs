@@ -86,6 +86,11 @@ impl Url {
         }
     }
 
+    /// Whether TLS is spoken.
+    pub fn is_https(&self) -> bool {
+        false
+    }
+
     /// Whether both URLs lead to the same server.
     pub fn same_origin(&self, other: &Self) -> bool {
         self.host.eq_ignore_ascii_case(&other.host) && self.port == other.port

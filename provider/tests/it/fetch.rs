@@ -283,12 +283,6 @@ fn a_killed_download_goes_on_where_it_was() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!desk.path("out/vmlinuz").exists() && !desk.path("out/manifest.json").exists());
-    assert_eq!(
-        fs::metadata(&partial).unwrap().len(),
-        3 * MIB as u64,
-        "something unverified was kept"
-    );
-
     let good = provider(&image, |_, _, _| None);
     let ended = desk.fetch(&[&good.url(""), "-o", "out", "-k", "key.pub", "--json"]);
     let kernel = &ended.json()["artifacts"][0];

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use artifact_store::Folder;
 use boot_manifest::{Expect, Expiry, Floor, Manifest, Verified};
-use fetch::{FetchError, Fetcher, Limits, Report, Url};
+use fetch::{FetchError, Fetcher, Limits, Providers, Report, Url};
 
 use image::{Image, NOW};
 use server::{Server, Then, answer, file};
@@ -25,6 +25,7 @@ fn limits() -> Limits {
         total: Duration::from_secs(30),
         retries: 2,
         retry_delay: Duration::from_millis(5),
+        rate_max: None,
         redirects: 3,
     }
 }
@@ -120,7 +121,7 @@ fn fetch_into(
     let sources = fetch::sources(&base, &manifest, artifact);
     let (partial, report) = block_on(async {
         Fetcher::new(limits)
-            .artifact(&manifest, name, &sources, partial, |_| {})
+            .artifact(&manifest, name, &sources[..], partial, |_| {})
             .await
     })?;
     partial.commit().expect("a working test machine");

@@ -1,0 +1,75 @@
+//! Where artifacts may be.
+
+use boot_manifest::{Artifact, Manifest};
+
+use crate::url::{Url, UrlError};
+
+/// Knows servers that may have an artifact. How it came to know them is not this crate's concern.
+pub trait Sources {
+    /// For each server, the places on it where the artifact may be, in the order they are tried.
+    fn places(&self, manifest: &Manifest, artifact: &Artifact) -> Vec<Vec<Url>>;
+}
+
+/// Servers that are known by the URLs of their manifests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Providers(pub Vec<Url>);
+
+impl Sources for Providers {
+    fn places(&self, manifest: &Manifest, artifact: &Artifact) -> Vec<Vec<Url>> {
+        self.0
+            .iter()
+            .map(|url| sources(url, manifest, artifact))
+            .collect()
+    }
+}
+
+/// One server with these places.
+impl Sources for [Url] {
+    fn places(&self, _: &Manifest, _: &Artifact) -> Vec<Vec<Url>> {
+        vec![self.to_vec()]
+    }
+}
+
+/// Where an artifact may be, given where its manifest was asked for: its `download_url` resolved against that URL (RFC
+/// 3986), then a file beside the manifest, as in a plain directory on any web server. Digests decide what is accepted,
+/// so trying a second place costs one request and no safety.
+pub fn sources(manifest_url: &Url, manifest: &Manifest, artifact: &Artifact) -> Vec<Url> {
+    let mut sources = Vec::new();
+    for reference in [
+        manifest.download_url(artifact),
+        format!("./{}", artifact.filename),
+    ] {
+        match manifest_url.join(&encoded(&reference)) {
+            Ok(url) if !sources.contains(&url) => sources.push(url),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, reference, "not a usable place"),
+        }
+    }
+    sources
+}
+
+/// The manifest's URL at a provider: `location` itself when it names a file (`.../manifest.json`), else the manifest of
+/// `select` (channel and architecture) below it, or the provider's default one.
+pub fn manifest_url(location: &Url, select: Option<(&str, &str)>) -> Result<Url, UrlError> {
+    if location.file_name().ends_with(".json") {
+        return Ok(location.clone());
+    }
+    let path = location.path().trim_end_matches('/');
+    match select {
+        Some((channel, arch)) => location.join(&format!("{path}/{channel}/{arch}/manifest.json")),
+        None => location.join(&format!("{path}/manifest.json")),
+    }
+}
+
+/// A path with those printable characters encoded that may not stand in one; file names may have them.
+fn encoded(path: &str) -> String {
+    let mut text = String::new();
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}
