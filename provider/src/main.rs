@@ -8,6 +8,7 @@ mod cli;
 mod completions_cmd;
 mod config;
 mod discover_cmd;
+mod doctor;
 mod exit;
 mod fetch_cmd;
 mod http;

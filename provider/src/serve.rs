@@ -13,9 +13,9 @@ mod chores;
 mod hand;
 mod hashing;
 mod health;
-mod limits;
+pub(crate) mod limits;
 pub(crate) mod metrics;
-mod port_owner;
+pub(crate) mod port_owner;
 #[expect(dead_code, reason = "used with the flags that come next")]
 mod privileges;
 mod process;

@@ -57,11 +57,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CommandError> {
         Command::List(args) => (args, "/manifest.json", show_artifacts),
         Command::Keyid(args) => (args, "/manifest.json", show_key_ids),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CommandError::local(format!("cannot start: {error}")))?;
-    let answer = runtime.block_on(ask(&args.addr, path))?;
+    let answer = runtime()?.block_on(ask(&args.addr, path))?;
     if args.json {
         out::line(String::from_utf8_lossy(&answer).trim_end());
         return Ok(Exit::Done);
@@ -77,8 +73,41 @@ pub(crate) fn run(command: Command) -> Result<Exit, CommandError> {
     Ok(Exit::Done)
 }
 
+fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::local(format!("cannot start: {error}")))
+}
+
+/// What a provider says of its health: whether its status code is good, and the object, null when it sent none.
+pub(crate) fn health(base: &str, wait: Duration) -> Result<(bool, Value), CommandError> {
+    let (status, body) = runtime()?.block_on(answer(base, "/health", wait))?;
+    let health = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    Ok((status.is_success(), health))
+}
+
 async fn ask(base: &str, path: &str) -> Result<Bytes, CommandError> {
-    let url = format!("{}{path}", base.trim_end_matches('/'));
+    let (status, body) = answer(base, path, ANSWER_WAIT_MAX).await?;
+    if status.is_success() {
+        return Ok(body);
+    }
+    let text = String::from_utf8_lossy(&body);
+    let line = printable(text.lines().next().unwrap_or_default());
+    let url = url_of(base, path);
+    Err(CommandError::failed(format!("{url}: {status}: {line}")))
+}
+
+fn url_of(base: &str, path: &str) -> String {
+    format!("{}{path}", base.trim_end_matches('/'))
+}
+
+async fn answer(
+    base: &str,
+    path: &str,
+    wait: Duration,
+) -> Result<(StatusCode, Bytes), CommandError> {
+    let url = url_of(base, path);
     let unreachable = |reason: String| {
         CommandError::failed(format!("{url}: {reason}"))
             .hint("is the provider running there? `plasmd serve` starts one; --addr names another")
@@ -91,22 +120,13 @@ async fn ask(base: &str, path: &str) -> Result<Bytes, CommandError> {
             "{url}: not a URL that begins with http://"
         )));
     };
-    let answer = tokio::time::timeout(ANSWER_WAIT_MAX, exchange(&uri, authority.as_str())).await;
-    let (status, body) = match answer {
-        Ok(answer) => answer.map_err(|error| unreachable(error.to_string()))?,
-        Err(_) => {
-            return Err(unreachable(format!(
-                "no answer within {} s",
-                ANSWER_WAIT_MAX.as_secs()
-            )));
-        }
-    };
-    if status.is_success() {
-        return Ok(body);
+    match tokio::time::timeout(wait, exchange(&uri, authority.as_str())).await {
+        Ok(answer) => answer.map_err(|error| unreachable(error.to_string())),
+        Err(_) => Err(unreachable(format!(
+            "no answer within {} s",
+            wait.as_secs()
+        ))),
     }
-    let text = String::from_utf8_lossy(&body);
-    let line = printable(text.lines().next().unwrap_or_default());
-    Err(CommandError::failed(format!("{url}: {status}: {line}")))
 }
 
 async fn exchange(uri: &Uri, authority: &str) -> anyhow::Result<(StatusCode, Bytes)> {

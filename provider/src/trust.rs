@@ -43,6 +43,11 @@ pub(crate) struct Trust {
 }
 
 impl Args {
+    /// Whether a key was named, or this machine has a trust root of its own.
+    pub(crate) fn is_configured(&self) -> bool {
+        self.key.is_some() || self.trust_root.is_some() || Path::new(TRUST_ROOT_FILE).exists()
+    }
+
     /// Reads the key or trust root that was asked for, else the machine's own.
     pub(crate) fn load(&self) -> Result<Trust, CommandError> {
         if let Some(file) = &self.key {

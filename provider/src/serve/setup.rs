@@ -10,7 +10,7 @@ use boot_manifest::{SecretKey, TrustRoot};
 
 use crate::exit::CommandError;
 use crate::serve::args::SigningArgs;
-use crate::serve::port_owner;
+use crate::serve::port_owner::{self, Protocol};
 use crate::serve::signer::Signer;
 use crate::trust;
 
@@ -78,7 +78,8 @@ pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> CommandEr
     let (port, ip) = (address.port(), address.ip());
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            let owner = port_owner::find(port).unwrap_or_else(|| "another process".to_owned());
+            let owner = port_owner::find(port, Protocol::Tcp)
+                .unwrap_or_else(|| "another process".to_owned());
             CommandError::local(format!(
                 "cannot listen on {address}: the address is in use by {owner}"
             ))

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 mod desk;
 mod discover;
+mod doctor;
 mod documents;
 mod fetch;
 mod lan;

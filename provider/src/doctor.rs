@@ -1,0 +1,159 @@
+//! `plasmd doctor`: looks at everything a provider on this machine depends on and says what to do about it.
+//!
+//! Each file below looks at one thing and gives findings: ok, warn or bad, and what to do. What is seen is judged by pure
+//! functions, so that every check can be made to fail in a test. Changes nothing, and asks nobody but the provider here.
+
+mod artifacts;
+mod clock;
+mod confinement;
+mod finding;
+mod limits;
+mod manifests;
+mod network;
+mod ports;
+mod room;
+mod service;
+mod sys;
+
+use std::path::PathBuf;
+
+use boot_manifest::{Timestamp, TrustRoot};
+use serde_json::json;
+
+use crate::exit::{CommandError, Exit};
+use crate::out;
+use crate::trust;
+use artifacts::Release;
+use clock::Witnesses;
+use finding::{Finding, Level, Machine};
+
+/// The flags.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The artifacts directory
+    #[arg(
+        short,
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/plasm/artifacts"
+    )]
+    artifacts: PathBuf,
+    /// The port that shall serve
+    #[arg(short, long, default_value_t = 8080)]
+    port: u16,
+    /// URL of the provider to ask [default: http://localhost:PORT]
+    #[arg(long, value_name = "URL")]
+    addr: Option<String>,
+    #[command(flatten)]
+    trust: trust::Args,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Print only what is not good
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Looks at everything and prints it. Fails when something is bad.
+pub(crate) fn run(args: &Args) -> Result<Exit, CommandError> {
+    let root = match args.trust.is_configured() {
+        true => Some(args.trust.load()?.root),
+        false => None,
+    };
+    let findings = examine(args, root.as_ref());
+    if args.json {
+        out::line(format_args!("{:#}", object(&findings)));
+    } else {
+        print(&findings, args.quiet);
+    }
+    Ok(match worst(&findings) {
+        Level::Ok | Level::Warn => Exit::Done,
+        Level::Bad => Exit::Failed,
+    })
+}
+
+fn examine(args: &Args, root: Option<&TrustRoot>) -> Vec<Finding> {
+    let machine = Machine::this();
+    let now = trust::now();
+    let local = format!("http://localhost:{}", args.port);
+    let (service, answers) = service::check(args.addr.as_deref().unwrap_or(&local));
+    let (on_disk, releases) = artifacts::check(&machine, &args.artifacts);
+    let (manifests, newest_manifest) = manifests::check(&releases, root, now);
+    let witnesses = Witnesses {
+        file: newest_file(&releases),
+        manifest: newest_manifest,
+        is_synchronised: clock::is_synchronised(),
+    };
+    let mut findings = vec![service];
+    findings.extend(ports::check(
+        &machine,
+        args.port,
+        answers && args.addr.is_none(),
+    ));
+    findings.extend(on_disk);
+    findings.extend(manifests);
+    findings.extend(clock::check(&machine, now, &witnesses));
+    findings.extend(room::check(&machine, &args.artifacts));
+    findings.extend(network::check(&machine, args.port));
+    findings.extend(confinement::check(&machine));
+    findings
+}
+
+/// When the youngest of the artifacts was written.
+fn newest_file(releases: &[Release]) -> Option<Timestamp> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let entries = releases
+        .iter()
+        .filter_map(|release| std::fs::read_dir(&release.folder).ok());
+    let times = entries
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.metadata().ok()?.mtime()));
+    times.max().map(Timestamp::from_unix)
+}
+
+fn worst(findings: &[Finding]) -> Level {
+    let levels = findings.iter().map(|finding| finding.level);
+    levels.max().unwrap_or(Level::Ok)
+}
+
+fn count(findings: &[Finding], level: Level) -> usize {
+    findings
+        .iter()
+        .filter(|finding| finding.level == level)
+        .count()
+}
+
+fn print(findings: &[Finding], quiet: bool) {
+    let shown = findings
+        .iter()
+        .filter(|finding| !quiet || finding.level != Level::Ok);
+    for finding in shown {
+        let level = match finding.level {
+            Level::Ok => "ok",
+            Level::Warn => "warn",
+            Level::Bad => "bad",
+        };
+        let (check, message) = (finding.check, &finding.message);
+        out::line(format_args!("{level:<5} {check:<12} {message}"));
+        if let Some(advice) = &finding.advice {
+            out::line(format_args!("{:>18} -> {advice}", ""));
+        }
+    }
+    out::line(format_args!(
+        "{} ok, {} to look at, {} bad",
+        count(findings, Level::Ok),
+        count(findings, Level::Warn),
+        count(findings, Level::Bad)
+    ));
+}
+
+fn object(findings: &[Finding]) -> serde_json::Value {
+    json!({
+        "status": worst(findings),
+        "ok": count(findings, Level::Ok),
+        "warn": count(findings, Level::Warn),
+        "bad": count(findings, Level::Bad),
+        "findings": findings,
+    })
+}

@@ -1,0 +1,33 @@
+//! Every number of `plasmd doctor`, with its reason.
+
+use std::time::Duration;
+
+/// Days before a manifest's end at which somebody should sign a new one.
+pub(super) const EXPIRY_WARNING_DAYS: u32 = 7;
+
+/// How far this clock and the one of the hardware may differ: more means that one of them was set and the other not.
+pub(super) const RTC_DIFFERENCE_MAX: u64 = 3_600;
+
+/// Files may be this much younger than the clock says before the clock is suspected: other machines wrote them.
+pub(super) const FUTURE_SECONDS_MAX: i64 = 86_400;
+
+/// Free space for one more release and the old one beside it.
+pub(super) const DISK_FREE_WANTED: u64 = 1_000_000_000;
+
+/// Available memory below which the provider itself may not fit.
+pub(super) const MEMORY_MIN: u64 = 32 << 20;
+
+/// Available memory below which served files are read from the disk again and again.
+pub(super) const MEMORY_WANTED: u64 = 256 << 20;
+
+/// Descriptors for a handful of clients: below, even a small network is too much.
+pub(super) const DESCRIPTORS_MIN: u64 = 256;
+
+/// Descriptors for ten thousand connections and the files they ask for.
+pub(super) const DESCRIPTORS_WANTED: u64 = 12_000;
+
+/// Watches for the folders of all channels.
+pub(super) const WATCHES_MIN: u64 = 64;
+
+/// Time for the provider on this machine to answer /health.
+pub(super) const HEALTH_WAIT: Duration = Duration::from_secs(3);
