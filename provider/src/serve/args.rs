@@ -56,7 +56,7 @@ pub(crate) struct Args {
     #[arg(long, hide = true)]
     pub(super) appliance: bool,
     /// The configuration file [default: /etc/phase/plasmd.toml, when it is there]
-    #[arg(long, value_name = "FILE")]
+    #[arg(short = 'C', long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// Every setting and where it comes from.
     #[arg(skip)]
