@@ -1,5 +1,9 @@
 //! Digests of files, kept by the identity of their content. A file is hashed once however many ask at the same time.
 //!
+//! An answer needs the digest of the whole file and nothing else, so that is all that is made at first, at the speed of
+//! one SHA-256. The digests of the chunks are made when a manifest is to be signed: on a processor of their own while the
+//! whole file is hashed on another, from one reading.
+//!
 //! A digest is never stale: it belongs to (device, inode, size, mtime, ctime); a file that changed while it was hashed
 //! gives an error; a file so fresh that its next change might carry the same time stamp is not kept.
 
@@ -10,18 +14,35 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use boot_manifest::limits::ARTIFACT_SIZE_MAX;
-use boot_manifest::{ArtifactHasher, ChunkMap, Digest};
+use boot_manifest::{ChunkMap, Digest};
 
 use crate::identity::{Identity, OpenFile};
-use crate::limits::{HASHES_MAX, READ_SIZE};
+use crate::limits::HASHES_MAX;
+use crate::reading;
 
-/// What one pass over a file yields.
+/// How much is to be known of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Depth {
+    /// The digest of the whole.
+    Whole,
+    /// That, and the digest of each chunk.
+    Chunks,
+}
+
+/// What is known of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hashed {
     /// SHA-256 of the whole file.
     pub digest: Digest,
-    /// SHA-256 of each chunk; an empty file has none.
+    /// SHA-256 of each chunk, when that was asked for; an empty file has none.
     pub chunks: Option<ChunkMap>,
+}
+
+impl Hashed {
+    /// Whether nothing is missing that `depth` asks for in a file of `size` bytes.
+    fn reaches(&self, depth: Depth, size: u64) -> bool {
+        depth == Depth::Whole || self.chunks.is_some() || size == 0
+    }
 }
 
 /// Why a file has no digest.
@@ -61,24 +82,29 @@ struct Known {
 }
 
 impl Hashes {
-    /// The digest, when it is known. Never waits.
-    pub fn peek(&self, identity: &Identity) -> Option<Arc<Hashed>> {
-        self.lock().get(identity)
+    /// What is asked for, when it is known. Never waits.
+    pub fn peek(&self, identity: &Identity, depth: Depth) -> Option<Arc<Hashed>> {
+        let hashed = self.lock().get(identity)?;
+        hashed.reaches(depth, identity.size()).then_some(hashed)
     }
 
-    /// The digest, by hashing the file unless that was done or is being done. Blocks as long as that takes.
-    pub fn hash(&self, file: &OpenFile) -> Result<Arc<Hashed>, HashError> {
+    /// What is asked for, by hashing the file unless that was done or is being done. Blocks as long as that takes.
+    pub fn hash(&self, file: &OpenFile, depth: Depth) -> Result<Arc<Hashed>, HashError> {
         let identity = file.identity();
         let mut state = self.lock();
-        let _running = loop {
-            if let Some(hashed) = state.get(&identity) {
-                return Ok(hashed);
+        let (known, _running) = loop {
+            let known = state.get(&identity);
+            if let Some(hashed) = &known
+                && hashed.reaches(depth, identity.size())
+            {
+                return Ok(Arc::clone(hashed));
             }
             if state.running.insert(identity) {
-                break Running {
+                let running = Running {
                     hashes: self,
                     identity,
                 };
+                break (known, running);
             }
             state = self
                 .done
@@ -88,7 +114,7 @@ impl Hashes {
         drop(state);
         self.passes.fetch_add(1, Ordering::Relaxed);
         let started = SystemTime::now();
-        let hashed = Arc::new(read(file)?);
+        let hashed = Arc::new(read(file, depth, known.map(|known| known.digest))?);
         if identity.settles_in(started).is_none() {
             self.lock().keep(identity, Arc::clone(&hashed));
         }
@@ -129,6 +155,7 @@ impl State {
 
     fn keep(&mut self, identity: Identity, hashed: Arc<Hashed>) {
         if self.known.len() >= HASHES_MAX
+            && !self.known.contains_key(&identity)
             && let Some(oldest) = self.known.iter().min_by_key(|(_, known)| known.used)
         {
             let oldest = *oldest.0;
@@ -145,39 +172,35 @@ impl State {
     }
 }
 
-fn read(file: &OpenFile) -> Result<Hashed, HashError> {
+/// Reads a file through. `known` is its digest, when only the chunks are missing.
+fn read(file: &OpenFile, depth: Depth, known: Option<Digest>) -> Result<Hashed, HashError> {
     let size = file.size();
     if size > ARTIFACT_SIZE_MAX {
         return Err(HashError::TooLarge(size));
     }
-    if size == 0 {
-        return Ok(Hashed {
+    let hashed = match (depth, known) {
+        _ if size == 0 => Hashed {
             digest: Digest::of(b""),
             chunks: None,
-        });
-    }
-    let mut hasher = ArtifactHasher::new(size).map_err(|_| HashError::TooLarge(size))?;
-    // A hint that may be refused.
-    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Sequential);
-    let mut buffer = vec![0; READ_SIZE];
-    let mut at = 0;
-    while at < size {
-        let got = match file.read_at(&mut buffer, at) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            other => other?,
-        };
-        if got == 0 {
-            return Err(HashError::Changed);
+        },
+        (Depth::Whole, _) => Hashed {
+            digest: reading::whole(file)?,
+            chunks: None,
+        },
+        (Depth::Chunks, Some(digest)) => Hashed {
+            digest,
+            chunks: Some(reading::chunks(file)?),
+        },
+        (Depth::Chunks, None) => {
+            let (digest, chunks) = reading::both(file)?;
+            Hashed {
+                digest,
+                chunks: Some(chunks),
+            }
         }
-        hasher.update(&buffer[..got]);
-        at += got as u64;
-    }
-    let (digest, chunks) = hasher.finish().map_err(|_| HashError::Changed)?;
+    };
     if !file.unchanged()? {
         return Err(HashError::Changed);
     }
-    Ok(Hashed {
-        digest,
-        chunks: Some(chunks),
-    })
+    Ok(hashed)
 }

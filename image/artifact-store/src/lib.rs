@@ -21,11 +21,12 @@ mod layout;
 mod limits;
 mod look;
 mod partial;
+mod reading;
 mod store;
 mod watch;
 
 pub use beneath::OpenError;
-pub use hashes::{HashError, Hashed, Hashes};
+pub use hashes::{Depth, HashError, Hashed, Hashes};
 pub use identity::{Identity, OpenFile};
 pub use layout::{MANIFEST_FILE, spellings};
 pub use look::{Folders, Seen};

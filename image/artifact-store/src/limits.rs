@@ -12,6 +12,12 @@ pub(crate) const HASHES_MAX: usize = 256;
 /// Bytes read at once while hashing: large enough that system calls do not count, small enough for the L2 cache.
 pub(crate) const READ_SIZE: usize = 256 * 1024;
 
+/// Bytes the disk is asked for ahead, twice: a request large enough for any disk, and the next one behind it.
+pub(crate) const AHEAD_SIZE: u64 = 4 << 20;
+
+/// Pieces between the two threads that hash one file: one in each hand and some to make up for uneven steps.
+pub(crate) const PIECES_MAX: usize = 4;
+
 /// A file changed this recently may change again without a new time stamp: the kernel stamps files with a clock that
 /// ticks every 4 to 10 ms. Its digest is not kept.
 pub(crate) const TIMESTAMP_TICK: Duration = Duration::from_millis(20);

@@ -145,9 +145,15 @@ impl ChunkCheck {
 /// Hashes an artifact of known length once and yields its digest and its chunk map.
 #[derive(Debug)]
 pub struct ArtifactHasher {
+    whole: Hasher,
+    chunks: ChunkHasher,
+}
+
+/// Hashes the chunks of an artifact of known length, for whoever has its digest already or makes it beside.
+#[derive(Debug)]
+pub struct ChunkHasher {
     size: u64,
     seen: u64,
-    whole: Hasher,
     chunk: Hasher,
     digests: Vec<Digest>,
 }
@@ -165,19 +171,40 @@ pub struct WrongLength {
 impl ArtifactHasher {
     /// Prepares to hash `size` bytes.
     pub fn new(size: u64) -> Result<Self, ChunkError> {
+        Ok(Self {
+            whole: Hasher::new(),
+            chunks: ChunkHasher::new(size)?,
+        })
+    }
+
+    /// Appends `bytes`. More than announced is counted, and refused by [`ArtifactHasher::finish`].
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.whole.update(bytes);
+        self.chunks.update(bytes);
+    }
+
+    /// The digest and the chunk map, when exactly the announced bytes came.
+    pub fn finish(self) -> Result<(Digest, ChunkMap), WrongLength> {
+        let chunks = self.chunks.finish()?;
+        Ok((self.whole.finish(), chunks))
+    }
+}
+
+impl ChunkHasher {
+    /// Prepares to hash `size` bytes.
+    pub fn new(size: u64) -> Result<Self, ChunkError> {
         if size == 0 || size > ARTIFACT_SIZE_MAX {
             return Err(ChunkError::Size(size));
         }
         Ok(Self {
             size,
             seen: 0,
-            whole: Hasher::new(),
             chunk: Hasher::new(),
             digests: Vec::new(),
         })
     }
 
-    /// Appends `bytes`. More than announced is counted, and refused by [`ArtifactHasher::finish`].
+    /// Appends `bytes`. More than announced is counted, and refused by [`ChunkHasher::finish`].
     pub fn update(&mut self, mut bytes: &[u8]) {
         let chunk_size = ChunkMap::chunk_size_for(self.size);
         while !bytes.is_empty() {
@@ -188,7 +215,6 @@ impl ArtifactHasher {
             let chunk_left = chunk_size - self.seen % chunk_size;
             let left = usize::try_from(chunk_left.min(self.size - self.seen)).unwrap_or(usize::MAX);
             let (piece, rest) = bytes.split_at(left.min(bytes.len()));
-            self.whole.update(piece);
             self.chunk.update(piece);
             self.seen += piece.len() as u64;
             if self.seen.is_multiple_of(chunk_size) || self.seen == self.size {
@@ -198,8 +224,8 @@ impl ArtifactHasher {
         }
     }
 
-    /// The digest and the chunk map, when exactly the announced bytes came.
-    pub fn finish(self) -> Result<(Digest, ChunkMap), WrongLength> {
+    /// The chunk map, when exactly the announced bytes came.
+    pub fn finish(self) -> Result<ChunkMap, WrongLength> {
         let wrong = WrongLength {
             expected: self.size,
             found: self.seen,
@@ -207,8 +233,7 @@ impl ArtifactHasher {
         if self.seen != self.size {
             return Err(wrong);
         }
-        let chunks = ChunkMap::new(self.size, self.digests).map_err(|_| wrong)?;
-        Ok((self.whole.finish(), chunks))
+        ChunkMap::new(self.size, self.digests).map_err(|_| wrong)
     }
 }
 

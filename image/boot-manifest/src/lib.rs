@@ -33,7 +33,7 @@ mod time;
 mod verify;
 mod view;
 
-pub use chunks::{ArtifactHasher, ChunkCheck, ChunkError, ChunkMap, WrongLength};
+pub use chunks::{ArtifactHasher, ChunkCheck, ChunkError, ChunkHasher, ChunkMap, WrongLength};
 pub use digest::{Digest, Hasher, InvalidDigest};
 pub use envelope::{PAYLOAD_TYPE, pre_authentication_encoding};
 pub use key::{KeyError, KeyId, PublicKey, SecretKey};

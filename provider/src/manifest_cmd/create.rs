@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use artifact_store::{Found, MANIFEST_FILE, Reason, Scan, Store};
+use artifact_store::{Depth, Found, MANIFEST_FILE, Reason, Scan, Store};
 use boot_manifest::{Arch, Artifact, Channel, Manifest, SecretKey, Timestamp, draft, sign};
 
 use super::{load_secrets, put, report};
@@ -176,7 +176,7 @@ fn hash(store: &Store, found: &Found) -> Result<Artifact, CommandError> {
     let failed = |error: String| CommandError::local(format!("{name}: {error}"));
     let hashed = store
         .hashes()
-        .hash(&found.file)
+        .hash(&found.file, Depth::Chunks)
         .map_err(|error| failed(error.to_string()))?;
     let chunks = hashed
         .chunks

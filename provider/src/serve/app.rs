@@ -66,6 +66,10 @@ impl Handler for App {
         self.answer(method, path, request.headers()).await
     }
 
+    fn at_hand(&self, path: &str) -> Option<Content> {
+        self.catalog.at_hand(path)
+    }
+
     fn answered(&self, answered: &Answered<'_>) {
         let Answered {
             client,

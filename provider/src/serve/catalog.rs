@@ -15,8 +15,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use artifact_store::{Folders, HashError, Identity, Looking, OpenFile, Scan, Store};
-use boot_manifest::{Arch, Artifact, ArtifactName, Channel, Digest, FileName, KeyId, Timestamp};
+use artifact_store::{Depth, Folders, HashError, Identity, Looking, OpenFile, Scan, Store};
+use boot_manifest::{Arch, ArtifactName, Channel, Digest, FileName, KeyId, Timestamp};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
@@ -28,7 +28,7 @@ use crate::serve::limits::{REPORTED_MAX, SETTLE_TRIES_MAX, VALID_DAYS};
 use crate::serve::ready::ReadyFiles;
 use crate::serve::refusal::Refusal;
 use crate::serve::signed::{SignedFile, SignedFiles};
-use crate::serve::signer::{Issued, Signer, unsigned_view};
+use crate::serve::signer::{Issued, Listed, Signer, unsigned_view};
 
 /// A manifest to be sent.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ type Fingerprint = Vec<(ArtifactName, FileName, Identity)>;
 #[derive(Debug, Clone)]
 struct Made {
     fingerprint: Fingerprint,
-    content: Vec<Artifact>,
+    content: Vec<Listed>,
     issued: Arc<Issued>,
     ready: ManifestBytes,
 }
@@ -207,7 +207,7 @@ impl Catalog {
                 tokio::time::sleep(wait).await;
                 continue;
             }
-            let digest = match self.hashing.digest(&file).await {
+            let digest = match self.hashing.hash(&file, Depth::Whole).await {
                 Ok(hashed) => hashed.digest,
                 Err(error) if matches!(*error, HashError::Changed) => continue,
                 Err(error) => return Err(Refusal::Unreadable(asked.to_owned(), error.to_string())),
@@ -451,7 +451,7 @@ impl Catalog {
         &self,
         channel: &Channel,
         arch: Arch,
-        content: &[Artifact],
+        content: &[Listed],
         before: Option<u64>,
         newest: Timestamp,
         now: Timestamp,
@@ -461,8 +461,9 @@ impl Catalog {
             return unsigned_view(channel, arch, content, newest, VALID_DAYS)
                 .map_err(|error| Refusal::BadManifest(error.to_string()));
         };
+        let artifacts = content.iter().filter_map(Listed::artifact).collect();
         let issued = signer
-            .issue(channel, arch, content.to_vec(), before, now)
+            .issue(channel, arch, artifacts, before, now)
             .map_err(|error| Refusal::BadManifest(error.to_string()))?;
         tracing::info!(
             channel = %channel, arch = %arch, key_id = %signer.key.public().key_id(), sequence = issued.sequence,
@@ -472,12 +473,17 @@ impl Catalog {
     }
 
     /// Hashes all files, several at a time. Files that cannot be read become problems; nothing when one changed.
-    async fn hash_all(&self, scan: Scan, problems: &mut Vec<String>) -> Option<Vec<Artifact>> {
+    async fn hash_all(&self, scan: Scan, problems: &mut Vec<String>) -> Option<Vec<Listed>> {
+        // Only a signature is about chunks.
+        let depth = match self.signer {
+            Some(_) => Depth::Chunks,
+            None => Depth::Whole,
+        };
         let mut tasks = JoinSet::new();
         for found in scan.found {
             let hashing = Arc::clone(&self.hashing);
             tasks.spawn(async move {
-                let outcome = hashing.digest(&found.file).await;
+                let outcome = hashing.hash(&found.file, depth).await;
                 (found.artifact, found.file, outcome)
             });
         }
@@ -487,13 +493,12 @@ impl Catalog {
                 continue;
             };
             match outcome {
-                Ok(hashed) => content.extend(hashed.chunks.clone().map(|chunks| Artifact {
+                Ok(hashed) => content.push(Listed {
                     name,
                     filename: file.name().clone(),
                     size: file.size(),
-                    digest: hashed.digest,
-                    chunks,
-                })),
+                    hashed,
+                }),
                 Err(error) if matches!(*error, HashError::Changed) => return None,
                 Err(error) => problems.push(format!("{}: {error}", file.name())),
             }
@@ -506,7 +511,7 @@ impl Catalog {
     pub(crate) fn known_digest(&self, file: &OpenFile) -> Option<Digest> {
         self.store
             .hashes()
-            .peek(&file.identity())
+            .peek(&file.identity(), Depth::Whole)
             .map(|hashed| hashed.digest)
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use boot_manifest::handoff::Report;
+use tokio::task::JoinSet;
 
+use crate::http::target::ArtifactTarget;
 use crate::serve::app::App;
 use crate::serve::health;
 use crate::serve::limits::LOOK_PERIOD;
@@ -17,16 +19,23 @@ pub(super) async fn hash_ahead(app: Arc<App>) {
     let mut period = tokio::time::interval(LOOK_PERIOD);
     loop {
         period.tick().await;
-        for target in health::unhashed(&app.catalog, &app.channel, app.arch) {
-            let started = Instant::now();
-            // Refusals are logged where they are found, and stand in /health.
-            let served = app.catalog.artifact(&target, None).await.is_ok();
-            let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            tracing::debug!(file = %target.name, served, millis, "hashed ahead");
-        }
-        // Signs it when that is due; a refusal stands in /health.
+        // Hashes what it is about and signs it when that is due; a refusal stands in /health.
         let _ = app.catalog.manifest(&app.channel, app.arch).await;
+        // A manifest that was signed elsewhere needed no hashes; its files are hashed several at a time.
+        let mut tasks = JoinSet::new();
+        for target in health::unhashed(&app.catalog, &app.channel, app.arch) {
+            tasks.spawn(hash_one(Arc::clone(&app), target));
+        }
+        while tasks.join_next().await.is_some() {}
     }
+}
+
+async fn hash_one(app: Arc<App>, target: ArtifactTarget) {
+    let started = Instant::now();
+    // Refusals are logged where they are found, and stand in /health.
+    let served = app.catalog.artifact(&target, None).await.is_ok();
+    let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::debug!(file = %target.name, served, millis, "hashed ahead");
 }
 
 /// Tells init that the role works and where it can be reached, again whenever the addresses change.

@@ -1,19 +1,23 @@
-//! Digests for the async side: hashing runs on threads of its own, once per content however many requests wait for it.
+//! Digests for the async side: hashing runs on threads of its own, several files at a time, once per content however many
+//! requests wait for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use artifact_store::{HashError, Hashed, Identity, OpenFile, Store};
+use artifact_store::{Depth, HashError, Hashed, Identity, OpenFile, Store};
 use tokio::sync::{Semaphore, watch};
 
 /// The outcome of hashing one file, shared by all who asked.
 pub(crate) type Outcome = Result<Arc<Hashed>, Arc<HashError>>;
 
+/// What is being hashed, and where the outcome will be.
+type Running = HashMap<(Identity, Depth), watch::Receiver<Option<Outcome>>>;
+
 /// Hashes files of one store.
 pub(crate) struct Hashing {
     store: Arc<Store>,
-    running: Mutex<HashMap<Identity, watch::Receiver<Option<Outcome>>>>,
+    running: Mutex<Running>,
     places: Semaphore,
 }
 
@@ -27,52 +31,56 @@ impl Hashing {
         }
     }
 
-    /// The digest of `file`. Hashing goes on when the caller goes away, so that the next one finds it.
-    pub(crate) async fn digest(self: &Arc<Self>, file: &OpenFile) -> Outcome {
+    /// What `depth` asks for. Hashing goes on when the caller goes away, so that the next one finds it.
+    pub(crate) async fn hash(self: &Arc<Self>, file: &OpenFile, depth: Depth) -> Outcome {
         let identity = file.identity();
-        if let Some(hashed) = self.store.hashes().peek(&identity) {
+        if let Some(hashed) = self.store.hashes().peek(&identity, depth) {
             return Ok(hashed);
         }
         if identity.settles_in(SystemTime::now()).is_some() {
             // A hashing that began now could not be shared: the file may still change without showing it.
-            return self.work(file.clone()).await;
+            return self.work(file.clone(), depth).await;
         }
-        let mut outcome = self.join_or_start(file);
+        let mut outcome = self.join_or_start(file, depth);
         match outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(gone())),
             Err(_) => Err(gone()),
         }
     }
 
-    fn join_or_start(self: &Arc<Self>, file: &OpenFile) -> watch::Receiver<Option<Outcome>> {
-        let identity = file.identity();
+    fn join_or_start(
+        self: &Arc<Self>,
+        file: &OpenFile,
+        depth: Depth,
+    ) -> watch::Receiver<Option<Outcome>> {
+        let what = (file.identity(), depth);
         let mut running = self.running();
-        if let Some(outcome) = running.get(&identity) {
+        if let Some(outcome) = running.get(&what) {
             return outcome.clone();
         }
         let (sender, outcome) = watch::channel(None);
-        running.insert(identity, outcome.clone());
+        running.insert(what, outcome.clone());
         let (this, file) = (Arc::clone(self), file.clone());
         tokio::spawn(async move {
-            let outcome = this.work(file).await;
-            this.running().remove(&identity);
+            let outcome = this.work(file, depth).await;
+            this.running().remove(&what);
             // Nobody may be waiting any more.
             let _ = sender.send(Some(outcome));
         });
         outcome
     }
 
-    async fn work(self: &Arc<Self>, file: OpenFile) -> Outcome {
+    async fn work(self: &Arc<Self>, file: OpenFile, depth: Depth) -> Outcome {
         // The semaphore is never closed.
         let _place = self.places.acquire().await;
         let store = Arc::clone(&self.store);
-        let hashed = tokio::task::spawn_blocking(move || store.hashes().hash(&file)).await;
+        let hashed = tokio::task::spawn_blocking(move || store.hashes().hash(&file, depth)).await;
         hashed
             .unwrap_or_else(|_| Err(HashError::Io(std::io::Error::other("hashing broke off"))))
             .map_err(Arc::new)
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<Identity, watch::Receiver<Option<Outcome>>>> {
+    fn running(&self) -> MutexGuard<'_, Running> {
         // Whole at every unlock.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }

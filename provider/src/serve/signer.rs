@@ -2,9 +2,41 @@
 //!
 //! Times are arguments. The private key never leaves [`Signer`].
 
-use boot_manifest::{Arch, Artifact, Channel, Manifest, SecretKey, SignError, Timestamp, sign};
+use std::sync::Arc;
+
+use artifact_store::Hashed;
+use boot_manifest::{
+    Arch, Artifact, ArtifactName, Channel, FileName, Manifest, SecretKey, SignError, Timestamp,
+    sign,
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+
+/// A file that belongs into a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// What it is for.
+    pub(crate) name: ArtifactName,
+    /// Its file name.
+    pub(crate) filename: FileName,
+    /// Length in bytes.
+    pub(crate) size: u64,
+    /// What is known of its content: with the chunks when it is to be signed.
+    pub(crate) hashed: Arc<Hashed>,
+}
+
+impl Listed {
+    /// The entry of a signed manifest; nothing without chunks.
+    pub(crate) fn artifact(&self) -> Option<Artifact> {
+        Some(Artifact {
+            name: self.name.clone(),
+            filename: self.filename.clone(),
+            size: self.size,
+            digest: self.hashed.digest,
+            chunks: self.hashed.chunks.clone()?,
+        })
+    }
+}
 
 /// A key and what it vouches for besides the files.
 pub(crate) struct Signer {
@@ -100,7 +132,7 @@ fn version_at(time: Timestamp) -> String {
 pub(crate) fn unsigned_view(
     channel: &Channel,
     arch: Arch,
-    artifacts: &[Artifact],
+    artifacts: &[Listed],
     newest: Timestamp,
     valid_days: u32,
 ) -> Result<Issued, serde_json::Error> {
@@ -115,11 +147,11 @@ pub(crate) fn unsigned_view(
         artifacts: Map<String, Value>,
         signatures: [(); 0],
     }
-    let entry = |artifact: &Artifact| {
+    let entry = |artifact: &Listed| {
         let value = json!({
             "filename": artifact.filename,
             "size_bytes": artifact.size,
-            "hash": artifact.digest,
+            "hash": artifact.hashed.digest,
             "download_url": format!("/{channel}/{arch}/{}", artifact.filename),
         });
         (artifact.name.to_string(), value)
@@ -154,17 +186,17 @@ mod tests {
 
     use super::*;
 
-    fn kernel() -> Artifact {
+    fn kernel() -> Listed {
         let bytes = b"kernel bytes";
         let mut hasher = ArtifactHasher::new(bytes.len() as u64).unwrap();
         hasher.update(bytes);
         let (digest, chunks) = hasher.finish().unwrap();
-        Artifact {
+        let chunks = Some(chunks);
+        Listed {
             name: "kernel".parse().unwrap(),
             filename: "vmlinuz".parse().unwrap(),
             size: bytes.len() as u64,
-            digest,
-            chunks,
+            hashed: Arc::new(Hashed { digest, chunks }),
         }
     }
 
@@ -185,8 +217,9 @@ mod tests {
         let now: Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
         let channel = "stable".parse().unwrap();
         let issue = |signer: &Signer, before| {
+            let artifacts = vec![kernel().artifact().unwrap()];
             signer
-                .issue(&channel, Arch::X86_64, vec![kernel()], before, now)
+                .issue(&channel, Arch::X86_64, artifacts, before, now)
                 .unwrap()
         };
         let first = issue(&signer(None), None);

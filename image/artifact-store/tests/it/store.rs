@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Barrier;
 use std::time::{Duration, SystemTime};
 
-use artifact_store::{HashError, OpenError, OpenFile, Reason, Store};
-use boot_manifest::{Arch, Channel, Digest};
+use artifact_store::{Depth, HashError, OpenError, OpenFile, Reason, Store};
+use boot_manifest::{Arch, ArtifactHasher, Channel, Digest};
 
 use crate::bytes;
 
@@ -292,7 +292,11 @@ fn a_digest_follows_the_content() {
     let path = tree.path("stable/x86_64/vmlinuz");
     let digest = || {
         let file = tree.find("x86_64", "vmlinuz").unwrap();
-        tree.store.hashes().hash(&file).unwrap().digest
+        tree.store
+            .hashes()
+            .hash(&file, Depth::Whole)
+            .unwrap()
+            .digest
     };
     // The same length each time, and no waiting between the changes: time stamps may not have moved.
     for round in 0..200_u8 {
@@ -325,7 +329,11 @@ fn an_opened_file_stays_what_it_was() {
     tree.write("new", b"second");
     fs::rename(tree.path("new"), &path).unwrap();
     assert_eq!(
-        tree.store.hashes().hash(&file).unwrap().digest,
+        tree.store
+            .hashes()
+            .hash(&file, Depth::Whole)
+            .unwrap()
+            .digest,
         Digest::of(b"first")
     );
     settle(&path);
@@ -334,7 +342,7 @@ fn an_opened_file_stays_what_it_was() {
     fs::write(&path, b"third!").unwrap();
     assert!(!file.unchanged().unwrap());
     assert!(matches!(
-        tree.store.hashes().hash(&file),
+        tree.store.hashes().hash(&file, Depth::Whole),
         Err(HashError::Changed)
     ));
 }
@@ -351,7 +359,11 @@ fn many_askers_one_pass() {
                 let file = tree.find("x86_64", "vmlinuz").unwrap();
                 barrier.wait();
                 assert_eq!(
-                    tree.store.hashes().hash(&file).unwrap().digest,
+                    tree.store
+                        .hashes()
+                        .hash(&file, Depth::Whole)
+                        .unwrap()
+                        .digest,
                     Digest::of(&content)
                 );
             });
@@ -359,5 +371,52 @@ fn many_askers_one_pass() {
     });
     assert_eq!(tree.store.hashes().passes_total(), 1);
     let file = tree.find("x86_64", "vmlinuz").unwrap();
-    assert!(tree.store.hashes().peek(&file.identity()).is_some());
+    assert!(
+        tree.store
+            .hashes()
+            .peek(&file.identity(), Depth::Whole)
+            .is_some()
+    );
+}
+
+#[test]
+fn chunks_are_hashed_when_they_are_asked_for() {
+    const MIB: usize = 1 << 20;
+    for size in [0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB, 5 * MIB + 7] {
+        let content = bytes(size, 5);
+        let tree = Tree::new(&[
+            ("stable/x86_64/vmlinuz", &content),
+            ("stable/x86_64/initrd", &content),
+        ]);
+        settle(&tree.path("stable/x86_64/initrd"));
+        settle(&tree.path("stable/x86_64/vmlinuz"));
+        let hashes = tree.store.hashes();
+        let expected = (size > 0).then(|| {
+            let mut hasher = ArtifactHasher::new(size as u64).unwrap();
+            hasher.update(&content);
+            hasher.finish().unwrap().1
+        });
+        let check = |name: &str, depths: &[Depth], passes: u64| {
+            let file = tree.find("x86_64", name).unwrap();
+            let before = hashes.passes_total();
+            for depth in depths {
+                let hashed = hashes.hash(&file, *depth).unwrap();
+                assert_eq!(hashed.digest, Digest::of(&content), "{name} {size}");
+                let chunks = matches!(depth, Depth::Chunks).then_some(&expected);
+                assert!(
+                    chunks.is_none_or(|chunks| *chunks == hashed.chunks),
+                    "{name} {size}"
+                );
+            }
+            assert_eq!(hashes.passes_total() - before, passes, "{name} {size}");
+        };
+        // Both from one reading, or the chunks when the digest is known already.
+        check("vmlinuz", &[Depth::Chunks, Depth::Whole, Depth::Chunks], 1);
+        let readings = if size == 0 { 1 } else { 2 };
+        check(
+            "initrd",
+            &[Depth::Whole, Depth::Whole, Depth::Chunks, Depth::Chunks],
+            readings,
+        );
+    }
 }
