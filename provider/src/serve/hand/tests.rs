@@ -21,7 +21,7 @@ impl Fixture {
         fs::write(dir.path().join("stable/x86_64/vmlinuz"), b"kernel").unwrap();
         Self {
             store: Store::open(dir.path()).unwrap(),
-            dir: dir,
+            dir,
             channel: "stable".parse().unwrap(),
         }
     }
