@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use artifact_store::{MANIFEST_FILE, Store};
+use boot_manifest::TrustRoot;
 
 use crate::exit::CommandError;
 use crate::init_link::InitLink;
@@ -15,7 +16,8 @@ use crate::serve::hashing::Hashing;
 use crate::serve::limits::HASHERS_MAX;
 use crate::serve::metrics::Metrics;
 use crate::serve::process::Process;
-use crate::serve::setup::{no_store, read_signer, read_trust_root};
+use crate::serve::setup::{KeyFile, no_store, read_trust_root};
+use crate::serve::signer::Signing;
 use crate::serve::sockets::{self, Listener};
 
 /// Puts the parts together. Reads every file that is named by a flag; afterwards only artifacts are read.
@@ -27,10 +29,12 @@ pub(super) fn build(args: Args, listeners: &[Listener]) -> Result<App, CommandEr
         .as_deref()
         .map(read_trust_root)
         .transpose()?;
-    let signer = match &args.key {
-        Some(path) => Some(read_signer(path, &args.signing, trust_root.as_ref())?),
-        None => None,
-    };
+    let key_file = args.key.map(|path| KeyFile {
+        path,
+        args: args.signing,
+        generation: trust_root.as_ref().map_or(1, TrustRoot::generation),
+    });
+    let signing = Signing::new(key_file)?;
     let init = InitLink::from_env()
         .map_err(|error| CommandError::local(format!("cannot use the socket of init: {error}")))?;
     let hashing = Arc::new(Hashing::new(
@@ -47,7 +51,7 @@ pub(super) fn build(args: Args, listeners: &[Listener]) -> Result<App, CommandEr
     };
     Ok(App {
         process: Process::of(listeners),
-        catalog: Arc::new(Catalog::new(store, hashing, signer, manifest_file)),
+        catalog: Arc::new(Catalog::new(store, hashing, signing, manifest_file)),
         channel: args.channel,
         arch: args.arch,
         in_force: args.in_force,

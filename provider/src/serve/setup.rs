@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use artifact_store::OpenError;
 use boot_manifest::limits::TRUST_ROOT_SIZE_MAX;
@@ -26,39 +26,48 @@ pub(super) fn read_trust_root(path: &Path) -> Result<TrustRoot, CommandError> {
     })
 }
 
-/// The private key and what its manifests say.
-pub(super) fn read_signer(
-    path: &Path,
-    args: &SigningArgs,
-    root: Option<&TrustRoot>,
-) -> Result<Signer, CommandError> {
-    use std::os::unix::fs::PermissionsExt as _;
+/// The file of the private key and what its manifests say, to be read again whenever the operator says so.
+pub(crate) struct KeyFile {
+    /// The private key.
+    pub(super) path: PathBuf,
+    /// What else is signed.
+    pub(super) args: SigningArgs,
+    /// Generation of the trust root the key belongs to.
+    pub(super) generation: u64,
+}
 
-    let failed = |error: io::Error| {
-        CommandError::local(format!("{}: {error}", path.display()))
-            .hint("make a key with `plasmd key generate --out FILE`")
-    };
-    let mode = std::fs::metadata(path)
-        .map_err(failed)?
-        .permissions()
-        .mode();
-    if mode & 0o077 != 0 {
-        tracing::warn!(file = %path.display(), "the private key can be read by others; run chmod 600 on it");
+impl KeyFile {
+    /// Reads the key.
+    pub(crate) fn read(&self) -> Result<Signer, CommandError> {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let path = self.path.display();
+        let failed = |error: io::Error| {
+            CommandError::local(format!("{path}: {error}"))
+                .hint("make a key with `plasmd key generate --out FILE`")
+        };
+        let mode = std::fs::metadata(&self.path)
+            .map_err(failed)?
+            .permissions()
+            .mode();
+        if mode & 0o077 != 0 {
+            tracing::warn!(file = %path, "the private key can be read by others; run chmod 600 on it");
+        }
+        let pem = std::fs::read_to_string(&self.path).map_err(failed)?;
+        let key = SecretKey::from_pem(&pem).map_err(|error| {
+            CommandError::local(format!("{path}: {error}"))
+                .hint("--key takes the private key that `plasmd key generate --out FILE` wrote to FILE, not FILE.pub")
+        })?;
+        Ok(Signer {
+            key,
+            generation: self.generation,
+            sequence: self.args.sequence,
+            security_version: self.args.security_version,
+            release: self.args.release.clone(),
+            cmdline: self.args.cmdline.clone(),
+            valid_days: self.args.valid_days,
+        })
     }
-    let pem = std::fs::read_to_string(path).map_err(failed)?;
-    let key = SecretKey::from_pem(&pem).map_err(|error| {
-        CommandError::local(format!("{}: {error}", path.display()))
-            .hint("--key takes the private key that `plasmd key generate --out FILE` wrote to FILE, not FILE.pub")
-    })?;
-    Ok(Signer {
-        key,
-        generation: root.map_or(1, TrustRoot::generation),
-        sequence: args.sequence,
-        security_version: args.security_version,
-        release: args.release.clone(),
-        cmdline: args.cmdline.clone(),
-        valid_days: args.valid_days,
-    })
 }
 
 /// The artifacts directory cannot be opened.

@@ -2,7 +2,7 @@
 //!
 //! Times are arguments. The private key never leaves [`Signer`].
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use artifact_store::Hashed;
 use boot_manifest::{
@@ -11,6 +11,9 @@ use boot_manifest::{
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+
+use crate::exit::CommandError;
+use crate::serve::setup::KeyFile;
 
 /// A file that belongs into a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +57,52 @@ pub(crate) struct Signer {
     pub(crate) cmdline: String,
     /// Days until it expires.
     pub(crate) valid_days: u32,
+}
+
+/// The key that is in force, and the file it is read from again. Without a file nothing is signed, ever.
+pub(crate) struct Signing {
+    file: Option<KeyFile>,
+    signer: RwLock<Option<Arc<Signer>>>,
+}
+
+impl Signing {
+    /// Reads the key for the first time.
+    pub(crate) fn new(file: Option<KeyFile>) -> Result<Self, CommandError> {
+        let signer = file.as_ref().map(KeyFile::read).transpose()?;
+        Ok(Self {
+            signer: RwLock::new(signer.map(Arc::new)),
+            file,
+        })
+    }
+
+    /// The key in force.
+    pub(crate) fn signer(&self) -> Option<Arc<Signer>> {
+        self.signer
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Reads the key again; whether it is another one. A bad one leaves the old one in force.
+    pub(crate) fn reload(&self) -> Result<bool, CommandError> {
+        let Some(file) = &self.file else {
+            return Ok(false);
+        };
+        let signer = file.read()?;
+        let key_id = signer.key.public().key_id();
+        let mut current = self.signer.write().unwrap_or_else(PoisonError::into_inner);
+        // Manifests go by the key that made them: the same key again is no reason for new ones.
+        if current
+            .as_ref()
+            .map(|current| current.key.public().key_id())
+            == Some(key_id)
+        {
+            return Ok(false);
+        }
+        tracing::info!(%key_id, "manifests are signed with another key from now on");
+        *current = Some(Arc::new(signer));
+        Ok(true)
+    }
 }
 
 /// A manifest made here.
