@@ -10,6 +10,7 @@
 //! | `tls` | handshakes, with a deadline and a bound |
 //! | `inlet` | what comes in: strict about what is a request, before hyper sees it |
 //! | `target` | from the request target to a route; the only place that decodes paths |
+//! | `refuse` | answers that are no content, for people and for programs |
 //! | `respond`, `body` | answers, and files read straight into the socket |
 //! | `limits` | every number with its reason |
 
@@ -18,6 +19,7 @@ pub(crate) mod answered;
 pub(crate) mod body;
 pub(crate) mod inlet;
 pub(crate) mod limits;
+pub(crate) mod refuse;
 pub(crate) mod respond;
 pub(crate) mod server;
 pub(crate) mod target;

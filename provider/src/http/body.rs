@@ -3,9 +3,10 @@
 //! Memory per response is bounded by a few frames, whatever the size of the file. Reading blocks the worker thread for
 //! as long as the disk takes; handing each read to another thread was measured to cost four times the throughput.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use artifact_store::OpenFile;
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -22,6 +23,16 @@ pub(crate) enum Body {
     Bytes(Bytes),
     /// A range of a file.
     File(FileBody),
+    /// Several, one after the other.
+    Several(Box<Several>),
+}
+
+/// Bodies that are sent one after the other.
+#[derive(Debug)]
+pub(crate) struct Several {
+    left: VecDeque<Body>,
+    /// Bytes of all of them.
+    size: u64,
 }
 
 /// A range of an opened file.
@@ -46,6 +57,24 @@ impl Body {
             buffer: BytesMut::new(),
         })
     }
+
+    /// `bodies`, one after the other.
+    pub(crate) fn several(bodies: Vec<Self>) -> Self {
+        let size = bodies.iter().map(Self::size).sum();
+        Self::Several(Box::new(Several {
+            left: bodies.into(),
+            size,
+        }))
+    }
+
+    fn size(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(file) => file.end - file.at,
+            Self::Several(several) => several.size,
+        }
+    }
 }
 
 impl http_body::Body for Body {
@@ -54,7 +83,7 @@ impl http_body::Body for Body {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let (frame, done) = match &mut *self {
             Self::Empty => return Poll::Ready(None),
@@ -64,6 +93,7 @@ impl http_body::Body for Body {
                 let done = frame.is_err() || file.at == file.end;
                 (frame, done)
             }
+            Self::Several(several) => return several.poll_frame(context),
         };
         if done {
             *self = Self::Empty;
@@ -76,15 +106,35 @@ impl http_body::Body for Body {
             Self::Empty => true,
             Self::Bytes(bytes) => bytes.is_empty(),
             Self::File(_) => false,
+            Self::Several(several) => several.left.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(match self {
-            Self::Empty => 0,
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File(file) => file.end - file.at,
-        })
+        SizeHint::with_exact(self.size())
+    }
+}
+
+impl Several {
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        while let Some(first) = self.left.front_mut() {
+            match ready!(http_body::Body::poll_frame(Pin::new(first), context)) {
+                None => drop(self.left.pop_front()),
+                Some(Ok(frame)) => {
+                    let size = frame.data_ref().map_or(0, Bytes::len);
+                    self.size = self.size.saturating_sub(size as u64);
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Some(Err(error)) => {
+                    self.left.clear();
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
+        Poll::Ready(None)
     }
 }
 

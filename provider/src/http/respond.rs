@@ -1,20 +1,23 @@
 //! Answers. Every one has a `Content-Length` and a type; content has validators and honours ranges and preconditions.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use artifact_store::OpenFile;
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
 };
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_semantics::condition::{self, Validators, Verdict};
 use http_semantics::labels::content_range;
 pub(crate) use http_semantics::labels::{Facts, Labels, media_type};
 use http_semantics::range::{self, Selection};
+use http_semantics::{digests, multipart};
 use serde::Serialize;
 
 use crate::http::body::Body;
+use crate::http::refuse;
 
 /// Where the bytes of a content come from. Clones share them.
 #[derive(Debug, Clone)]
@@ -34,15 +37,6 @@ pub(crate) struct Content {
     pub(crate) labels: Arc<Labels>,
 }
 
-/// A line of text for people.
-pub(crate) fn text(status: StatusCode, line: &str) -> Response<Body> {
-    whole(
-        status,
-        "text/plain; charset=utf-8",
-        Bytes::from(format!("{line}\n")),
-    )
-}
-
 /// A page of another text format.
 pub(crate) fn page(media_type: &'static str, text: String) -> Response<Body> {
     whole(StatusCode::OK, media_type, Bytes::from(text))
@@ -55,23 +49,11 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body>
             bytes.push(b'\n');
             whole(status, "application/json", bytes.into())
         }
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        Err(error) => refuse::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
 
-/// 405: only reading is offered.
-pub(crate) fn not_allowed() -> Response<Body> {
-    let mut response = text(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "only GET and HEAD are offered",
-    );
-    response
-        .headers_mut()
-        .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-    response
-}
-
-fn whole(status: StatusCode, media_type: &'static str, bytes: Bytes) -> Response<Body> {
+pub(crate) fn whole(status: StatusCode, media_type: &'static str, bytes: Bytes) -> Response<Body> {
     let size = bytes.len() as u64;
     let mut response = Response::new(Body::Bytes(bytes));
     *response.status_mut() = status;
@@ -98,58 +80,59 @@ pub(crate) fn content(method: &Method, asked: &HeaderMap, content: Content) -> R
         Verdict::Proceed if method == Method::GET => range::select(asked, size),
         _ => Selection::Whole,
     };
-    let said = labels.fields.clone();
-    match (verdict, selection) {
-        (Verdict::NotModified, _) => {
-            let mut response = answer(StatusCode::NOT_MODIFIED, said, Body::Empty);
-            response.headers_mut().remove(CONTENT_LENGTH);
-            response
-        }
-        (Verdict::Failed, _) => instead(
-            text(
-                StatusCode::PRECONDITION_FAILED,
-                "the content is another one by now",
-            ),
-            said,
-        ),
-        (_, Selection::Unsatisfiable) => {
-            let line = format!("the content has {size} bytes");
-            let mut response = instead(text(StatusCode::RANGE_NOT_SATISFIABLE, &line), said);
-            let headers = response.headers_mut();
-            set(headers, CONTENT_RANGE, &format!("bytes */{size}"));
-            response
-        }
-        (_, Selection::Whole | Selection::Parts(_)) => {
-            answer(StatusCode::OK, said, send(method, source, 0, size))
+    let (status, mut fields, body) = match (verdict, selection) {
+        (Verdict::NotModified, _) => return not_modified(&labels),
+        (Verdict::Failed, _) => return refuse::precondition(),
+        (_, Selection::Unsatisfiable) => return refuse::range(size),
+        (_, Selection::Whole) => {
+            let body = send(method, source, 0, size);
+            (StatusCode::OK, labels.fields.clone(), body)
         }
         (_, Selection::Part { start, end }) => {
+            let mut fields = labels.fields.clone();
+            fields.insert(CONTENT_LENGTH, (end - start).into());
+            set(&mut fields, CONTENT_RANGE, &content_range(start, end, size));
             let body = send(method, source, start, end);
-            let mut response = answer(StatusCode::PARTIAL_CONTENT, said, body);
-            let headers = response.headers_mut();
-            headers.insert(CONTENT_LENGTH, (end - start).into());
-            set(headers, CONTENT_RANGE, &content_range(start, end, size));
-            response
+            (StatusCode::PARTIAL_CONTENT, fields, body)
         }
-    }
-}
-
-fn answer(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> {
+        (_, Selection::Parts(ranges)) => several(&ranges, &source, &labels),
+    };
+    digests::fit(asked, &labels, status == StatusCode::OK, &mut fields);
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    *response.headers_mut() = headers;
+    *response.headers_mut() = fields;
     response
 }
 
-/// A message in the place of the content: it keeps its own length and type, and has the content's other fields.
-fn instead(mut message: Response<Body>, said: HeaderMap) -> Response<Body> {
-    let own = std::mem::replace(message.headers_mut(), said);
-    let headers = message.headers_mut();
-    for name in [CONTENT_LENGTH, CONTENT_TYPE] {
-        if let Some(value) = own.get(&name) {
-            headers.insert(name, value.clone());
+/// 304 says only what finds and renews the client's copy (RFC 9110, 15.4.5).
+fn not_modified(labels: &Labels) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    for name in [ETAG, CACHE_CONTROL] {
+        if let Some(value) = labels.fields.get(&name) {
+            response.headers_mut().insert(name, value.clone());
         }
     }
-    message
+    response
+}
+
+/// Several ranges of a content.
+fn several(
+    ranges: &[Range<u64>],
+    source: &Source,
+    labels: &Labels,
+) -> (StatusCode, HeaderMap, Body) {
+    let framed = multipart::frame(ranges, labels);
+    let mut bodies = Vec::with_capacity(2 * ranges.len() + 1);
+    for (lines, range) in framed.parts {
+        bodies.push(Body::Bytes(lines));
+        bodies.push(send(&Method::GET, source.clone(), range.start, range.end));
+    }
+    bodies.push(Body::Bytes(framed.end));
+    let mut fields = labels.fields.clone();
+    fields.insert(CONTENT_LENGTH, framed.length.into());
+    set(&mut fields, CONTENT_TYPE, &framed.media_type);
+    (StatusCode::PARTIAL_CONTENT, fields, Body::several(bodies))
 }
 
 impl Source {
@@ -175,7 +158,7 @@ fn send(method: &Method, source: Source, start: u64, end: u64) -> Body {
     }
 }
 
-fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     // Our own values are ASCII without control characters; one that were not would be left out.
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);

@@ -1,9 +1,10 @@
-//! From the path of a request to what is asked for. The only place that decodes paths.
-//!
-//! Repeated slashes count as one, without a redirect: firmware builds `//` by joining URLs and follows no redirects.
-//! `..`, encoded slashes and control characters are refused, not cleaned up.
+//! From the path of a request to what is asked for. The names in it are read by [`http_semantics::path`].
 
 use boot_manifest::{Arch, Channel, FileName};
+use http_semantics::path::{self, BadPath};
+
+/// Names in the longest route.
+const NAMES_MAX: usize = 3;
 
 /// What a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,25 +44,13 @@ pub(crate) struct ArtifactTarget {
 
 /// Reads the path of a request target (without its query).
 pub(crate) fn parse(path: &str) -> Target {
-    let mut segments = Vec::new();
-    let mut raw = path.split('/').filter(|segment| !segment.is_empty());
-    // The longest route has three segments; a fourth already names nothing.
-    for segment in raw.by_ref().take(4) {
-        match decode(segment) {
-            Ok(segment) => segments.push(segment),
-            Err(reason) => return Target::Refused(reason),
-        }
-    }
-    for segment in raw {
-        if let Err(reason) = decode(segment) {
-            return Target::Refused(reason);
-        }
-    }
-    if path.ends_with('/') && !segments.is_empty() {
-        return Target::Unknown;
-    }
-    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    match segments.as_slice() {
+    let read = match path::names(path, NAMES_MAX) {
+        Ok(read) if read.goes_on => return Target::Unknown,
+        Ok(read) => read,
+        Err(BadPath(reason)) => return Target::Refused(reason),
+    };
+    let names: Vec<&str> = read.names.iter().map(String::as_str).collect();
+    match names.as_slice() {
         [] => Target::Root,
         ["health"] => Target::Health,
         ["status"] => Target::Status,
@@ -88,35 +77,6 @@ fn folder_file(channel: &str, spelling: &str, name: &str) -> Target {
         spelling: spelling.to_owned(),
         name,
     })
-}
-
-/// Undoes percent-encoding in one segment.
-fn decode(segment: &str) -> Result<String, &'static str> {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digits = [rest.next(), rest.next()]
-            .map(|digit| digit.and_then(|digit| char::from(digit).to_digit(16)));
-        let [Some(high), Some(low)] = digits else {
-            return Err("the path has a broken percent-encoding");
-        };
-        bytes.push(u8::try_from(high * 16 + low).unwrap_or(b'%'));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| "the path is not UTF-8")?;
-    if text.chars().any(|c| c == '/' || c == '\\') {
-        return Err("the path has an encoded slash or a backslash");
-    }
-    if text.chars().any(char::is_control) {
-        return Err("the path has a control character");
-    }
-    if text == ".." || text == "." {
-        return Err("the path has a dot segment");
-    }
-    Ok(text)
 }
 
 #[cfg(test)]

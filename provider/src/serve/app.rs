@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::config::InForce;
 use crate::http::answered::Answered;
 use crate::http::body::Body;
+use crate::http::refuse;
 use crate::http::respond::{self, Content};
 use crate::http::server::Handler;
 use crate::http::target::{self, ArtifactTarget, Target};
@@ -63,7 +64,16 @@ pub(crate) struct App {
 impl Handler for App {
     async fn handle(&self, _client: IpAddr, request: Request<Incoming>) -> Response<Body> {
         let (method, path) = (request.method(), request.uri().path());
-        self.answer(method, path, request.headers()).await
+        let mut response = match refuse::expectation(&request) {
+            Some(response) => {
+                self.metrics.refused(Reason::Expectation);
+                response
+            }
+            None => self.answer(method, path, request.headers()).await,
+        };
+        refuse::close_unread(&request, &mut response);
+        refuse::suit(request.headers(), &mut response);
+        response
     }
 
     fn at_hand(&self, path: &str) -> Option<Content> {
@@ -99,8 +109,11 @@ impl Handler for App {
 impl App {
     async fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response<Body> {
         if method != Method::GET && method != Method::HEAD {
-            self.metrics.refused(Reason::Method);
-            return respond::not_allowed();
+            let response = refuse::method(method);
+            if !response.status().is_success() {
+                self.metrics.refused(Reason::Method);
+            }
+            return response;
         }
         if let Some(content) = self.catalog.at_hand(path) {
             return self.content(method, headers, content);
@@ -120,11 +133,14 @@ impl App {
             Target::Artifact(target) => self.artifact(method, headers, path, &target).await,
             Target::Unknown => {
                 self.metrics.refused(Reason::NotFound);
-                respond::text(StatusCode::NOT_FOUND, "not found")
+                refuse::text(
+                    StatusCode::NOT_FOUND,
+                    "nothing is served under this path: /manifest.json names what is",
+                )
             }
             Target::Refused(reason) => {
                 self.metrics.refused(Reason::BadTarget);
-                respond::text(StatusCode::BAD_REQUEST, reason)
+                refuse::text(StatusCode::BAD_REQUEST, reason)
             }
         }
     }
@@ -292,7 +308,7 @@ fn refused(refusal: &Refusal) -> Response<Body> {
         }
         Refusal::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let mut response = respond::text(status, &refusal.to_string());
+    let mut response = refuse::text(status, &refusal.to_string());
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(
             http::header::RETRY_AFTER,
