@@ -253,10 +253,10 @@ impl Answer {
     fn field(&self, name: &str, exact: bool) -> Option<String> {
         let fields = self.head.lines().filter_map(|line| line.split_once(": "));
         let is = |found: &str| found == name || !exact && found.eq_ignore_ascii_case(name);
-        let found = fields
+        let mut found = fields
             .filter(|(found, _)| is(found))
             .map(|(_, value)| value);
-        found.last().map(str::to_owned)
+        found.next_back().map(str::to_owned)
     }
 }
 
@@ -274,9 +274,9 @@ fn difference(
 ) -> String {
     let mut wrong = String::new();
     if statuses(answers) != expected_statuses(row) || is_open != row.is_open {
-        let _ = write!(
+        let _ = writeln!(
             wrong,
-            "    {} instead of {}\n",
+            "    {} instead of {}",
             summary(answers, is_open),
             summary_of(&expected_statuses(row), row.is_open)
         );
@@ -297,15 +297,15 @@ fn difference(
                 (_, None) => false,
             };
             if !is_right {
-                let _ = write!(wrong, "    {name}: {found:?} instead of {value:?}\n");
+                let _ = writeln!(wrong, "    {name}: {found:?} instead of {value:?}");
             }
         }
         if let Some(body) = &expected.body
             && !is_body(body, &answer.body)
         {
-            let _ = write!(
+            let _ = writeln!(
                 wrong,
-                "    {} body bytes instead of {body}\n",
+                "    {} body bytes instead of {body}",
                 answer.body.len()
             );
         }
@@ -322,9 +322,9 @@ fn check_refusal(answer: &Answer, wrong: &mut String) {
     let has_type = answer.field("Content-Type", true).is_some();
     let is_line = answer.body.is_empty() || answer.body.ends_with(b"\n") && answer.body.len() > 10;
     if length.is_none() || !has_type || !is_line {
-        let _ = write!(
+        let _ = writeln!(
             wrong,
-            "    a refusal without type, length or line: {answer:?}\n"
+            "    a refusal without type, length or line: {answer:?}"
         );
     }
 }
