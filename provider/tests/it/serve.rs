@@ -7,4 +7,5 @@ mod fresh;
 mod guide;
 mod life;
 mod manifest;
+mod redbot;
 mod requests;
