@@ -1,31 +1,29 @@
 //! One HTTP/1.1 GET at a time over one kept connection, with a deadline on every wait.
 //!
 //! Knows nothing of manifests: it turns what a server (or a hostile one) does into a header and a bounded stream of
-//! bytes, or into a [`FetchError`] that names the URL. Proxies, cookies, credentials, compression and TLS are not
-//! spoken. A connection ends with the [`Answer`] or [`Client`] that holds it.
+//! bytes, or into a [`FetchError`] that names the URL. Cookies, credentials and compression are not spoken. A connection
+//! ends with the [`Answer`] or [`Client`] that holds it.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, HOST, LOCATION, RANGE, USER_AGENT};
+use http::header::{ACCEPT_ENCODING, HOST, LOCATION, PROXY_AUTHORIZATION, RANGE, USER_AGENT};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, lookup_host};
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::connect::{Connection, Dialer};
 use crate::error::{FetchError, chain};
-use crate::limits::{HEADERS_MAX, Limits, READ_BUFFER_SIZE};
+use crate::limits::Limits;
 use crate::pace::{Pace, TooSlow};
 use crate::url::{Url, printable};
 
 /// Asks servers, one request at a time.
 pub(crate) struct Client {
     limits: Limits,
+    dialer: Arc<Dialer>,
     idle: Option<Connection>,
 }
 
@@ -40,22 +38,13 @@ pub(crate) struct Answer {
     connection: Connection,
 }
 
-struct Connection {
-    url: Url,
-    sender: SendRequest<Empty<Bytes>>,
-    /// Moves the bytes; aborted with the connection.
-    driver: JoinHandle<()>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
 impl Client {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, idle: None }
+    pub(crate) fn new(limits: Limits, dialer: Arc<Dialer>) -> Self {
+        Self {
+            limits,
+            dialer,
+            idle: None,
+        }
     }
 
     /// Whether it keeps a connection to the server of `url`.
@@ -86,6 +75,9 @@ impl Client {
                 let (from, to, followed) = (at, next, self.limits.redirects);
                 return Err(FetchError::Redirect { from, to, followed });
             }
+            if at.is_https() && !next.is_https() {
+                return Err(FetchError::Downgrade { from: at, to: next });
+            }
             tracing::debug!(from = %at, to = %next, "redirected");
             redirects_left -= 1;
             at = next;
@@ -105,14 +97,14 @@ impl Client {
         // A kept connection may have been closed by the server meanwhile: that says nothing about the server, so the
         // request is sent again over a new one. A GET may be repeated.
         if let Some(mut kept) = self.idle.take().filter(|kept| kept.url.same_origin(url))
-            && let Ok(Ok(())) = timeout(self.limits.connect, kept.sender.ready()).await
+            && let Ok(Ok(())) = timeout(self.limits.connect, kept.ready()).await
         {
             match self.ask(kept, url, range).await {
                 Err(FetchError::CutShort { .. }) => {}
                 other => return other,
             }
         }
-        let connection = connect(url, self.limits.connect).await?;
+        let connection = self.dialer.connect(url, self.limits.connect).await?;
         self.ask(connection, url, range).await
     }
 
@@ -122,18 +114,21 @@ impl Client {
         url: &Url,
         range: Option<&std::ops::Range<u64>>,
     ) -> Result<Answer, FetchError> {
-        let mut request = Request::get(url.target())
+        let mut request = Request::get(connection.target(url))
             .header(HOST, url.host_header())
             .header(USER_AGENT, concat!("phase/", env!("CARGO_PKG_VERSION")))
             // The digests are those of the files themselves; a server must not send another form of them.
             .header(ACCEPT_ENCODING, "identity");
+        if let Some(credentials) = connection.proxy_credentials() {
+            request = request.header(PROXY_AUTHORIZATION, credentials);
+        }
         if let Some(range) = range {
             request = request.header(RANGE, format!("bytes={}-{}", range.start, range.end - 1));
         }
         let request = request.body(Empty::new()).map_err(|error| {
             FetchError::not_http(url, format!("the request cannot be made: {error}"))
         })?;
-        let sent = timeout(self.limits.header, connection.sender.send_request(request)).await;
+        let sent = timeout(self.limits.header, connection.send(request)).await;
         let response = match sent {
             Err(_) => {
                 let waited = self.limits.header;
@@ -211,63 +206,4 @@ fn redirect(answer: &Answer) -> Result<Option<Url>, FetchError> {
             Err(FetchError::not_http(&answer.url, reason))
         }
     }
-}
-
-/// Opens a connection to one of the addresses of the URL's host; the deadline covers name look-up and all of them.
-async fn connect(url: &Url, deadline: Duration) -> Result<Connection, FetchError> {
-    let began = Instant::now();
-    let unreachable = |reason: String| FetchError::Unreachable {
-        url: url.clone(),
-        reason,
-    };
-    let looked_up = timeout(deadline, lookup_host((url.host(), url.port()))).await;
-    let addresses: Vec<SocketAddr> = match looked_up {
-        Err(_) => {
-            return Err(unreachable(format!(
-                "no answer about the name within {deadline:?}"
-            )));
-        }
-        Ok(Err(error)) => {
-            return Err(unreachable(format!(
-                "the name cannot be looked up: {error}"
-            )));
-        }
-        Ok(Ok(addresses)) => addresses.collect(),
-    };
-    let mut reason = "the name has no address".to_owned();
-    for (index, address) in addresses.iter().enumerate() {
-        // What is left is shared, so that one dead address does not use up the time of the next.
-        let left = deadline.saturating_sub(began.elapsed());
-        let others = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
-        match timeout(left / others, TcpStream::connect(address)).await {
-            Err(_) => reason = format!("{address} does not answer"),
-            Ok(Err(error)) => reason = format!("{address}: {error}"),
-            Ok(Ok(stream)) => return handshake(url, stream).await.map_err(unreachable),
-        }
-    }
-    Err(unreachable(reason))
-}
-
-async fn handshake(url: &Url, stream: TcpStream) -> Result<Connection, String> {
-    // One small request is all this side ever sends: Nagle's algorithm could only delay it.
-    stream
-        .set_nodelay(true)
-        .map_err(|error| error.to_string())?;
-    let (sender, driver) = http1::Builder::new()
-        .max_headers(HEADERS_MAX)
-        .max_buf_size(READ_BUFFER_SIZE)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    let driver = tokio::spawn(async move {
-        // Whatever ends the connection is told to the request that waits for it.
-        if let Err(error) = driver.await {
-            tracing::trace!(%error, "connection ended");
-        }
-    });
-    Ok(Connection {
-        url: url.clone(),
-        sender,
-        driver,
-    })
 }

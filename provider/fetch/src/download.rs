@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::client::Client;
+use crate::connect::Dialer;
 use crate::error::{BadHash, FetchError};
 use crate::lane::{Common, Ended, Handle, Lane, Message};
 use crate::limits::{Limits, MESSAGES_MAX, TICK, WAITING_BYTES_MAX};
@@ -60,13 +61,15 @@ struct Source {
 /// Connections that are kept from one artifact to the next.
 pub(crate) struct Clients {
     limits: Limits,
+    dialer: Arc<Dialer>,
     idle: Vec<Client>,
 }
 
 impl Clients {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits, dialer: Dialer) -> Self {
         Self {
             limits,
+            dialer: Arc::new(dialer),
             idle: Vec::new(),
         }
     }
@@ -80,7 +83,7 @@ impl Clients {
         let kept = self.idle.iter().position(|client| client.is_at(url));
         match kept {
             Some(index) => self.idle.swap_remove(index),
-            None => Client::new(self.limits.clone()),
+            None => Client::new(self.limits.clone(), Arc::clone(&self.dialer)),
         }
     }
 

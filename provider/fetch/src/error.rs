@@ -49,6 +49,22 @@ pub enum FetchError {
         /// How many were followed.
         followed: u32,
     },
+    /// It redirects away from TLS.
+    #[error("{from}: redirects to {to}, which is not protected by TLS; that is not followed")]
+    Downgrade {
+        /// The one that was asked.
+        from: Url,
+        /// Where it would have gone on.
+        to: Url,
+    },
+    /// The server's TLS is not believed.
+    #[error("{url}: TLS: {reason}")]
+    Tls {
+        /// What was asked for.
+        url: Url,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// What came back is not HTTP, or not an answer to what was asked.
     #[error("{url}: not a valid HTTP answer: {reason}")]
     NotHttp {
@@ -128,6 +144,9 @@ pub enum FetchError {
         /// Of each source, the last one.
         errors: Vec<FetchError>,
     },
+    /// This machine is in the way: no more connections, no certificates.
+    #[error("{0}")]
+    Local(String),
     /// The place for the bytes failed: disk full, no permission, no memory.
     #[error(transparent)]
     Sink(Box<dyn Error + Send + Sync>),
@@ -163,7 +182,10 @@ impl FetchError {
             Self::Url(_) => "bad-url",
             Self::Unreachable { .. } => "unreachable",
             Self::NotFound { .. } | Self::NoSource { .. } => "not-found",
-            Self::Refused { .. } | Self::Redirect { .. } => "refused-status",
+            Self::Refused { .. } | Self::Redirect { .. } | Self::Downgrade { .. } => {
+                "refused-status"
+            }
+            Self::Tls { .. } => "bad-certificate",
             Self::NotHttp { .. } => "not-http",
             Self::CutShort { .. } | Self::TooShort { .. } => "cut-short",
             Self::TooSlow { .. } => "too-slow",
@@ -172,7 +194,7 @@ impl FetchError {
             Self::Verify { source, .. } => source.code(),
             Self::NoSuchArtifact { .. } => "no-such-artifact",
             Self::Exhausted { errors, .. } => shared_code(errors),
-            Self::Sink(_) => "local",
+            Self::Local(_) | Self::Sink(_) => "local",
         }
     }
 
@@ -190,6 +212,9 @@ impl FetchError {
             Self::Url(_)
             | Self::NotFound { .. }
             | Self::Redirect { .. }
+            | Self::Downgrade { .. }
+            | Self::Tls { .. }
+            | Self::Local(_)
             | Self::NotHttp { .. }
             | Self::TooShort { .. }
             | Self::TooLarge { .. }

@@ -14,12 +14,14 @@
 //! | `schedule` | who fetches what; sources that fail, lie or lag (pure) |
 //! | `download` | the shell around it |
 //! | `lane`, `part` | one request: its answer, chunks and checks |
-//! | `client` | connections, redirects, deadlines |
+//! | `client` | requests, redirects, deadlines |
+//! | `connect`, `tls` | addresses, proxies, certificates |
 //! | `pace`, `throttle` | too slow, and too fast (pure) |
 //! | `sink`, `sources` | the two sides a caller brings |
 //! | `url`, `error`, `report`, `limits` | the values |
 
 mod client;
+mod connect;
 mod download;
 mod error;
 mod lane;
@@ -31,6 +33,7 @@ mod schedule;
 mod sink;
 mod sources;
 mod throttle;
+mod tls;
 mod url;
 
 use std::sync::Arc;
@@ -39,6 +42,7 @@ use boot_manifest::{Artifact, Expect, MANIFEST_SIZE_MAX, Manifest, TrustRoot, Ve
 use http::StatusCode;
 use tokio::time::timeout;
 
+use crate::connect::Dialer;
 use crate::download::{Clients, Download};
 use crate::schedule::{jittered, seed};
 
@@ -48,6 +52,7 @@ pub use crate::pace::TooSlow;
 pub use crate::report::{Progress, Report, SourceReport};
 pub use crate::sink::{Sink, SinkChunk, SinkError};
 pub use crate::sources::{Providers, Sources, manifest_url, sources};
+pub use crate::tls::Trust;
 pub use crate::url::{Url, UrlError};
 
 /// Fetches from servers, keeping connections from one file to the next.
@@ -56,10 +61,19 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher with this much patience. Its methods run inside a tokio runtime with time and network enabled.
+    /// A fetcher with this much patience that speaks plain HTTP to servers themselves. Its methods run inside a tokio
+    /// runtime with time and network enabled.
     pub fn new(limits: Limits) -> Self {
         Self {
-            clients: Clients::new(limits),
+            clients: Clients::new(limits, Dialer::default()),
+        }
+    }
+
+    /// A fetcher for people: it also speaks TLS with servers that `trust` vouches for, and uses the proxies that the
+    /// environment names (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`, also in capitals).
+    pub fn with_tls_and_proxies(limits: Limits, trust: Trust) -> Self {
+        Self {
+            clients: Clients::new(limits, Dialer::new(Some(trust), true)),
         }
     }
 

@@ -100,6 +100,12 @@ impl Default for Limits {
 /// Lines in a response header; ours sends ten.
 pub(crate) const HEADERS_MAX: usize = 64;
 
+/// A proxy's answer to `CONNECT`; a status line and a few fields.
+pub(crate) const PROXY_ANSWER_SIZE_MAX: usize = 8 << 10;
+
+/// A file of certificates to trust; Debian's with all authorities has 220 KiB.
+pub(crate) const CERTIFICATES_SIZE_MAX: u64 = 4 << 20;
+
 /// The connection's read buffer, which is also the largest response header. Larger reads are fewer system calls.
 pub(crate) const READ_BUFFER_SIZE: usize = 256 << 10;
 

@@ -1,4 +1,4 @@
-//! The URLs this crate can fetch: `http://host[:port]/path[?query]`, and references resolved against them (RFC 3986).
+//! The URLs this crate can fetch: `http[s]://host[:port]/path[?query]`, and references resolved against them (RFC 3986).
 //!
 //! Written here because the well-known `url` crate brings Unicode domain tables (about 30 packages) for names nobody
 //! gives to a provider, and because `http::Uri` neither resolves references nor accepts an IPv6 zone, which a provider
@@ -9,9 +9,10 @@ use std::str::FromStr;
 
 use crate::limits::URL_SIZE_MAX;
 
-/// An absolute `http` URL. Its path always starts with `/`; a fragment is dropped.
+/// An absolute `http` or `https` URL. Its path always starts with `/`; a fragment is dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
+    scheme: Scheme,
     /// A name, an IPv4 address, or an IPv6 address with an optional `%zone`, without brackets.
     host: String,
     port: u16,
@@ -19,16 +20,38 @@ pub struct Url {
     target: String,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
 /// Why a text is not a URL this crate can fetch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    /// TLS was asked for.
+    /// TLS was asked for where there are no certificates to check it with.
     #[error(
-        "{0}: https is not supported in this version; use http (the signed manifest, not TLS, protects what is fetched)"
+        "{0}: https is not spoken here; use http (the signed manifest, not TLS, protects what is fetched)"
     )]
     Https(String),
     /// Neither http nor https.
-    #[error("{0}: not a URL that starts with http://")]
+    #[error("{0}: not a URL that starts with http:// or https://")]
     Scheme(String),
     /// The part between `//` and the path cannot be used.
     #[error("{url}: {reason}")]
@@ -80,20 +103,22 @@ impl Url {
         } else {
             host.to_owned()
         };
-        match self.port {
-            80 => host,
-            port => format!("{host}:{port}"),
+        if self.port == self.scheme.default_port() {
+            host
+        } else {
+            format!("{host}:{}", self.port)
         }
     }
 
     /// Whether TLS is spoken.
     pub fn is_https(&self) -> bool {
-        false
+        self.scheme == Scheme::Https
     }
 
     /// Whether both URLs lead to the same server.
     pub fn same_origin(&self, other: &Self) -> bool {
-        self.host.eq_ignore_ascii_case(&other.host) && self.port == other.port
+        (self.scheme, self.port) == (other.scheme, other.port)
+            && self.host.eq_ignore_ascii_case(&other.host)
     }
 
     /// Resolves a reference as RFC 3986, section 5.2, does: another URL, `//host/path`, `/path`, `path` or `?query`.
@@ -103,7 +128,7 @@ impl Url {
             return reference.parse();
         }
         if reference.starts_with("//") {
-            return format!("http:{reference}").parse();
+            return format!("{}:{reference}", self.scheme.name()).parse();
         }
         check_characters(reference)?;
         let (path, query) = split_query(reference);
@@ -137,11 +162,9 @@ impl FromStr for Url {
             return Err(UrlError::TooLong);
         }
         let scheme = text.split("://").next().unwrap_or_default();
-        let rest = match text.get(scheme.len() + 3..) {
-            Some(rest) if scheme.eq_ignore_ascii_case("http") => rest,
-            Some(_) if scheme.eq_ignore_ascii_case("https") => {
-                return Err(UrlError::Https(printable(text)));
-            }
+        let (scheme, rest) = match text.get(scheme.len() + 3..) {
+            Some(rest) if scheme.eq_ignore_ascii_case("http") => (Scheme::Http, rest),
+            Some(rest) if scheme.eq_ignore_ascii_case("https") => (Scheme::Https, rest),
             _ => return Err(UrlError::Scheme(printable(text))),
         };
         check_characters(text)?;
@@ -155,8 +178,9 @@ impl FromStr for Url {
         let (path, query) = split_query(target);
         let path = if path.is_empty() { "/" } else { path };
         Ok(Self {
+            scheme,
             host,
-            port,
+            port: port.unwrap_or(scheme.default_port()),
             target: with_query(remove_dot_segments(path), query),
         })
     }
@@ -164,13 +188,13 @@ impl FromStr for Url {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("http://")?;
+        write!(f, "{}://", self.scheme.name())?;
         match self.host.split_once('%') {
             Some((address, zone)) => write!(f, "[{address}%25{zone}]")?,
             None if self.host.contains(':') => write!(f, "[{}]", self.host)?,
             None => f.write_str(&self.host)?,
         }
-        if self.port != 80 {
+        if self.port != self.scheme.default_port() {
             write!(f, ":{}", self.port)?;
         }
         f.write_str(&self.target)
@@ -178,7 +202,7 @@ impl fmt::Display for Url {
 }
 
 /// Host and port of `host`, `host:port`, `[v6]`, `[v6%25zone]:port`.
-fn parse_authority(authority: &str) -> Result<(String, u16), &'static str> {
+fn parse_authority(authority: &str) -> Result<(String, Option<u16>), &'static str> {
     if authority.contains('@') {
         return Err("a user name or password in the URL is not supported");
     }
@@ -208,12 +232,11 @@ fn parse_authority(authority: &str) -> Result<(String, u16), &'static str> {
         return Err("the host name is not valid");
     }
     let port = match port {
-        None | Some("") => 80,
-        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits
-            .parse()
-            .ok()
-            .filter(|&port| port != 0)
-            .ok_or("the port is not valid")?,
+        None | Some("") => None,
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let port = digits.parse().ok().filter(|&port| port != 0);
+            Some(port.ok_or("the port is not valid")?)
+        }
         Some(_) => return Err("the port is not valid"),
     };
     Ok((host, port))
@@ -350,6 +373,8 @@ mod tests {
                 "[fe80::1]",
                 "http://[fe80::1%25eth0]/m",
             ),
+            ("https://a/x", "a", 443, "/x", "a", "https://a/x"),
+            ("HTTPS://a:80/", "a", 80, "/", "a:80", "https://a:80/"),
             (
                 "http://[fe80::1%eth0]:90/",
                 "fe80::1%eth0",
@@ -377,9 +402,6 @@ mod tests {
 
     #[test]
     fn refuses_what_it_cannot_fetch() {
-        let https = "https://a/b".parse::<Url>().expect_err("https");
-        assert!(matches!(&https, UrlError::Https(_)), "{https:?}");
-        assert!(https.to_string().contains("signed manifest, not TLS"));
         for text in [
             "",
             "a",
@@ -477,7 +499,9 @@ mod tests {
                 "{reference:?}"
             );
         }
-        assert!(matches!(base.join("https://h/x"), Err(UrlError::Https(_))));
+        let tls = base.join("https://h/x").expect("another scheme");
+        assert!(tls.is_https() && !tls.same_origin(&url("http://h:443/")));
+        assert_eq!(tls.join("//g").expect("a name").to_string(), "https://g/");
         assert!(matches!(base.join("file:///x"), Err(UrlError::Scheme(_))));
         assert!(matches!(base.join("a\r\nb"), Err(UrlError::Character(_))));
     }

@@ -392,7 +392,7 @@ fn what_cannot_be_done_here_is_said_in_one_line() {
         (
             &["https://127.0.0.1/", "-k", "key.pub"][..],
             2,
-            "https is not supported in this version",
+            "https is not spoken here",
         ),
         (
             &["m.json", "-k", "key.pub"],
