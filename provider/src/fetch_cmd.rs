@@ -1,41 +1,42 @@
 //! `phase-fetch`: a verified manifest, then the artifacts it names, into a directory.
 //!
+//! The manifest comes from the first of the URLs that has one which verifies; the artifacts from all of them at once.
 //! The manifest is verified before anything else is asked for. A file appears under its own name when all of it was
 //! verified and is durable; until then it is `.NAME.partial`, from which the next run goes on. `manifest.json` comes
 //! last, so that a directory with a new manifest also has the new files.
 
+mod flags;
+mod tell;
+
 use std::io::IsTerminal as _;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use artifact_store::{Folder, MANIFEST_FILE, WriteError};
 use boot_manifest::{
-    Arch, Artifact, Channel, Expect, Expiry, Floor, MANIFEST_SIZE_MAX, Manifest, Verified, verify,
+    Arch, Artifact, Channel, Digest, Expect, Expiry, Floor, MANIFEST_SIZE_MAX, Manifest, Verified,
+    verify,
 };
-use fetch::{FetchError, Fetcher, Limits, Report, Url};
-use serde_json::json;
+use fetch::{FetchError, Fetcher, Limits, Providers, Report, Url};
 
 use crate::exit::{CommandError, Exit};
 use crate::out;
-use crate::progress::{Meter, size};
+use crate::progress::Meter;
 use crate::trust::{self, Trust};
 
 /// The flags.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The provider (http://host:8080) or the manifest itself (http://host:8080/manifest.json)
-    #[arg(
-        value_name = "URL",
-        required_unless_present = "manifest",
-        conflicts_with = "manifest"
-    )]
-    url: Option<String>,
+    /// Providers (http://host:8080) or their manifests (http://host:8080/manifest.json); several are used at once
+    #[arg(value_name = "URL")]
+    urls: Vec<String>,
+    /// One more provider; may be repeated
+    #[arg(long = "url", visible_alias = "provider", value_name = "URL")]
+    more_urls: Vec<String>,
     /// Use this manifest file instead of fetching one; it is verified all the same
     #[arg(short, long, value_name = "FILE")]
     manifest: Option<PathBuf>,
-    /// With -m: the provider that the files are fetched from
-    #[arg(long, visible_alias = "url", value_name = "URL", requires = "manifest")]
-    provider: Option<String>,
     /// What to fetch: kernel, initramfs, rootfs, another name of the manifest, or all
     #[arg(
         short,
@@ -56,7 +57,7 @@ pub(crate) struct Args {
     /// Refuse a manifest for another architecture; also selects it at a provider
     #[arg(short = 'A', long)]
     arch: Option<Arch>,
-    /// Go on where an earlier run stopped (always done; accepted because people type it)
+    /// Only go on with an earlier run: refuse when DIR has nothing of it. Without this flag, what is there is used too
     #[arg(long)]
     resume: bool,
     /// Failures in a row, without progress, that are tried again
@@ -65,6 +66,15 @@ pub(crate) struct Args {
     /// Seconds for each file, all attempts together
     #[arg(short, long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
+    /// Bytes per second at most, all providers together: 500K, 10M, 1G
+    #[arg(long, value_name = "RATE", value_parser = flags::rate)]
+    limit_rate: Option<NonZeroU64>,
+    /// For https: believe the certificate authorities in this PEM file instead of the system's
+    #[arg(long, value_name = "FILE", conflicts_with = "pin")]
+    cacert: Option<PathBuf>,
+    /// For https: believe only this certificate, or this public key (SHA-256)
+    #[arg(long, value_name = "sha256:HEX", value_parser = flags::pin)]
+    pin: Option<Digest>,
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -74,6 +84,49 @@ pub(crate) struct Args {
     /// Accept an expired manifest, and say so
     #[arg(long)]
     allow_expired: bool,
+}
+
+impl Args {
+    /// Whether people are not told anything on the way.
+    fn is_silent(&self) -> bool {
+        self.quiet || self.json
+    }
+
+    /// Every provider that was named, in order, each once.
+    fn providers(&self) -> Result<Vec<Url>, Failure> {
+        let mut providers: Vec<Url> = Vec::new();
+        for text in self.urls.iter().chain(&self.more_urls) {
+            let url = text.parse().map_err(|error| not_a_url(text, error))?;
+            if !providers.contains(&url) {
+                providers.push(url);
+            }
+        }
+        if providers.len() > fetch::SOURCES_MAX {
+            let message = format!("more than {} providers were named", fetch::SOURCES_MAX);
+            return Err(CommandError::usage(message).into());
+        }
+        if (self.cacert.is_some() || self.pin.is_some()) && !providers.iter().any(Url::is_https) {
+            let message =
+                "--cacert and --pin are about https, and no provider is named by an https URL";
+            return Err(CommandError::usage(message).into());
+        }
+        Ok(providers)
+    }
+
+    fn fetcher(&self) -> Fetcher {
+        let limits = Limits {
+            total: Duration::from_secs(self.timeout),
+            retries: self.retry,
+            rate_max: self.limit_rate,
+            ..Limits::default()
+        };
+        let trust = match (&self.cacert, self.pin) {
+            (Some(file), _) => fetch::Trust::File(file.clone()),
+            (None, Some(pin)) => fetch::Trust::Pin(pin),
+            (None, None) => fetch::Trust::System,
+        };
+        Fetcher::with_tls_and_proxies(limits, trust)
+    }
 }
 
 /// How an artifact came to be where it is now.
@@ -93,6 +146,8 @@ struct Done {
 struct Failure {
     code: &'static str,
     error: CommandError,
+    /// What each source said, when there were several.
+    sources: Vec<serde_json::Value>,
 }
 
 impl From<CommandError> for Failure {
@@ -100,24 +155,30 @@ impl From<CommandError> for Failure {
         Self {
             code: "local",
             error,
+            sources: Vec::new(),
         }
     }
 }
 
 impl From<FetchError> for Failure {
-    fn from(error: FetchError) -> Self {
-        let code = error.code();
-        let message = error.to_string();
-        let failed = match &error {
-            FetchError::Sink(_) => CommandError::local(message),
+    fn from(from: FetchError) -> Self {
+        let code = from.code();
+        let message = from.to_string();
+        let failed = match &from {
+            FetchError::Sink(_) | FetchError::Local(_) => CommandError::local(message),
             FetchError::Url(_) => CommandError::usage(message),
             _ => CommandError::failed(message),
         };
-        let error = match hint(&error) {
+        let error = match hint(&from) {
             Some(hint) => failed.hint(hint),
             None => failed,
         };
-        Self { code, error }
+        let sources = tell::json_errors(&from);
+        Self {
+            code,
+            error,
+            sources,
+        }
     }
 }
 
@@ -145,12 +206,29 @@ fn hint(error: &FetchError) -> Option<&'static str> {
         FetchError::BadHash(_) | FetchError::TooShort { .. } | FetchError::TooLarge { .. } => {
             "the provider does not have the files this manifest names, or somebody changed them on the way: use another provider"
         }
+        FetchError::Exhausted { errors, .. } => {
+            if errors.iter().any(FetchError::is_transient) {
+                "run the same command again: it goes on where it stopped"
+            } else {
+                "use other providers, or ask for another channel or architecture with -c and -A"
+            }
+        }
+        FetchError::Tls { .. } => {
+            "--cacert FILE trusts the authority that signed the certificate, --pin sha256:HEX this one server; both are for https only"
+        }
+        FetchError::Local(message) if message.contains("certificates to check") => {
+            "install the package ca-certificates, or use --cacert FILE or --pin sha256:HEX"
+        }
+        FetchError::Local(message) if message.contains("open more files") => {
+            "raise the limit: ulimit -n 1024"
+        }
         FetchError::Refused { .. }
         | FetchError::Redirect { .. }
+        | FetchError::Downgrade { .. }
+        | FetchError::Local(_)
         | FetchError::NotHttp { .. }
         | FetchError::NoSuchArtifact { .. }
         | FetchError::NoSource { .. }
-        | FetchError::Exhausted { .. }
         | FetchError::Sink(_) => return None,
     })
 }
@@ -168,14 +246,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         Ok(()) => Ok(Exit::Done),
         Err(failure) => {
             if args.json {
-                out::line(format_args!(
-                    "{:#}",
-                    json!({
-                        "status": "failed",
-                        "code": failure.code,
-                        "error": failure.error.to_string(),
-                    })
-                ));
+                out::line(format_args!("{:#}", tell::json_failure(&failure)));
             }
             Err(failure.error)
         }
@@ -184,14 +255,13 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
 
 async fn fetch_all(args: &Args) -> Result<(), Failure> {
     let trust = args.trust.load()?;
-    let mut fetcher = Fetcher::new(Limits {
-        total: Duration::from_secs(args.timeout),
-        retries: args.retry,
-        ..Limits::default()
-    });
-    let (manifest, base) = obtain_manifest(args, &trust, &mut fetcher).await?;
+    let mut fetcher = args.fetcher();
+    let (manifest, providers) = obtain_manifest(args, &trust, &mut fetcher).await?;
     let wanted = wanted(&manifest, &args.artifact)?;
-    tell_manifest(args, &trust, &manifest);
+    tell::manifest(args, &trust, &manifest);
+    if args.resume {
+        has_something(&args.output, &wanted)?;
+    }
     std::fs::create_dir_all(&args.output).map_err(|error| {
         CommandError::local(format!(
             "{}: cannot be made: {error}",
@@ -201,8 +271,8 @@ async fn fetch_all(args: &Args) -> Result<(), Failure> {
     let folder = Folder::open(&args.output)?;
     let mut done = Vec::new();
     for artifact in wanted {
-        let one = fetch_one(args, &mut fetcher, &manifest, artifact, &base, &folder).await?;
-        tell_artifact(args, &one);
+        let one = fetch_one(args, &mut fetcher, &manifest, artifact, &providers, &folder).await?;
+        tell::artifact(args, &one);
         done.push(one);
     }
     let name = MANIFEST_FILE
@@ -212,18 +282,32 @@ async fn fetch_all(args: &Args) -> Result<(), Failure> {
     if args.json {
         out::line(format_args!(
             "{:#}",
-            json_result(&trust, &manifest, &path, &done)
+            tell::json_result(&trust, &manifest, &path, &done)
         ));
     }
     Ok(())
 }
 
-/// The verified manifest, and the URL that its files are found from.
+/// Refuses, for `--resume`, a directory where nothing of the artifacts is.
+fn has_something(folder: &Path, wanted: &[&Artifact]) -> Result<(), CommandError> {
+    let there = |artifact: &&Artifact| {
+        let name = artifact.filename.as_str();
+        folder.join(name).exists() || folder.join(format!(".{name}.partial")).exists()
+    };
+    if wanted.iter().any(there) {
+        return Ok(());
+    }
+    let message = format!("{}: there is nothing to resume", folder.display());
+    Err(CommandError::local(message)
+        .hint("is -o the directory of the earlier run? To start afresh, leave --resume out"))
+}
+
+/// The verified manifest, and the providers that its files may come from.
 async fn obtain_manifest(
     args: &Args,
     trust: &Trust,
     fetcher: &mut Fetcher,
-) -> Result<(Verified<Manifest>, Url), Failure> {
+) -> Result<(Verified<Manifest>, Providers), Failure> {
     let expect = Expect {
         now: trust::now(),
         floor: Floor::default(),
@@ -235,48 +319,104 @@ async fn obtain_manifest(
             Expiry::Refuse
         },
     };
-    let (manifest, base) = match (&args.manifest, &args.provider, &args.url) {
-        (Some(file), Some(provider), _) => {
-            let base: Url = provider.parse().map_err(FetchError::Url)?;
-            let bytes = trust::read(file, MANIFEST_SIZE_MAX, "manifest")?;
-            let manifest = verify(&bytes, &trust.root, &expect).map_err(|error| {
-                let failed = CommandError::failed(format!("{}: {error}", file.display()));
-                let code = error.code();
-                let error = match trust::hint(&error) {
-                    Some(hint) => failed.hint(hint),
-                    None => failed,
-                };
-                Failure { code, error }
-            })?;
-            // Its files are looked for as if the manifest had come from where the provider keeps it.
-            let select = (manifest.channel.as_str(), manifest.arch.as_str());
-            let base = fetch::manifest_url(&base, Some(select)).map_err(FetchError::Url)?;
-            (manifest, base)
-        }
-        (Some(file), None, _) => {
+    let providers = args.providers()?;
+    let (manifest, urls) = match &args.manifest {
+        Some(file) if providers.is_empty() => {
             let file = file.display();
             let message =
                 format!("{file}: its files are named relative to a provider, and none is given");
             let hint = format!("phase-fetch -m {file} --provider http://HOST:8080");
             return Err(CommandError::usage(message).hint(hint).into());
         }
-        (_, _, Some(url)) => {
-            let location: Url = url.parse().map_err(|error| not_a_url(url, error))?;
-            let arch = args.arch.unwrap_or(Arch::host());
-            let channel = args.channel.as_ref().map_or("stable", Channel::as_str);
-            let selected = args.channel.is_some() || args.arch.is_some();
-            let select = selected.then_some((channel, arch.as_str()));
-            let url = fetch::manifest_url(&location, select).map_err(FetchError::Url)?;
-            (fetcher.manifest(&url, &trust.root, &expect).await?, url)
+        Some(file) => manifest_of(file, trust, &expect, &providers)?,
+        None if providers.is_empty() => {
+            let error = CommandError::usage("no provider was named");
+            return Err(error
+                .hint(
+                    "phase-fetch http://HOST:8080; phase-discover finds providers on this network",
+                )
+                .into());
         }
-        _ => {
-            return Err(CommandError::usage("neither a URL nor a manifest was named").into());
-        }
+        None => first_manifest(args, trust, fetcher, &expect, &providers).await?,
     };
     if manifest.expired() {
         tracing::warn!(expired_at = %manifest.expires_at, now = %expect.now, "an expired manifest is accepted because of --allow-expired");
     }
-    Ok((manifest, base))
+    Ok((manifest, Providers(urls)))
+}
+
+/// The manifest in a file. Its files are looked for as if it had come from where each provider keeps it.
+fn manifest_of(
+    file: &Path,
+    trust: &Trust,
+    expect: &Expect<'_>,
+    providers: &[Url],
+) -> Result<(Verified<Manifest>, Vec<Url>), Failure> {
+    let bytes = trust::read(file, MANIFEST_SIZE_MAX, "manifest")?;
+    let manifest = verify(&bytes, &trust.root, expect).map_err(|error| {
+        let failed = CommandError::failed(format!("{}: {error}", file.display()));
+        let code = error.code();
+        let error = match trust::hint(&error) {
+            Some(hint) => failed.hint(hint),
+            None => failed,
+        };
+        Failure {
+            code,
+            error,
+            sources: Vec::new(),
+        }
+    })?;
+    let select = (manifest.channel.as_str(), manifest.arch.as_str());
+    let urls = providers
+        .iter()
+        .map(|base| fetch::manifest_url(base, Some(select)))
+        .collect::<Result<_, _>>()
+        .map_err(FetchError::Url)?;
+    Ok((manifest, urls))
+}
+
+/// The manifest of the first provider that has one which verifies. Those before it are not asked for anything else.
+async fn first_manifest(
+    args: &Args,
+    trust: &Trust,
+    fetcher: &mut Fetcher,
+    expect: &Expect<'_>,
+    providers: &[Url],
+) -> Result<(Verified<Manifest>, Vec<Url>), Failure> {
+    let arch = args.arch.unwrap_or(Arch::host());
+    let channel = args.channel.as_ref().map_or("stable", Channel::as_str);
+    let selected = args.channel.is_some() || args.arch.is_some();
+    let select = selected.then_some((channel, arch.as_str()));
+    let mut urls = providers
+        .iter()
+        .map(|base| fetch::manifest_url(base, select))
+        .collect::<Result<Vec<Url>, _>>()
+        .map_err(FetchError::Url)?;
+    let mut errors = Vec::new();
+    for (index, url) in urls.iter().enumerate() {
+        match fetcher.manifest(url, &trust.root, expect).await {
+            Ok(manifest) => {
+                urls.drain(..index);
+                return Ok((manifest, urls));
+            }
+            // Nothing that another provider could do better.
+            Err(error @ FetchError::Local(_)) => return Err(error.into()),
+            Err(error) => {
+                if index + 1 < urls.len() {
+                    tracing::warn!(%error, "provider dropped: no manifest from it");
+                }
+                errors.push(error);
+            }
+        }
+    }
+    let error = match errors.len() {
+        1 => errors.remove(0),
+        _ => FetchError::Exhausted {
+            name: "a manifest".to_owned(),
+            errors,
+        },
+    };
+    Err(error.into())
 }
 
 fn not_a_url(text: &str, error: fetch::UrlError) -> Failure {
@@ -287,6 +427,7 @@ fn not_a_url(text: &str, error: fetch::UrlError) -> Failure {
         return Failure {
             code: "bad-url",
             error,
+            sources: Vec::new(),
         };
     }
     FetchError::Url(error).into()
@@ -308,7 +449,7 @@ async fn fetch_one(
     fetcher: &mut Fetcher,
     manifest: &Verified<Manifest>,
     artifact: &Artifact,
-    base: &Url,
+    providers: &Providers,
     folder: &Folder,
 ) -> Result<Done, Failure> {
     let artifact = artifact.clone();
@@ -321,17 +462,16 @@ async fn fetch_one(
         });
     }
     let partial = folder.begin(&artifact)?;
-    let sources = fetch::sources(base, manifest, &artifact);
-    let shown = !args.quiet && !args.json && std::io::stderr().is_terminal();
-    let mut meter = Meter::new(artifact.name.as_str(), partial.resumed_bytes(), shown);
+    let shown = !args.is_silent() && std::io::stderr().is_terminal();
+    let mut meter = Meter::new(artifact.name.as_str(), shown);
     let fetched = fetcher
         .artifact(
             manifest,
             artifact.name.as_str(),
-            &sources[..],
+            providers,
             partial,
             |progress| {
-                meter.update(progress.done, progress.total);
+                meter.update(progress.done, progress.received, progress.total);
             },
         )
         .await;
@@ -342,91 +482,5 @@ async fn fetch_one(
         artifact,
         path,
         state: State::Fetched(report),
-    })
-}
-
-fn tell_manifest(args: &Args, trust: &Trust, manifest: &Verified<Manifest>) {
-    if args.quiet || args.json {
-        return;
-    }
-    let signers: Vec<String> = manifest.signers().iter().map(ToString::to_string).collect();
-    out::line(format_args!(
-        "manifest   {} {}/{}, sequence {}, signed by {} (trusted by {})",
-        manifest.version,
-        manifest.channel,
-        manifest.arch,
-        manifest.sequence,
-        signers.join(", "),
-        trust.file.display(),
-    ));
-    if let Some(note) = trust.development_note() {
-        out::line(format_args!("           note: {note}"));
-    }
-}
-
-fn tell_artifact(args: &Args, done: &Done) {
-    if args.quiet || args.json {
-        return;
-    }
-    let how = match &done.state {
-        State::AlreadyThere => "already there, verified".to_owned(),
-        State::Fetched(report) => {
-            let seconds = report.elapsed.as_secs_f64().max(0.001);
-            let resumed = match report.bytes_present {
-                0 => String::new(),
-                bytes => format!(", {} were already there", size(bytes)),
-            };
-            format!(
-                "verified, {seconds:.1} s, {}/s{resumed}",
-                size((report.bytes_fetched as f64 / seconds) as u64)
-            )
-        }
-    };
-    let (artifact, path) = (&done.artifact, done.path.display());
-    out::line(format_args!(
-        "{:<10} {path}, {}: {how}",
-        artifact.name.as_str(),
-        size(artifact.size)
-    ));
-}
-
-fn json_result(
-    trust: &Trust,
-    manifest: &Verified<Manifest>,
-    path: &Path,
-    done: &[Done],
-) -> serde_json::Value {
-    let artifact = |one: &Done| {
-        let (state, report) = match &one.state {
-            State::AlreadyThere => ("already-there", None),
-            State::Fetched(report) if report.bytes_present > 0 => ("resumed", Some(report)),
-            State::Fetched(report) => ("fetched", Some(report)),
-        };
-        json!({
-            "name": one.artifact.name,
-            "file": one.path.display().to_string(),
-            "size_bytes": one.artifact.size,
-            "hash": one.artifact.digest,
-            "state": state,
-            "bytes_fetched": report.map_or(0, |report| report.bytes_fetched),
-            "bytes_received": report.map_or(0, |report| report.bytes_received),
-            "retries": report.map_or(0, |report| report.retries),
-            "seconds": report.map_or(0.0, |report| report.elapsed.as_secs_f64()),
-        })
-    };
-    let signers: Vec<String> = manifest.signers().iter().map(ToString::to_string).collect();
-    json!({
-        "status": "ok",
-        "manifest": path.display().to_string(),
-        "manifest_version": manifest.sequence,
-        "version": manifest.version,
-        "channel": manifest.channel,
-        "arch": manifest.arch,
-        "key_id": signers.first(),
-        "key_ids": signers,
-        "trusted_by": trust.file.display().to_string(),
-        "development_key": trust.root.is_development(),
-        "expired": manifest.expired(),
-        "artifacts": done.iter().map(artifact).collect::<Vec<_>>(),
     })
 }

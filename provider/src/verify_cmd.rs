@@ -203,10 +203,7 @@ fn examine(args: &Args, trust: &Trust, subject: Subject) -> Outcome {
             |(channel, arch)| format!("{channel}/{arch}"),
         );
         let shown = !args.quiet && args.format == Format::Text && std::io::stderr().is_terminal();
-        Ok((
-            manifest,
-            artifacts::check(wanted, Meter::new(&name, 0, shown)),
-        ))
+        Ok((manifest, artifacts::check(wanted, Meter::new(&name, shown))))
     });
     Outcome {
         file: subject.manifest,

@@ -158,7 +158,8 @@ pub(super) fn check(wanted: Vec<Wanted>, mut meter: Meter) -> Vec<Checked> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            meter.update(done.load(Ordering::Relaxed), total);
+            let done = done.load(Ordering::Relaxed);
+            meter.update(done, done, total);
         }
     });
     meter.clear();

@@ -389,10 +389,38 @@ fn what_cannot_be_done_here_is_said_in_one_line() {
     fs::write(desk.path("m.json"), &image.manifest).unwrap();
     fs::write(desk.path("afile"), b"").unwrap();
     for (flags, code, text) in [
+        (&["-k", "key.pub"][..], 2, "no provider was named"),
         (
-            &["https://127.0.0.1/", "-k", "key.pub"][..],
+            &["ftp://127.0.0.1/", "-k", "key.pub"],
             2,
-            "https is not spoken here",
+            "not a URL that starts with http:// or https://",
+        ),
+        (
+            &[
+                "https://127.0.0.1:1/",
+                "-k",
+                "key.pub",
+                "--cacert",
+                "key.pub",
+            ],
+            3,
+            "key.pub: has no certificate (PEM)",
+        ),
+        (
+            &["http://127.0.0.1:1/", "-k", "key.pub", "--cacert", "c.pem"],
+            2,
+            "no provider is named by an https URL",
+        ),
+        (
+            &[
+                "http://127.0.0.1:1/",
+                "-k",
+                "key.pub",
+                "--limit-rate",
+                "fast",
+            ],
+            2,
+            "bytes per second are expected, such as 500K or 10M",
         ),
         (
             &["m.json", "-k", "key.pub"],

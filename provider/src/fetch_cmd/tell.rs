@@ -1,0 +1,149 @@
+//! What `phase-fetch` prints: lines for people, one object for programs.
+
+use std::path::Path;
+
+use boot_manifest::{Manifest, Verified};
+use fetch::{FetchError, SourceReport};
+use serde_json::{Value, json};
+
+use super::{Args, Done, Failure, State};
+use crate::out;
+use crate::progress::size;
+use crate::trust::Trust;
+
+/// The manifest that everything else follows from.
+pub(super) fn manifest(args: &Args, trust: &Trust, manifest: &Verified<Manifest>) {
+    if args.is_silent() {
+        return;
+    }
+    let signers: Vec<String> = manifest.signers().iter().map(ToString::to_string).collect();
+    out::line(format_args!(
+        "manifest   {} {}/{}, sequence {}, signed by {} (trusted by {})",
+        manifest.version,
+        manifest.channel,
+        manifest.arch,
+        manifest.sequence,
+        signers.join(", "),
+        trust.file.display(),
+    ));
+    if let Some(note) = trust.development_note() {
+        out::line(format_args!("           note: {note}"));
+    }
+}
+
+/// An artifact that is there, how it came, and from whom it did not.
+pub(super) fn artifact(args: &Args, done: &Done) {
+    if args.is_silent() {
+        return;
+    }
+    let how = match &done.state {
+        State::AlreadyThere => "already there, verified".to_owned(),
+        State::Fetched(report) => {
+            let seconds = report.elapsed.as_secs_f64().max(0.001);
+            let resumed = match report.bytes_present {
+                0 => String::new(),
+                bytes => format!(", {} were already there", size(bytes)),
+            };
+            format!(
+                "verified, {seconds:.1} s, {}/s{resumed}",
+                size((report.bytes_fetched as f64 / seconds) as u64)
+            )
+        }
+    };
+    let (artifact, path) = (&done.artifact, done.path.display());
+    out::line(format_args!(
+        "{:<10} {path}, {}: {how}",
+        artifact.name.as_str(),
+        size(artifact.size)
+    ));
+    let sources = match &done.state {
+        State::Fetched(report) => &report.sources[..],
+        State::AlreadyThere => &[],
+    };
+    if sources.len() > 1 {
+        for source in sources.iter().filter(|one| one.bytes_kept > 0) {
+            let kept = size(source.bytes_kept);
+            out::line(format_args!("           {kept} from {}", source.url));
+        }
+    }
+    for (code, error) in sources.iter().filter_map(|one| one.dropped.as_ref()) {
+        out::line(format_args!("           dropped ({code}): {error}"));
+    }
+}
+
+/// The object for programs, of a failure.
+pub(super) fn json_failure(failure: &Failure) -> Value {
+    json!({
+        "status": "failed",
+        "code": failure.code,
+        "error": failure.error.to_string(),
+        "sources": failure.sources,
+    })
+}
+
+/// What each source said, when several failed.
+pub(super) fn json_errors(error: &FetchError) -> Vec<Value> {
+    match error {
+        FetchError::Exhausted { errors, .. } => errors
+            .iter()
+            .map(|error| json!({ "code": error.code(), "error": error.to_string() }))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn json_source(source: &SourceReport) -> Value {
+    let dropped = source.dropped.as_ref();
+    json!({
+        "url": source.url.to_string(),
+        "bytes_kept": source.bytes_kept,
+        "bytes_received": source.bytes_received,
+        "requests": source.requests,
+        "retries": source.retries,
+        "wrong_chunks": source.wrong_chunks,
+        "dropped": dropped.map(|(code, error)| json!({ "code": code, "error": error })),
+    })
+}
+
+/// The object for programs.
+pub(super) fn json_result(
+    trust: &Trust,
+    manifest: &Verified<Manifest>,
+    path: &Path,
+    done: &[Done],
+) -> Value {
+    let artifact = |one: &Done| {
+        let (state, report) = match &one.state {
+            State::AlreadyThere => ("already-there", None),
+            State::Fetched(report) if report.bytes_present > 0 => ("resumed", Some(report)),
+            State::Fetched(report) => ("fetched", Some(report)),
+        };
+        json!({
+            "name": one.artifact.name,
+            "file": one.path.display().to_string(),
+            "size_bytes": one.artifact.size,
+            "hash": one.artifact.digest,
+            "state": state,
+            "bytes_fetched": report.map_or(0, |report| report.bytes_fetched),
+            "bytes_received": report.map_or(0, |report| report.bytes_received),
+            "retries": report.map_or(0, |report| report.retries),
+            "seconds": report.map_or(0.0, |report| report.elapsed.as_secs_f64()),
+            "sources": report.map_or(Vec::new(), |report| report.sources.iter().map(json_source).collect()),
+        })
+    };
+    let signers: Vec<String> = manifest.signers().iter().map(ToString::to_string).collect();
+    json!({
+        "status": "ok",
+        "manifest": path.display().to_string(),
+        "manifest_version": manifest.sequence,
+        "version": manifest.version,
+        "channel": manifest.channel,
+        "arch": manifest.arch,
+        "key_id": signers.first(),
+        "key_ids": signers,
+        "trusted_by": trust.file.display().to_string(),
+        "development_key": trust.root.is_development(),
+        "expired": manifest.expired(),
+        "artifacts": done.iter().map(artifact).collect::<Vec<_>>(),
+    })
+}
