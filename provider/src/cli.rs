@@ -13,7 +13,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::exit::{CommandError, Exit};
 use crate::{
     completions_cmd, config, discover_cmd, doctor, exit, fetch_cmd, instead, key, man_cmd,
-    manifest_cmd, net, out, serve, stage, status_cmd, verify_cmd,
+    manifest_cmd, net, out, serve, stage, status_cmd, tls_cmd, verify_cmd,
 };
 
 /// Phase: serves signed boot images, and boots machines from them.
@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Fetch(fetch_cmd::Args),
     /// Verify a manifest and artifacts on disk (also: phase-verify)
     Verify(verify_cmd::Args),
+    /// Show the certificate of the provider on this machine
+    Tls(tls_cmd::Args),
     /// Look at everything a provider on this machine depends on, and say what to do
     Doctor(doctor::Args),
     /// Print shell completions for plasmd and the phase-* names
@@ -210,6 +212,7 @@ impl Command {
             | Self::Fetch(_)
             | Self::Verify(_)
             | Self::Doctor(_)
+            | Self::Tls(_)
             | Self::Completions(_)
             | Self::Man(_)
             | Self::GenerateKey(_)
@@ -229,6 +232,7 @@ impl Command {
             Self::Discover(args) => discover_cmd::run(args),
             Self::Fetch(args) => fetch_cmd::run(args),
             Self::Verify(args) => verify_cmd::run(args),
+            Self::Tls(args) => tls_cmd::run(&args),
             Self::Doctor(args) => doctor::run(&args),
             Self::Completions(args) => completions_cmd::run(&args),
             Self::Man(args) => man_cmd::run(&args),

@@ -23,6 +23,6 @@ pub(crate) mod refuse;
 pub(crate) mod respond;
 pub(crate) mod server;
 pub(crate) mod target;
-#[expect(dead_code, reason = "certificates come next")]
+
 pub(crate) mod tls;
 pub(crate) mod wire;

@@ -25,6 +25,7 @@ mod sealed;
 mod serve;
 mod stage;
 mod status_cmd;
+mod tls_cmd;
 mod trust;
 mod verify_cmd;
 

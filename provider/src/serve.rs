@@ -1,7 +1,7 @@
 //! `plasmd serve`: a provider of boot images over HTTP.
 //!
-//! This file is the order of its life: put together (`build`), listen, say what is served where (`summary`), serve beside
-//! the `chores`, and end (`stopping`). What is served is decided in `catalog`, how it is sent in [`crate::http`]. Nothing is
+//! This file is the order of its life: open the ports (`sockets`), put the parts together (`build`), give up what is not
+//! needed any more (`confine`), say what is served where (`summary`), serve beside the `chores`, and end (`stopping`). What is served is decided in `catalog`, how it is sent in [`crate::http`]. Nothing is
 //! ever written to the artifacts directory.
 
 mod announce;
@@ -10,18 +10,19 @@ mod args;
 mod build;
 mod catalog;
 mod chores;
+mod confine;
 mod hand;
 mod hashing;
 mod health;
 pub(crate) mod limits;
 pub(crate) mod metrics;
+mod notify;
 pub(crate) mod port_owner;
-#[expect(dead_code, reason = "used with the flags that come next")]
 mod privileges;
 mod process;
 mod ready;
 mod refusal;
-#[expect(dead_code, reason = "used with the flags that come next")]
+mod reload;
 mod sandbox;
 mod setup;
 mod signed;
@@ -29,6 +30,8 @@ mod signer;
 mod sockets;
 mod stopping;
 mod summary;
+pub(crate) mod tls;
+mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,12 +42,13 @@ use crate::exit::{CommandError, Exit};
 use crate::http::server::{self, Bounds};
 use crate::serve::announce::Announcer;
 use crate::serve::app::App;
-pub(crate) use crate::serve::args::{Args, CMDLINE};
+pub(crate) use crate::serve::args::{Args, CMDLINE, state_dir};
 use crate::serve::build::{build, processors};
 use crate::serve::chores::{hash_ahead, keep_init_informed};
 use crate::serve::limits::{GOODBYE_MAX, HASHERS_MAX, WORKERS_MIN};
-use crate::serve::sockets::{Listener, Wanted};
-use crate::serve::stopping::shutdown_signal;
+use crate::serve::notify::Notifier;
+use crate::serve::sockets::{Listener, Scheme, Wanted};
+use crate::serve::stopping::{reload_signal, shutdown_signal};
 use crate::serve::summary::summarise;
 
 /// Serves until SIGTERM or SIGINT.
@@ -55,12 +59,14 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         connections_max: server::connections_max(),
         drain_max: Duration::from_secs(args.ending.drain_max),
     };
+    let notifier = Arc::new(Notifier::from_env());
+    let user = confine::user(&args.confine)?;
     let listeners = sockets::open(&Wanted {
         addresses: &args.bind,
         port: args.port,
-        tls_port: None,
+        tls_port: args.tls.port(),
     })?;
-    let app = Arc::new(build(args, &listeners)?);
+    let app = build(args, user.as_ref(), &listeners, notifier)?;
     let processors = processors();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(processors.max(WORKERS_MIN))
@@ -69,7 +75,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         .enable_all()
         .build()
         .map_err(|error| CommandError::local(format!("cannot start threads: {error}")))?;
-    let exit = runtime.block_on(serve(app, listeners, bounds));
+    let exit = runtime.block_on(serve(Arc::new(app), listeners, bounds));
     // A hashing that still runs must not hold up the end.
     runtime.shutdown_background();
     exit
@@ -80,7 +86,8 @@ async fn serve(
     listeners: Vec<Listener>,
     bounds: Bounds,
 ) -> Result<Exit, CommandError> {
-    let shutdown = shutdown_signal()?;
+    let shutdown = shutdown_signal(Arc::clone(&app.notifier))?;
+    let reloading = reload_signal(Arc::clone(&app.reloads))?;
     summarise(&app, bounds.connections_max);
     let (stop, stopped) = watch::channel(false);
     let wanted = app.announcement.is_wanted();
@@ -102,6 +109,8 @@ async fn serve(
             let catalog = Arc::clone(&app.catalog);
             async move { catalog.tidy().await }
         }),
+        tokio::spawn(reloading),
+        tokio::spawn(keep_alive(Arc::clone(&app), bounds)),
     ];
     let shutdown = async {
         shutdown.await;
@@ -109,10 +118,13 @@ async fn serve(
         let _ = stop.send(true);
     };
     let metrics = Arc::clone(&app.metrics);
+    let tls = app.certificates.as_ref().map(|own| own.tls());
     let listeners = listeners.into_iter().map(|listener| server::Listener {
+        tls: tls.clone().filter(|_| listener.scheme == Scheme::Https),
         socket: listener.socket,
-        tls: None,
     });
+    // Whoever connects from now on is answered: the sockets listen.
+    app.notifier.ready("serving");
     let cut = server::run(listeners.collect(), app, metrics, bounds, shutdown)
         .await
         .map_err(|error| CommandError::local(format!("cannot watch the sockets: {error}")))?;
@@ -132,4 +144,15 @@ async fn serve(
         tracing::info!("stopped");
     }
     Ok(Exit::Done)
+}
+
+/// Tells the service manager that requests are answered, as often as it wants to hear that.
+async fn keep_alive(app: Arc<App>, bounds: Bounds) {
+    let Some(wanted) = notify::watchdog_period() else {
+        return;
+    };
+    let Some(address) = app.process.question_address() else {
+        return;
+    };
+    watchdog::watch(app, address, wanted, bounds.connections_max).await;
 }

@@ -24,8 +24,11 @@ use crate::serve::health;
 use crate::serve::limits::REPORTS_PER_SECOND_MAX;
 use crate::serve::metrics::text::{self, Beside};
 use crate::serve::metrics::{Metrics, Reason, add, get, process};
+use crate::serve::notify::Notifier;
 use crate::serve::process::Process;
 use crate::serve::refusal::Refusal;
+use crate::serve::reload::Reloads;
+use crate::serve::tls::Certificates;
 
 /// Name and version as `/` and `/status` show them.
 const NAME: &str = "plasmd-provider";
@@ -53,6 +56,12 @@ pub(crate) struct App {
     pub(crate) started_at: SystemTime,
     /// Whether the local network is told.
     pub(crate) announcement: Arc<Announcement>,
+    /// The certificate, when HTTPS is served.
+    pub(crate) certificates: Option<Arc<Certificates>>,
+    /// What can be read again.
+    pub(crate) reloads: Arc<Reloads>,
+    /// The service manager.
+    pub(crate) notifier: Arc<Notifier>,
     /// What this process is to the machine.
     pub(crate) process: Process,
     /// Where init listens, on the appliance.
@@ -259,6 +268,7 @@ impl App {
                 .map(|signer| signer.key.public().key_id().to_string())
         );
         status["process"] = self.process.facts();
+        status["tls"] = json!(self.certificates.as_ref().map(|own| own.shown()));
         status["dht"] = json!(DHT);
         status["mdns"] = json!(self.announcement.state());
         respond::json(StatusCode::OK, &status)

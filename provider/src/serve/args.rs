@@ -1,13 +1,20 @@
 //! The arguments of `plasmd serve`. What they mean for the parts is decided where the parts are put together.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use boot_manifest::{Arch, Channel};
 
 use crate::config::InForce;
 use crate::http::limits::DRAIN_MAX;
 use crate::serve::limits::{DRAIN_SECONDS_LIMIT, VALID_DAYS};
+use crate::serve::sandbox::Mode;
+
+/// The port for HTTPS when a certificate is given and no port.
+const TLS_PORT: u16 = 8443;
+
+/// Where state is kept unless somebody says otherwise.
+const STATE_DIR: &str = "/var/lib/plasm";
 
 /// The kernel command line of manifests signed here, unless another is given. Without `panic=` a failed boot would
 /// stand still for ever.
@@ -51,6 +58,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(super) trust_root: Option<PathBuf>,
     #[command(flatten)]
+    pub(super) tls: TlsArgs,
+    #[command(flatten)]
+    pub(super) confine: ConfineArgs,
+    #[command(flatten)]
     pub(super) ending: EndingArgs,
     /// Run as a role of the appliance: init is told what happens
     #[arg(long, hide = true)]
@@ -61,6 +72,61 @@ pub(crate) struct Args {
     /// Every setting and where it comes from.
     #[arg(skip)]
     pub(crate) in_force: InForce,
+}
+
+/// HTTPS beside HTTP.
+#[derive(clap::Args)]
+pub(super) struct TlsArgs {
+    /// Also serve HTTPS on this port; 0 takes a free one [default with --tls-cert: 8443]
+    #[arg(long, value_name = "PORT")]
+    pub(super) tls_port: Option<u16>,
+    /// The certificate for HTTPS with those of its issuers (PEM) [default: one that is made and kept]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(super) tls_cert: Option<PathBuf>,
+    /// The private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(super) tls_key: Option<PathBuf>,
+    /// Where a certificate that is made here is kept [default: $STATE_DIRECTORY, or /var/lib/plasm]
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    /// The port for HTTPS, when HTTPS is wanted.
+    pub(super) fn port(&self) -> Option<u16> {
+        self.tls_port
+            .or_else(|| self.tls_cert.as_ref().map(|_| TLS_PORT))
+    }
+
+    /// Where state is kept.
+    pub(super) fn state_dir(&self) -> PathBuf {
+        state_dir(self.state_dir.as_deref())
+    }
+}
+
+/// The directory that was named, or the one of the service manager, or the usual one.
+pub(crate) fn state_dir(named: Option<&Path>) -> PathBuf {
+    let given = || {
+        // Of several, the first.
+        let list = std::env::var("STATE_DIRECTORY").ok()?;
+        let first = list.split(':').next()?;
+        (!first.is_empty()).then(|| PathBuf::from(first))
+    };
+    named
+        .map(Path::to_owned)
+        .or_else(given)
+        .unwrap_or_else(|| PathBuf::from(STATE_DIR))
+}
+
+/// What is given up before the first request.
+#[derive(clap::Args)]
+pub(super) struct ConfineArgs {
+    /// Become this user once the ports are open and the keys are read
+    #[arg(long, value_name = "NAME")]
+    pub(super) user: Option<String>,
+    /// Confine the provider to the files and system calls of serving
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Mode::Auto)]
+    pub(super) sandbox: Mode,
 }
 
 /// How serving ends.

@@ -1,5 +1,7 @@
-//! From arguments to the parts of the provider. Every file that a flag names is read here, and no other; nothing listens yet.
+//! From arguments to the parts of the provider. Every file that a flag names is read here, and no other; then the process
+//! gives up what it does not need any more. Nothing runs yet.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
@@ -12,16 +14,27 @@ use crate::serve::announce::Announcement;
 use crate::serve::app::App;
 use crate::serve::args::Args;
 use crate::serve::catalog::Catalog;
+use crate::serve::confine;
 use crate::serve::hashing::Hashing;
 use crate::serve::limits::HASHERS_MAX;
 use crate::serve::metrics::Metrics;
+use crate::serve::notify::{self, Notifier};
+use crate::serve::privileges::User;
 use crate::serve::process::Process;
+use crate::serve::reload::{Outcome, Reloads};
 use crate::serve::setup::{KeyFile, no_store, read_trust_root};
 use crate::serve::signer::Signing;
-use crate::serve::sockets::{self, Listener};
+use crate::serve::sockets::{self, Listener, Scheme};
+use crate::serve::tls::Certificates;
 
-/// Puts the parts together. Reads every file that is named by a flag; afterwards only artifacts are read.
-pub(super) fn build(args: Args, listeners: &[Listener]) -> Result<App, CommandError> {
+/// Puts the parts together. Reads every file that is named by a flag; afterwards only artifacts are read, and what a
+/// reload reads again.
+pub(super) fn build(
+    args: Args,
+    user: Option<&User>,
+    listeners: &[Listener],
+    notifier: Arc<Notifier>,
+) -> Result<App, CommandError> {
     let store = Store::open(&args.artifacts).map_err(|error| no_store(&args.artifacts, error))?;
     let store = Arc::new(store);
     let trust_root = args
@@ -29,6 +42,12 @@ pub(super) fn build(args: Args, listeners: &[Listener]) -> Result<App, CommandEr
         .as_deref()
         .map(read_trust_root)
         .transpose()?;
+    // What a reload reads again.
+    let mut files: Vec<PathBuf> = [&args.key, &args.trust_root]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
     let key_file = args.key.map(|path| KeyFile {
         path,
         args: args.signing,
@@ -49,14 +68,47 @@ pub(super) fn build(args: Args, listeners: &[Listener]) -> Result<App, CommandEr
         None => Announcement::never("no other machine can connect over plain HTTP"),
         Some(_) => Announcement::starting(),
     };
+    let metrics = Arc::new(Metrics::default());
+    let speaks_tls = listeners
+        .iter()
+        .any(|listener| listener.scheme == Scheme::Https);
+    let certificates = speaks_tls
+        .then(|| Certificates::open(&args.tls).map(Arc::new))
+        .transpose()?;
+    let mut reloads = Reloads::new(Arc::clone(&metrics), Arc::clone(&notifier));
+    if let Some(certificates) = &certificates {
+        let certificates = Arc::clone(certificates);
+        reloads.add("certificate", move || {
+            certificates.reload().map_err(|problem| problem.to_string())
+        });
+    }
+    let catalog = Arc::new(Catalog::new(store, hashing, signing, manifest_file));
+    let reloaded = Arc::clone(&catalog);
+    reloads.add("artifacts and signing key", move || {
+        let is_changed = reloaded.reload().map_err(|error| error.to_string())?;
+        Ok(Outcome::of(is_changed))
+    });
+    let mut process = Process::of(listeners);
+    files.extend(certificates.iter().flat_map(|own| own.files()));
+    let state = certificates.as_ref().and_then(|own| own.state());
+    let mut plan = confine::plan(&args.artifacts, &files, state);
+    if notify::watchdog_period().is_some() {
+        let port = process.question_address().map(|address| address.port());
+        plan.connect.extend(port);
+    }
+    let confinement = confine::confine(&args.confine, user, &plan, state)?;
+    process.confinement = (args.confine.sandbox, confinement);
     Ok(App {
-        process: Process::of(listeners),
-        catalog: Arc::new(Catalog::new(store, hashing, signing, manifest_file)),
+        certificates,
+        reloads: Arc::new(reloads),
+        notifier,
+        process,
+        catalog,
         channel: args.channel,
         arch: args.arch,
         in_force: args.in_force,
         trust_root,
-        metrics: Arc::new(Metrics::default()),
+        metrics,
         started: Instant::now(),
         started_at: SystemTime::now(),
         announcement: Arc::new(announcement),

@@ -100,7 +100,6 @@ impl Catalog {
     /// Reads the signing key again, and looks at every file anew; whether the key is another one. Then manifests are made
     /// when they are asked for, with higher sequence numbers; no request is refused or waits for more than a signature. A
     /// key that cannot be used leaves everything as it is.
-    #[expect(dead_code, reason = "called by the reload of the process")]
     pub(crate) fn reload(&self) -> Result<bool, CommandError> {
         let is_another = self.signing.reload()?;
         self.hand.clear();

@@ -62,3 +62,9 @@ pub(crate) const HAND_BYTES_MAX: usize = 4 << 20;
 
 /// Descriptors of the answers at hand; `FILES_RESERVED` of the HTTP server has room for them.
 pub(crate) const HAND_FILES_MAX: usize = 32;
+
+/// Bytes of a file of certificates or a key: a chain of ten has 20 KiB.
+pub(crate) const PEM_SIZE_MAX: usize = 256 * 1024;
+
+/// Names and addresses in a certificate that is made here. Firmware reads certificates into small buffers.
+pub(crate) const NAMES_MAX: usize = 64;

@@ -1,11 +1,18 @@
-//! The signals that end the provider. What is drained, and for how long, is the server's business.
+//! The signals: those that end the provider, and the one that makes it read its files again. What is drained, and for how
+//! long, is the server's business.
+
+use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{CommandError, Exit};
+use crate::serve::notify::Notifier;
+use crate::serve::reload::Reloads;
 
 /// Ends when the process is told to; a second signal does not wait for the drain.
-pub(super) fn shutdown_signal() -> Result<impl Future<Output = ()>, CommandError> {
+pub(super) fn shutdown_signal(
+    notifier: Arc<Notifier>,
+) -> Result<impl Future<Output = ()>, CommandError> {
     let listen = |kind| {
         signal(kind).map_err(|error| CommandError::local(format!("cannot handle signals: {error}")))
     };
@@ -18,6 +25,7 @@ pub(super) fn shutdown_signal() -> Result<impl Future<Output = ()>, CommandError
         let mut next = async || tokio::select! { _ = terminate.recv() => "SIGTERM", _ = interrupt.recv() => "SIGINT" };
         let name = next().await;
         tracing::info!(signal = name, "stopping: running downloads may finish");
+        notifier.stopping("running downloads may finish");
         let _ = told.send(());
         let name = next().await;
         tracing::warn!(signal = name, "stopping at once");
@@ -26,5 +34,20 @@ pub(super) fn shutdown_signal() -> Result<impl Future<Output = ()>, CommandError
     Ok(async {
         // The sender lives until it has sent.
         let _ = shutdown.await;
+    })
+}
+
+/// Reads the files again at each SIGHUP.
+pub(super) fn reload_signal(
+    reloads: Arc<Reloads>,
+) -> Result<impl Future<Output = ()>, CommandError> {
+    let mut hangup = signal(SignalKind::hangup())
+        .map_err(|error| CommandError::local(format!("cannot handle signals: {error}")))?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            let reloads = Arc::clone(&reloads);
+            // A part that panicked was logged; the next signal tries again.
+            let _ = tokio::task::spawn_blocking(move || reloads.run()).await;
+        }
     })
 }

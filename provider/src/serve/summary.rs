@@ -2,6 +2,7 @@
 
 use crate::config::Source;
 use crate::serve::app::{self, App};
+use crate::serve::confine;
 
 /// What an operator wants to see first: where, what, and what does not work.
 pub(super) fn summarise(app: &App, connections_max: usize) {
@@ -25,6 +26,20 @@ pub(super) fn summarise(app: &App, connections_max: usize) {
     for url in urls {
         tracing::info!(url, "serving here too");
     }
+    if let Some(certificates) = &app.certificates {
+        let shown = certificates.shown();
+        tracing::info!(
+            pin = shown.pin,
+            fingerprint = shown.fingerprint,
+            authority_fingerprint = shown.authority_fingerprint,
+            "certificate"
+        );
+    }
+    let (mode, confinement) = app.process.confinement;
+    tracing::info!(
+        sandbox = %confinement, uid = rustix::process::geteuid().as_raw(), pid = std::process::id(), "confined"
+    );
+    confine::warn(mode, confinement);
     let scan = store.scan(channel, arch);
     for found in &scan.found {
         tracing::info!(
