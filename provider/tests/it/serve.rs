@@ -1,7 +1,10 @@
 //! `plasmd serve` as clients and operators meet it.
 
+mod asking;
 mod config;
 mod conformance;
+mod files;
+mod files_sent;
 mod firmware;
 mod fresh;
 mod guide;
