@@ -16,10 +16,16 @@ use crate::paths::Paths;
 use crate::programs;
 use crate::progress::Progress;
 
+pub mod asker;
 pub mod client;
+pub mod crowd;
+pub mod fetching;
 pub mod figure;
 pub mod files;
+pub mod hashing;
+pub mod instructions;
 pub mod limits;
+pub mod load;
 pub mod machines;
 pub mod place;
 pub mod process;
@@ -116,6 +122,10 @@ impl Bench<'_> {
         let mut notes = Vec::new();
         let figures = match part {
             Part::Serving => serving::measure(self, &mut notes),
+            Part::Fetching => fetching::measure(self, &mut notes),
+            Part::Hashing => hashing::measure(self, &mut notes),
+            Part::Load => load::measure(self, &mut notes),
+            Part::Instructions => instructions::measure(self, &mut notes),
             Part::Machines => machines::measure(self, images, arguments.accel, &mut notes),
         };
         let took = started.elapsed();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::bench::limits;
+use crate::bench::{crowd, limits};
 use crate::build;
 
 /// Builds, boots, tests and measures the appliance.
@@ -32,6 +32,9 @@ pub enum Command {
     Test(Test),
     /// Measure speed, cost and memory beside nginx, curl and openssl, and sizes and boot times
     Bench(Bench),
+    /// Hold many connections for the bench
+    #[command(hide = true)]
+    Crowd(crowd::Arguments),
     /// Show what an image contains
     Inspect(Inspect),
 }
@@ -107,6 +110,14 @@ pub struct Test {
 pub enum Part {
     /// plasmd beside nginx: throughput, requests, ranges, CPU time, memory
     Serving,
+    /// phase-fetch beside curl and sha256sum or openssl
+    Fetching,
+    /// Cold manifests beside openssl
+    Hashing,
+    /// Ten thousand idle connections and a thousand slow readers, plasmd beside nginx
+    Load,
+    /// Instructions of the hot paths, counted by callgrind
+    Instructions,
     /// Sizes, boot times and memory of the appliance in QEMU
     Machines,
 }
@@ -116,6 +127,10 @@ impl Part {
     pub fn name(self) -> &'static str {
         match self {
             Self::Serving => "serving",
+            Self::Fetching => "fetching",
+            Self::Hashing => "hashing",
+            Self::Load => "load",
+            Self::Instructions => "instructions",
             Self::Machines => "machines",
         }
     }

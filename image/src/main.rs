@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Build(arguments) => image::build::command(&paths, &arguments, &progress),
         Command::Bench(arguments) => image::bench::command(&paths, &arguments, &progress),
+        Command::Crowd(arguments) => image::bench::crowd::command(&arguments),
         Command::Inspect(arguments) => image::inspect::command(&paths, &arguments),
         Command::Test(arguments) => image::test::command(&paths, &arguments, &progress),
         Command::Run(arguments) => image::run::command(&paths, &arguments, &progress),

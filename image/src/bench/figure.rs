@@ -270,8 +270,21 @@ impl Board {
         ours: &str,
         rivals: &[&str],
     ) -> Option<Figure> {
+        self.named_figure(name, name, unit, goal, ours, rivals)
+    }
+
+    /// A row that is shown under another name than its samples were noted under.
+    pub fn named_figure(
+        &self,
+        shown: &str,
+        name: &str,
+        unit: Unit,
+        goal: Option<Goal>,
+        ours: &str,
+        rivals: &[&str],
+    ) -> Option<Figure> {
         let figure = Figure {
-            name: name.to_owned(),
+            name: shown.to_owned(),
             unit,
             ours: self.samples(name, ours),
             rivals: rivals

@@ -62,15 +62,24 @@ impl Files {
     /// # Errors
     /// When they do not fit into memory or the key cannot be made.
     pub fn to_serve(plasmd: &Path) -> Result<Self> {
+        let files = Self::with_large(plasmd, LARGE_BYTES)?;
+        files.make(facts::CHANNEL, "initramfs.img", MEDIUM_BYTES)?;
+        Ok(files)
+    }
+
+    /// The same with another size of the large file, and no medium one.
+    ///
+    /// # Errors
+    /// As [`Self::to_serve`].
+    pub fn with_large(plasmd: &Path, large: u64) -> Result<Self> {
         let files = Self::empty()?;
         files.make(facts::CHANNEL, "vmlinuz", SMALL_BYTES)?;
-        files.make(facts::CHANNEL, "initramfs.img", MEDIUM_BYTES)?;
-        files.make(facts::CHANNEL, "rootfs.squashfs", LARGE_BYTES)?;
+        files.make(facts::CHANNEL, "rootfs.squashfs", large)?;
         for (name, bytes) in RELEASE_BYTES {
             files.make(RELEASE, name, bytes)?;
         }
         files.make_key(plasmd)?;
-        std::fs::write(files.range_script(), range_script(LARGE_BYTES, RANGE_BYTES))?;
+        std::fs::write(files.range_script(), range_script(large, RANGE_BYTES))?;
         Ok(files)
     }
 

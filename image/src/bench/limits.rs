@@ -49,3 +49,66 @@ pub const LOOK_PERIOD: Duration = Duration::from_millis(5);
 
 /// Any one client. What takes longer is stuck.
 pub const CLIENT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Any one step of an answer. Who waits longer for a seat has none.
+pub const ASKER_LIMIT: Duration = Duration::from_secs(10);
+
+/// A head of an answer is shorter.
+pub const HEAD_BYTES_MAX: u64 = 16 * 1024;
+
+/// Idle connections at once: every machine of a large site, twice.
+pub const IDLE_CROWD: usize = 10_000;
+
+/// Readers that hardly read.
+pub const SLOW_CROWD: usize = 1_000;
+
+/// Addresses the crowd comes from: no one of them has more connections than a small network behind one router.
+pub const SOURCES: usize = 250;
+
+/// Descriptors of the crowd and the servers that are no connections.
+pub const FILES_SPARE: usize = 100;
+
+/// The receive buffer of a slow reader: the smaller, the sooner the server has to wait.
+pub const SLOW_BUFFER_BYTES: usize = 4096;
+
+/// What a slow reader reads in one period.
+pub const SLOW_READ_BYTES: usize = 1024;
+
+/// Between two reads of a slow reader, in seconds.
+pub const SLOW_PERIOD_S: i64 = 1;
+
+/// Requests of a normal client beside a crowd.
+pub const BESIDE_REQUESTS: usize = 100;
+
+/// Downloads of a normal client beside a crowd.
+pub const BESIDE_DOWNLOADS: usize = 5;
+
+/// Size of each file that is hashed: half a second of a fast core.
+pub const HASHED_BYTES: u64 = 512 << 20;
+
+/// Files hashed at once: enough for the cores of a small server, and within the memory of one.
+pub const HASHED_FILES_MAX: usize = 4;
+
+/// How many ask for each manifest while it is made: the file must be hashed only once.
+pub const HASHED_ASKERS: usize = 8;
+
+/// Memory `phase-fetch` may have, whatever the size of what it fetches.
+pub const FETCH_BYTES_MAX: f64 = 16e6;
+
+/// What each of two shaped providers sends, as `tc` writes it: far less than either could.
+pub const SHAPED_RATE: &str = "800mbit";
+
+/// Size of what is fetched from them: two seconds' worth.
+pub const SHAPED_BYTES: u64 = 192 << 20;
+
+/// Requests of the two batches whose difference is counted.
+pub const COUNTED_BATCHES: [u32; 2] = [10, 60];
+
+/// Sizes of the two files whose difference is counted, in MiB. Each must be hashed fifty times slower than usual.
+pub const COUNTED_MIB: [u64; 2] = [4, 12];
+
+/// Size of the file that counted ranges are of: hashing it under valgrind takes a second.
+pub const COUNTED_LARGE_BYTES: u64 = 16 << 20;
+
+/// A normal client beside a crowd gives up after so many seconds, as curl is told.
+pub const BESIDE_SECONDS: &str = "10";

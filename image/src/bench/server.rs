@@ -50,8 +50,26 @@ impl Running {
         let port = free_port()?;
         let mut command = place.server(plasmd);
         serve(&mut command, files, place.bind(), port).args(more);
-        let running = Self::start("plasmd", command, port, files)?;
-        running.ready(place, files)
+        let mut running = Self::start("plasmd", command, port, files)?;
+        let small = running.url(Via::Loopback, &small_file());
+        running.wait_for(place, Via::Loopback, &small, files)?;
+        Ok(running)
+    }
+
+    /// `plasmd serve` on one of several servers' machines; its manifest is ready.
+    ///
+    /// # Errors
+    /// When it does not serve.
+    pub fn nth_plasmd(plasmd: &Path, files: &Files, place: &Place, number: u8) -> Result<Self> {
+        let port = free_port()?;
+        let mut command = place.nth_server(number, plasmd);
+        serve(&mut command, files, place.bind(), port);
+        let mut running = Self::start(&format!("plasmd {number}"), command, port, files)?;
+        let base = format!("http://{}:{port}", Place::nth_address(number));
+        for path in ["/manifest.json", &small_file()] {
+            running.wait_for(place, Via::Veth, &format!("{base}{path}"), files)?;
+        }
+        Ok(running)
     }
 
     /// nginx with two workers, no access log, and room for so many connections.
@@ -74,7 +92,10 @@ impl Running {
             &configuration(nopush, connections),
         )?;
         let name = format!("nginx, tcp_nopush {nopush}");
-        Self::start(&name, command, port, files)?.ready(place, files)
+        let mut running = Self::start(&name, command, port, files)?;
+        let small = running.url(Via::Loopback, &small_file());
+        running.wait_for(place, Via::Loopback, &small, files)?;
+        Ok(running)
     }
 
     /// Starts a server without waiting for it.
@@ -96,32 +117,33 @@ impl Running {
         })
     }
 
-    /// Waits until it gives the small file whole.
-    fn ready(mut self, place: &Place, files: &Files) -> Result<Self> {
+    /// Waits until it gives what is at `url`; the small file must come whole.
+    ///
+    /// # Errors
+    /// When it ends, says something else, or nothing for long.
+    pub fn wait_for(&mut self, place: &Place, via: Via, url: &str, files: &Files) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
-        let url = self.url(Via::Loopback, &Files::path(facts::CHANNEL, "vmlinuz"));
         loop {
-            let mut curl = place.client(Via::Loopback, "curl");
-            let asked = curl
-                .args([
-                    "--silent",
-                    "--max-time",
-                    "2",
-                    "--output",
-                    "/dev/null",
-                    "--write-out",
-                ])
-                .args([CURL_FORMAT, &url]);
-            if let Ok(said) = client::run(asked) {
+            let mut curl = place.client(via, "curl");
+            curl.args([
+                "--silent",
+                "--output",
+                "/dev/null",
+                "--write-out",
+                CURL_FORMAT,
+                url,
+            ]);
+            if let Ok(said) = client::run(&mut curl) {
                 let downloads = Download::parse_all(&said)?;
                 ensure!(
-                    downloads
-                        .first()
-                        .is_some_and(|download| download.bytes == SMALL_BYTES),
+                    !url.ends_with("/vmlinuz")
+                        || downloads
+                            .first()
+                            .is_some_and(|one| one.bytes == SMALL_BYTES),
                     "{} gives something else than the file: {downloads:?}",
                     self.name
                 );
-                return Ok(self);
+                return Ok(());
             }
             if self.child.try_wait()?.is_some() || Instant::now() > deadline {
                 bail!("{} does not serve: {}", self.name, self.said(files));
@@ -180,6 +202,11 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The path of the small file.
+fn small_file() -> String {
+    Files::path(facts::CHANNEL, "vmlinuz")
 }
 
 fn log(files: &Files, port: u16) -> PathBuf {
@@ -268,8 +295,11 @@ mod tests {
         let files = Files::empty().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "echo reason >&2; exit 1"]);
-        let running = Running::start("broken", command, 9, &files).unwrap();
-        let error = running.ready(&Place::here(), &files).unwrap_err();
+        let mut running = Running::start("broken", command, 9, &files).unwrap();
+        let url = "http://127.0.0.1:9/";
+        let error = running
+            .wait_for(&Place::here(), Via::Loopback, url, &files)
+            .unwrap_err();
         let text = error.to_string();
         assert!(text.contains("broken does not serve: reason"), "{text}");
     }
