@@ -3,25 +3,31 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `server` | accepting, limits on connections, draining |
-//! | `alarm` | the deadlines of a connection |
-//! | `answered` | what became of a request, for counters and logs |
-//! | `wire` | one connection's bytes: counting, and a deadline for clients that do not read |
+//! | `server` | accepting, descriptors, draining |
+//! | `seats` | places for connections: bounds, deadlines, and who makes room for others |
+//! | `connection` | one connection: the short way, hyper, and back |
+//! | `fast` | plain requests, answered and sent without hyper |
+//! | `record`, `answered` | what became of a request, for counters and logs |
+//! | `stream`, `wire` | one connection's bytes, and what hyper does with them |
 //! | `tls` | handshakes, with a deadline and a bound |
 //! | `inlet` | what comes in: strict about what is a request, before hyper sees it |
 //! | `target` | from the request target to a route; the only place that decodes paths |
 //! | `refuse` | answers that are no content, for people and for programs |
-//! | `respond`, `body` | answers, and files read straight into the socket |
+//! | `respond`, `body` | answers, and what they carry |
 //! | `limits` | every number with its reason |
 
-pub(crate) mod alarm;
 pub(crate) mod answered;
 pub(crate) mod body;
+pub(crate) mod connection;
+pub(crate) mod fast;
 pub(crate) mod inlet;
 pub(crate) mod limits;
+pub(crate) mod record;
 pub(crate) mod refuse;
 pub(crate) mod respond;
+pub(crate) mod seats;
 pub(crate) mod server;
+pub(crate) mod stream;
 pub(crate) mod target;
 
 pub(crate) mod tls;

@@ -56,7 +56,11 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     // A panic ends one connection; somebody must act on it all the same.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "internal error")));
     let bounds = Bounds {
-        connections_max: server::connections_max(),
+        connections_max: server::connections_max(args.connections.connections_max),
+        per_address_max: args
+            .connections
+            .connections_per_address
+            .map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
         drain_max: Duration::from_secs(args.ending.drain_max),
     };
     let notifier = Arc::new(Notifier::from_env());

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http_semantics::gate::Gate;
 use http_semantics::refusal::Refusal;
 use hyper::rt::ReadBufCursor;
@@ -43,12 +43,16 @@ struct Farewell {
 
 impl Inlet {
     /// Begins with bytes that were received already.
-    #[cfg(test)]
-    pub(crate) fn with(received: &[u8]) -> Self {
+    pub(crate) fn with(received: Vec<u8>) -> Self {
         Self {
-            held: received.into(),
+            held: Bytes::from(received).into(),
             ..Self::default()
         }
+    }
+
+    /// What was received and not taken.
+    pub(crate) fn into_held(self) -> Vec<u8> {
+        self.held.into()
     }
 
     /// Why nothing more is taken.
@@ -180,11 +184,9 @@ mod tests {
     use crate::serve::metrics::Metrics;
 
     async fn serve(stream: DuplexStream) {
-        let wire = Wire::new(
-            stream,
-            std::sync::Arc::new(Account::default()),
-            std::sync::Arc::new(Metrics::default()),
-        );
+        let metrics = Metrics::default();
+        let account = Account::new(None, &metrics);
+        let wire = Wire::new(stream, Inlet::default(), &account);
         let service = service_fn(async |request: http::Request<hyper::body::Incoming>| {
             let mut response = http::Response::new(Empty::<bytes::Bytes>::new());
             let path = request.uri().path().parse().unwrap();
@@ -256,7 +258,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_that_were_received_before_come_first() {
-        let mut inlet = Inlet::with(b"GET / HTTP/1.1\r\nHo");
+        let mut inlet = Inlet::with(b"GET / HTTP/1.1\r\nHo".to_vec());
         let mut stream: &[u8] = b"st: x\r\n\r\n";
         let mut room = [0; 100];
         let mut buffer = hyper::rt::ReadBuf::new(&mut room);

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-/// Bytes read from a file for one frame. Measured: 64 KiB costs 15 % of throughput, 1 MiB gains nothing, and this much
-/// memory per busy connection is the price.
+/// Bytes read from a file at once, into memory that all connections of a thread share. Measured: 64 KiB costs 15 % of
+/// throughput, 1 MiB gains nothing.
 pub(crate) const FRAME_SIZE: usize = 256 * 1024;
 
-/// Time a client has for the head of a request, and an idle connection to send its next one. Firmware keeps a connection
-/// idle for seconds between HEAD and GET.
+/// Time a client has for the head of a request from its first byte on. A slow link needs a second.
 pub(crate) const HEAD_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Time an idle connection has to send its next request. Firmware keeps one idle for seconds between HEAD and GET; one
+/// costs little, and makes room when others need it.
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// Time a client may take to accept no byte at all before its connection is cut.
 pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
@@ -19,14 +22,41 @@ pub(crate) use http_semantics::limits::HEAD_SIZE_MAX;
 /// Bytes taken from a connection at once: a few pipelined requests.
 pub(crate) const READ_SIZE: usize = 4 * 1024;
 
+/// Bytes of requests read at once by the short way, into memory that all connections share: a few dozen requests.
+pub(crate) const REQUESTS_READ_SIZE: usize = 16 * 1024;
+
 /// Time a client has to read why it was refused before its connection is closed over it.
 pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
 /// Bytes of a refused client that are read away so that it can read why: more than a large head.
 pub(crate) const FAREWELL_REST_MAX: usize = 256 * 1024;
 
-/// Connections at once, if the limit on open files allows as many: at about 20 KiB for an idle one this is 80 MiB.
-pub(crate) const CONNECTIONS_MAX: usize = 4_096;
+/// Connections at once, if the limit on open files allows as many: at 6 KiB for an idle one this is 72 MiB, and as much
+/// again in the kernel.
+pub(crate) const CONNECTIONS_MAX: usize = 12_288;
+
+/// The largest number of connections that can be asked for; the kernel gives a process no more descriptors by default.
+pub(crate) const CONNECTIONS_LIMIT: u64 = 1 << 20;
+
+/// Connections of one client address (IPv6: one /64): a third. A relay in front, or a building behind one address, has
+/// hundreds; one that wants more has its longest idle one ended for each new one.
+pub(crate) const CONNECTIONS_PER_ADDRESS_MAX: usize = 4_096;
+
+/// Connections that make room at once when all places are taken, so that looking for them is not repeated for each new
+/// client. Small against all places, and below the reserve of descriptors.
+pub(crate) const ROOM_BATCH: usize = 16;
+
+/// How often connections are looked at for deadlines: this much later than it says, one may end.
+pub(crate) const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+
+/// Bytes per second below which a reader makes room when all places are taken. A modem is faster; nobody boots over less.
+pub(crate) const RATE_MIN: u64 = 4 * 1024;
+
+/// Time over which a reader's rate is taken: one stall on a bad link is no sign of ill will.
+pub(crate) const RATE_WINDOW: Duration = Duration::from_secs(20);
+
+/// Body bytes sent for one connection before others get their turn: at memory speed less than half a millisecond.
+pub(crate) const TURN_SIZE: u64 = 1024 * 1024;
 
 /// Descriptors for everything that is no connection or its file, files at hand included.
 pub(crate) const FILES_RESERVED: u64 = 96;
@@ -36,6 +66,9 @@ pub(crate) const BACKLOG: i32 = 4_096;
 
 /// Pause after `accept` failed for want of descriptors or memory. Without it the loop would spin.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Time between two complaints about having no room.
+pub(crate) const ACCEPT_WARN_PERIOD: Duration = Duration::from_secs(60);
 
 /// Time a client has for a TLS handshake: two round trips and, on the slowest firmware, a second of arithmetic.
 pub(crate) const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(10);

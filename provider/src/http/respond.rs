@@ -132,7 +132,7 @@ fn several(
     let mut fields = labels.fields.clone();
     fields.insert(CONTENT_LENGTH, framed.length.into());
     set(&mut fields, CONTENT_TYPE, &framed.media_type);
-    (StatusCode::PARTIAL_CONTENT, fields, Body::several(bodies))
+    (StatusCode::PARTIAL_CONTENT, fields, Body::Several(bodies))
 }
 
 impl Source {
@@ -166,7 +166,7 @@ pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 }
 
 /// Bytes that the head of `response` has on the wire, with the date that hyper adds.
-pub(crate) fn head_size(response: &Response<Body>) -> u64 {
+pub(crate) fn head_size<B>(response: &Response<B>) -> u64 {
     /// `HTTP/1.1 200 ` and the line ends behind the reason and the last field.
     const FIXED: usize = 13 + 2 + 2;
     /// `date: Sun, 06 Nov 1994 08:49:37 GMT` and its line end.

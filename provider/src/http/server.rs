@@ -1,38 +1,31 @@
-//! Accepting connections, and ending them: a bound on how many there are, deadlines for silent clients, and a drain that
-//! lets running downloads finish.
+//! Accepting connections: within bounds, without spinning, and with a drain that lets running downloads finish.
 //!
-//! Each connection is a task of its own; a panic in it ends that connection only. No task outlives [`run`] by more than
-//! the runtime's own end.
+//! Each connection is a task of its own; a panic in it ends that connection only. Who may have a place, and who has to
+//! leave, is decided in [`seats`](crate::http::seats). When a client must wait for a place, it is one of each listener, and
+//! all others wait in the kernel. No task outlives [`run`] by more than the runtime's own end.
 
-use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HeaderValue, REFERER, USER_AGENT};
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::http::alarm::Alarm;
-use crate::http::answered::{Answered, RequestId};
+use crate::http::answered::Answered;
 use crate::http::body::Body;
+use crate::http::connection::Connection;
 use crate::http::limits::{
-    ACCEPT_PAUSE, BACKLOG, CONNECTIONS_MAX, FILES_RESERVED, HEAD_SIZE_MAX, HEAD_WAIT_MAX,
+    ACCEPT_PAUSE, ACCEPT_WARN_PERIOD, BACKLOG, CONNECTIONS_PER_ADDRESS_MAX, FILES_RESERVED,
 };
-use crate::http::respond::{self, Content};
+use crate::http::respond::Content;
+use crate::http::seats::{Caps, Full, Place, Seats};
 use crate::http::tls::Tls;
-use crate::http::wire::{Account, Wire};
 use crate::serve::metrics::{self, Cut, Metrics, Reason};
 
 /// What answers requests.
@@ -46,7 +39,6 @@ pub(crate) trait Handler: Send + Sync + 'static {
 
     /// What a GET of exactly `path` is answered with, when that is known without waiting for anything. It is asked before
     /// every other way, so it must be quick; `None` is always right.
-    #[expect(dead_code, reason = "asked by the short way of plain requests")]
     fn at_hand(&self, _path: &str) -> Option<Content> {
         None
     }
@@ -81,10 +73,10 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Raises the limit on open files as far as allowed, and returns how many connections it permits.
-pub(crate) fn connections_max() -> usize {
+/// Raises the limit on open files as far as allowed and needed, and returns how many of the wanted connections it permits.
+pub(crate) fn connections_max(wanted_max: u64) -> usize {
     let limit = getrlimit(Resource::Nofile);
-    let wanted = CONNECTIONS_MAX as u64 * 2 + FILES_RESERVED;
+    let wanted = wanted_max.saturating_mul(5) / 4 + FILES_RESERVED;
     let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
     let mut current = limit.current.unwrap_or(u64::MAX);
     if current < raised
@@ -99,11 +91,9 @@ pub(crate) fn connections_max() -> usize {
     {
         current = raised;
     }
-    // A connection is a socket and, while it sends, a file.
-    let possible = current.saturating_sub(FILES_RESERVED) / 2;
-    usize::try_from(possible)
-        .unwrap_or(usize::MAX)
-        .clamp(1, CONNECTIONS_MAX)
+    // A connection is a socket. Files are shared by all that send them; every fourth may have one that is not.
+    let possible = current.saturating_sub(FILES_RESERVED) / 5 * 4;
+    usize::try_from(possible.clamp(1, wanted_max.max(1))).unwrap_or(usize::MAX)
 }
 
 /// How much is served, and how patiently it ends.
@@ -111,8 +101,20 @@ pub(crate) fn connections_max() -> usize {
 pub(crate) struct Bounds {
     /// Connections at once.
     pub(crate) connections_max: usize,
+    /// Connections of one client address. By default a fixed number, and as many as they like for this machine's own.
+    pub(crate) per_address_max: Option<usize>,
     /// Time that running downloads have to end.
     pub(crate) drain_max: Duration,
+}
+
+impl Bounds {
+    fn caps(&self) -> Caps {
+        Caps {
+            total: self.connections_max,
+            per_address: self.per_address_max.unwrap_or(CONNECTIONS_PER_ADDRESS_MAX),
+            counts_loopback: self.per_address_max.is_some(),
+        }
+    }
 }
 
 /// Serves until `shutdown` ends, then drains. Returns how many connections were cut because they took too long.
@@ -126,12 +128,8 @@ pub(crate) async fn run<H: Handler>(
     bounds: Bounds,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<usize> {
-    let Bounds {
-        connections_max,
-        drain_max,
-    } = bounds;
-    let places = Arc::new(Semaphore::new(connections_max));
-    let (stop, stopped) = watch::channel(false);
+    let seats = Seats::new(bounds.caps());
+    let sweeping = tokio::spawn(Arc::clone(&seats).sweep(Arc::clone(&metrics)));
     let mut accepting = JoinSet::new();
     for Listener { socket, tls } in listeners {
         let acceptor = Acceptor {
@@ -139,27 +137,28 @@ pub(crate) async fn run<H: Handler>(
             tls,
             handler: Arc::clone(&handler),
             metrics: Arc::clone(&metrics),
-            places: Arc::clone(&places),
-            stopped: stopped.clone(),
+            seats: Arc::clone(&seats),
+            warned: None,
         };
         accepting.spawn(acceptor.accept());
     }
     shutdown.await;
     // The ports close before the connections are told.
     accepting.shutdown().await;
-    // Nobody listens when no connection is left.
-    let _ = stop.send(true);
-    let all = u32::try_from(connections_max).unwrap_or(u32::MAX);
-    let drained = tokio::time::timeout(drain_max, places.acquire_many(all)).await;
-    Ok(if drained.is_ok() {
-        0
-    } else {
-        let cut = connections_max - places.available_permits();
-        for _ in 0..cut {
-            metrics.cut(Cut::Stop);
+    seats.stop();
+    let drained = async {
+        while seats.taken() > 0 {
+            seats.somebody_left().await;
         }
-        cut
-    })
+    };
+    // Its time is up when the time is up; what is left then is counted below.
+    let _ = tokio::time::timeout(bounds.drain_max, drained).await;
+    sweeping.abort();
+    let cut = seats.taken();
+    for _ in 0..cut {
+        metrics.cut(Cut::Stop);
+    }
+    Ok(cut)
 }
 
 /// What accepts the connections of one listener.
@@ -168,52 +167,76 @@ struct Acceptor<H> {
     tls: Option<Arc<Tls>>,
     handler: Arc<H>,
     metrics: Arc<Metrics>,
-    places: Arc<Semaphore>,
-    stopped: watch::Receiver<bool>,
+    seats: Arc<Seats>,
+    warned: Option<Instant>,
 }
 
 impl<H: Handler> Acceptor<H> {
-    /// Accepts for ever. When all places are taken, further clients wait in the kernel's backlog.
-    async fn accept(self) {
-        let metrics = &self.metrics;
-        let mut last_warning: Option<Instant> = None;
-        let mut warn = |what: &str| {
-            if last_warning.is_none_or(|last| last.elapsed() > Duration::from_secs(60)) {
-                last_warning = Some(Instant::now());
-                tracing::warn!(
-                    connections = metrics.connections_open.load(Ordering::Relaxed),
-                    "{what}"
-                );
-            }
-        };
+    /// Accepts for ever.
+    async fn accept(mut self) {
         loop {
-            if self.places.available_permits() == 0 {
-                warn("all places for connections are taken; new clients wait");
-            }
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
-                return;
-            };
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    metrics::add(&metrics.connections_total, 1);
-                    let connection = Connection {
-                        client: peer.ip().to_canonical(),
-                        handler: Arc::clone(&self.handler),
-                        metrics: Arc::clone(&self.metrics),
-                        stopped: self.stopped.clone(),
-                        _place: place,
-                    };
-                    tokio::spawn(connection.run(stream, self.tls.clone()));
+                    metrics::add(&self.metrics.connections_total, 1);
+                    let client = peer.ip().to_canonical();
+                    if let Some(place) = self.place(client).await {
+                        self.spawn(stream, client, place);
+                    }
                 }
                 Err(error) if is_about_one_client(&error) => {}
                 Err(error) => {
-                    metrics::add(&metrics.accept_failures_total, 1);
-                    warn(&format!(
+                    metrics::add(&self.metrics.accept_failures_total, 1);
+                    self.warn(&format!(
                         "cannot accept connections for the moment: {error}"
                     ));
+                    // Descriptors that are held for nothing are needed now.
+                    self.seats.relieve(&self.metrics);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// Waits for a place. Nothing when this client has more than its share.
+    async fn place(&mut self, client: IpAddr) -> Option<Place> {
+        loop {
+            match self.seats.take(client, &self.metrics) {
+                Ok(place) => return Some(place),
+                Err(Full::Address) => {
+                    self.metrics.refused(Reason::ConnectionsOfAddress);
+                    self.warn(&format!("{client} has all the connections it may have"));
+                    return None;
+                }
+                Err(Full::All) => {
+                    self.warn("all places for connections are taken; new clients wait");
+                    // Whether somebody left or not, there may be somebody who can leave by now.
+                    let left = self.seats.somebody_left();
+                    let _ = tokio::time::timeout(ACCEPT_PAUSE, left).await;
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, stream: TcpStream, client: IpAddr, place: Place) {
+        let id = place.id();
+        let connection = Connection {
+            client,
+            handler: Arc::clone(&self.handler),
+            metrics: Arc::clone(&self.metrics),
+            place,
+        };
+        let task = tokio::spawn(connection.run(stream, self.tls.clone()));
+        self.seats.seat_task(id, task.abort_handle());
+    }
+
+    fn warn(&mut self, what: &str) {
+        if self
+            .warned
+            .is_none_or(|last| last.elapsed() > ACCEPT_WARN_PERIOD)
+        {
+            self.warned = Some(Instant::now());
+            let connections = self.metrics.connections_open.load(Ordering::Relaxed);
+            tracing::warn!(connections, "{what}");
         }
     }
 }
@@ -225,156 +248,6 @@ fn is_about_one_client(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::Interrupted
     )
-}
-
-struct Connection<H> {
-    client: IpAddr,
-    handler: Arc<H>,
-    metrics: Arc<Metrics>,
-    stopped: watch::Receiver<bool>,
-    _place: OwnedSemaphorePermit,
-}
-
-/// Counts an open connection for as long as it lives, also when its task panics.
-struct Open<'a>(&'a AtomicU64);
-
-impl<'a> Open<'a> {
-    fn new(count: &'a AtomicU64) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl<H: Handler> Connection<H> {
-    async fn run(self, stream: TcpStream, tls: Option<Arc<Tls>>) {
-        let _open = Open::new(&self.metrics.connections_open);
-        // Head and body of small answers leave in two writes; waiting for the first one's acknowledgement costs 40 ms.
-        let _ = stream.set_nodelay(true);
-        let Some(tls) = tls else {
-            return self.serve(stream).await;
-        };
-        let mut stopped = self.stopped.clone();
-        let handshake = tokio::select! {
-            handshake = tls.accept(self.client, stream) => handshake,
-            // Nothing was asked for yet.
-            _ = stopped.wait_for(|stop| *stop) => return,
-        };
-        match handshake {
-            Ok(stream) => {
-                metrics::add(&self.metrics.tls_handshakes_total, 1);
-                self.serve(stream).await;
-            }
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.metrics.cut(Cut::Tls),
-            Err(error) => {
-                self.metrics.refused(Reason::Tls);
-                tracing::debug!(client = %self.client, %error, "no TLS connection");
-            }
-        }
-    }
-
-    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
-        let account = Arc::new(Account::default());
-        let wire = Wire::new(stream, Arc::clone(&account), Arc::clone(&self.metrics));
-        let service = service_fn(|request| self.answer(&account, request));
-        let connection = http1::Builder::new()
-            .timer(Alarm::default())
-            .header_read_timeout(HEAD_WAIT_MAX)
-            .max_header_size(HEAD_SIZE_MAX)
-            // Some firmware sends its request and closes its sending side.
-            .half_close(true)
-            // Some firmware compares field names letter by letter.
-            .title_case_headers(true)
-            .serve_connection(wire, service);
-        let mut connection = std::pin::pin!(connection);
-        let mut stopped = self.stopped.clone();
-        let mut told = std::pin::pin!(async move {
-            // An error means that the server is gone, which is a stop as well.
-            let _ = stopped.wait_for(|stop| *stop).await.map(drop);
-        });
-        let mut is_waiting = false;
-        let ended = poll_fn(|context| {
-            if let Poll::Ready(result) = connection.as_mut().poll(context) {
-                return Poll::Ready(Some(result));
-            }
-            // All connections wait at one lock. This one is in the queue after its first look, and always woken by the
-            // same waker: it need not queue again until there is something to hear.
-            if is_waiting && matches!(self.stopped.has_changed(), Ok(false)) {
-                return Poll::Pending;
-            }
-            is_waiting = true;
-            told.as_mut().poll(context).map(|()| None)
-        });
-        let result = match ended.await {
-            Some(result) => result,
-            None if !account.heard.load(Ordering::Relaxed) => return,
-            None => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = result {
-            if error.is_timeout() {
-                self.metrics.cut(Cut::Head);
-            } else if error.is_parse_too_large() {
-                self.metrics.refused(Reason::HeadTooLarge);
-            } else if error.is_parse() {
-                self.metrics.refused(Reason::Malformed);
-            }
-            // Clients go away all the time.
-            let cause = std::error::Error::source(&error)
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            tracing::debug!(client = %self.client, %error, cause, "connection ended early");
-        }
-    }
-
-    async fn answer(
-        &self,
-        account: &Account,
-        request: Request<Incoming>,
-    ) -> Result<Response<Body>, Infallible> {
-        let closes = request
-            .headers()
-            .get_all(CONNECTION)
-            .iter()
-            .any(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
-        let started = Instant::now();
-        let (method, target) = (request.method().clone(), request.uri().clone());
-        let field = |name| request.headers().get(name).cloned();
-        let (agent, referer) = (field(USER_AGENT), field(REFERER));
-        let mut response = self.handler.handle(self.client, request).await;
-        let size = http_body::Body::size_hint(response.body()).exact();
-        let target = target
-            .path_and_query()
-            .map_or("/", http::uri::PathAndQuery::as_str);
-        let bytes = size.filter(|_| method != Method::HEAD).unwrap_or(0);
-        self.handler.answered(&Answered {
-            client: self.client,
-            method: &method,
-            target,
-            status: response.status().as_u16(),
-            promised: bytes,
-            sent: bytes,
-            took: started.elapsed(),
-            agent: agent.as_ref().map(HeaderValue::as_bytes),
-            referer: referer.as_ref().map(HeaderValue::as_bytes),
-            request_id: response.extensions().get::<RequestId>(),
-            is_fast: false,
-        });
-        if closes {
-            response
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        account.expect_head(respond::head_size(&response));
-        Ok(response)
-    }
 }
 
 #[cfg(test)]

@@ -1,95 +1,272 @@
-//! The bytes of one connection, between hyper and the socket: what comes in passes the [inlet](crate::http::inlet), what
-//! really leaves is counted here, and a client that takes nothing for too long is cut off.
+//! The bytes of one connection while hyper has it: what comes in passes the [inlet](crate::http::inlet), and what leaves is
+//! counted here, answer by answer.
+//!
+//! hyper keeps a connection only for as long as it has something to answer. An [`Account`] knows when it has not: every
+//! byte that was promised has left, nothing is being answered, and hyper waits for the next request. Bodies out of files
+//! never go through hyper, which would need a buffer for each: it sends the head, and gives the connection back.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Sleep;
 
+use crate::http::body::Body;
 use crate::http::inlet::Inlet;
-use crate::http::limits::WRITE_STALL_MAX;
-use crate::serve::metrics::{self, Cut, Metrics, Reason};
+use crate::http::record::Record;
+use crate::http::seats::{Place, Waits};
+use crate::serve::metrics::{self, Metrics, Reason};
 
-/// What the service and the wire of one connection tell each other.
-#[derive(Debug, Default)]
-pub(crate) struct Account {
-    /// Bytes of response heads that were promised and have not left yet: they are no body bytes.
-    heads: AtomicU64,
-    /// Whether anything was received.
-    pub(crate) heard: AtomicBool,
+/// A body as hyper has it.
+#[derive(Debug)]
+pub(crate) enum Carried {
+    /// Nothing, or nothing more.
+    Empty,
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// So many bytes that somebody else sends behind the head.
+    Elsewhere(u64),
 }
 
-impl Account {
-    /// Says that the next `size` bytes are the head of a response.
-    pub(crate) fn expect_head(&self, size: u64) {
-        self.heads.fetch_add(size, Ordering::Relaxed);
+impl http_body::Body for Carried {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match &*self {
+            Self::Empty => Poll::Ready(None),
+            // The connection is taken from hyper as soon as the head has left; nothing wakes this.
+            Self::Elsewhere(_) => Poll::Pending,
+            Self::Bytes(bytes) => {
+                let bytes = bytes.clone();
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+        }
     }
 
-    /// How many of `written` bytes are body bytes.
-    fn body_bytes(&self, written: u64) -> u64 {
-        let heads = self.heads.load(Ordering::Relaxed).min(written);
-        self.heads.fetch_sub(heads, Ordering::Relaxed);
-        written - heads
+    fn is_end_stream(&self) -> bool {
+        self.size() == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.size())
+    }
+}
+
+impl Carried {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Elsewhere(size) => *size,
+        }
+    }
+}
+
+/// What is known of the answers that hyper sends on one connection.
+pub(crate) struct Account<'a> {
+    place: Option<&'a Place>,
+    metrics: &'a Metrics,
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Default)]
+struct Ledger {
+    /// Bytes that left, and bytes that are to leave by what was promised so far.
+    sent: u64,
+    promised: u64,
+    /// Answers that have not left.
+    open: VecDeque<Entry>,
+    /// Answers that have.
+    done: Vec<Record>,
+    /// What follows the last answer's head, and whether the connection ends with it.
+    elsewhere: Option<(Body, bool)>,
+    answers: u64,
+    is_answering: bool,
+    is_flushed: bool,
+    is_reading: bool,
+}
+
+struct Entry {
+    head_end: u64,
+    end: u64,
+    record: Record,
+}
+
+/// How an answer begins.
+pub(crate) struct Promise {
+    /// What becomes of it.
+    pub(crate) record: Record,
+    /// Bytes of its head.
+    pub(crate) head: u64,
+    /// The body, when somebody else sends it.
+    pub(crate) elsewhere: Option<Body>,
+    /// Whether the connection ends with it.
+    pub(crate) closes: bool,
+}
+
+/// What is to be done with the connection.
+#[derive(Debug)]
+pub(crate) enum Due {
+    /// hyper has it.
+    Nothing,
+    /// It is idle.
+    Idle,
+    /// The head of an answer has left, and this is to follow; whether the connection ends with it.
+    Elsewhere(Body, Record, bool),
+}
+
+impl<'a> Account<'a> {
+    /// Nothing is answered yet.
+    pub(crate) fn new(place: Option<&'a Place>, metrics: &'a Metrics) -> Self {
+        Self {
+            place,
+            metrics,
+            ledger: Mutex::default(),
+        }
+    }
+
+    /// A request is being answered.
+    pub(crate) fn begins(&self) {
+        self.waits(Waits::Busy);
+        self.ledger().is_answering = true;
+    }
+
+    /// An answer is given to hyper.
+    pub(crate) fn promises(&self, promise: Promise) {
+        let mut ledger = self.ledger();
+        let head_end = ledger.promised + promise.head;
+        let body = if promise.elsewhere.is_some() {
+            0
+        } else {
+            promise.record.promised
+        };
+        ledger.promised = head_end + body;
+        let end = ledger.promised;
+        ledger.open.push_back(Entry {
+            head_end,
+            end,
+            record: promise.record,
+        });
+        ledger.elsewhere = promise.elsewhere.map(|body| (body, promise.closes));
+        ledger.answers += 1;
+        ledger.is_answering = false;
+        ledger.is_flushed = false;
+    }
+
+    /// What is to be done after hyper had its turn.
+    pub(crate) fn due(&self) -> Due {
+        let mut ledger = self.ledger();
+        if ledger.is_answering || !ledger.is_flushed || ledger.sent < ledger.promised {
+            return Due::Nothing;
+        }
+        if let Some((body, closes)) = ledger.elsewhere.take()
+            && let Some(record) = ledger.done.pop()
+        {
+            return Due::Elsewhere(body, record, closes);
+        }
+        if ledger.is_reading && ledger.answers > 0 {
+            return Due::Idle;
+        }
+        Due::Nothing
+    }
+
+    /// The answers that have left since the last look; after the end, also those that were cut off.
+    pub(crate) fn take_done(&self, is_end: bool) -> Vec<Record> {
+        let mut ledger = self.ledger();
+        if is_end {
+            let open = std::mem::take(&mut ledger.open);
+            ledger
+                .done
+                .extend(open.into_iter().map(|entry| entry.record));
+        } else if ledger.elsewhere.is_some() {
+            // Its body is still to come.
+            let last = ledger.done.pop();
+            let done = std::mem::take(&mut ledger.done);
+            ledger.done.extend(last);
+            return done;
+        }
+        std::mem::take(&mut ledger.done)
+    }
+
+    fn wrote(&self, written: u64) {
+        if let Some(place) = self.place {
+            place.sent(written);
+        }
+        let mut ledger = self.ledger();
+        let (from, to) = (ledger.sent, ledger.sent + written);
+        ledger.sent = to;
+        ledger.is_flushed = false;
+        for entry in &mut ledger.open {
+            let body = to.min(entry.end).saturating_sub(from.max(entry.head_end));
+            entry.record.sent += body;
+            metrics::add(&self.metrics.body_bytes_total, body);
+        }
+        while ledger.open.front().is_some_and(|entry| entry.end <= to) {
+            let left = ledger.open.pop_front();
+            ledger.done.extend(left.map(|entry| entry.record));
+        }
+    }
+
+    fn waits(&self, waits: Waits) -> bool {
+        self.place.is_none_or(|place| place.waits(waits))
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // Whole at every unlock.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A connection's socket, or the TLS upon it, as hyper uses it.
-pub(crate) struct Wire<S> {
-    stream: TokioIo<S>,
-    account: Arc<Account>,
-    metrics: Arc<Metrics>,
+pub(crate) struct Wire<'a, S> {
+    stream: S,
     inlet: Inlet,
-    stalled: Option<Pin<Box<Sleep>>>,
+    account: &'a Account<'a>,
 }
 
-impl<S> Wire<S> {
-    /// Wraps `stream`. Body bytes are counted when the kernel, or TLS, has taken them.
-    pub(crate) fn new(stream: S, account: Arc<Account>, metrics: Arc<Metrics>) -> Self {
+impl<'a, S> Wire<'a, S> {
+    /// Wraps `stream`, of which the inlet may have some bytes already.
+    pub(crate) fn new(stream: S, inlet: Inlet, account: &'a Account<'a>) -> Self {
         Self {
-            stream: TokioIo::new(stream),
+            stream,
+            inlet,
             account,
-            metrics,
-            inlet: Inlet::default(),
-            stalled: None,
         }
     }
 
-    /// Counts what a write did, or starts and watches the deadline when it could do nothing.
-    fn account(
-        &mut self,
-        context: &mut Context<'_>,
-        written: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        match written {
+    /// The stream, and what was received and not read by hyper.
+    pub(crate) fn into_parts(self) -> (S, Vec<u8>) {
+        (self.stream, self.inlet.into_held())
+    }
+
+    fn written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let may_stay = match &written {
             Poll::Ready(Ok(written)) => {
-                self.stalled = None;
-                let body_bytes = self.account.body_bytes(written as u64);
-                metrics::add(&self.metrics.body_bytes_total, body_bytes);
-                Poll::Ready(Ok(written))
+                self.account.wrote(*written as u64);
+                self.account.waits(Waits::Busy)
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => {
-                let stalled = self
-                    .stalled
-                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL_MAX)));
-                ready!(stalled.as_mut().poll(context));
-                self.metrics.cut(Cut::Write);
-                Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "the client takes no bytes",
-                )))
-            }
+            Poll::Ready(Err(_)) => true,
+            Poll::Pending => self.account.waits(Waits::Write),
+        };
+        if may_stay {
+            written
+        } else {
+            Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> Read for Wire<S> {
+impl<S: AsyncRead + Unpin> Read for Wire<'_, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -97,27 +274,28 @@ impl<S: AsyncRead + Unpin> Read for Wire<S> {
     ) -> Poll<io::Result<()>> {
         let wire = &mut *self;
         let was_refused = wire.inlet.refusal().is_some();
-        let result = ready!(
-            wire.inlet
-                .poll_read(wire.stream.inner_mut(), context, buffer)
-        );
-        wire.account.heard.store(true, Ordering::Relaxed);
+        let result = wire.inlet.poll_read(&mut wire.stream, context, buffer);
+        wire.account.ledger().is_reading = result.is_pending();
+        if result.is_pending() && !wire.account.ledger().is_answering {
+            wire.account.waits(Waits::Head);
+        }
+        let result = ready!(result);
         if let (false, Some(refusal)) = (was_refused, wire.inlet.refusal()) {
-            wire.metrics.refused(Reason::of_head(&refusal));
+            wire.account.metrics.refused(Reason::of_head(&refusal));
             tracing::debug!(code = refusal.code, "request refused: {refusal}");
         }
         Poll::Ready(result)
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Write for Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Write for Wire<'_, S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, buffer);
-        self.account(context, written)
+        self.written(written)
     }
 
     fn poll_write_vectored(
@@ -126,7 +304,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Wire<S> {
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
-        self.account(context, written)
+        self.written(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -134,11 +312,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Wire<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        // hyper asks for this when it has written all it has.
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.account.ledger().is_flushed = true;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = &mut *self;
-        wire.inlet.poll_shutdown(wire.stream.inner_mut(), context)
+        wire.account.waits(Waits::Write);
+        wire.inlet.poll_shutdown(&mut wire.stream, context)
     }
 }

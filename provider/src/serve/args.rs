@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use boot_manifest::{Arch, Channel};
 
 use crate::config::InForce;
-use crate::http::limits::DRAIN_MAX;
+use crate::http::limits::{CONNECTIONS_LIMIT, CONNECTIONS_MAX, DRAIN_MAX};
 use crate::serve::limits::{DRAIN_SECONDS_LIMIT, VALID_DAYS};
 use crate::serve::sandbox::Mode;
 
@@ -61,6 +61,8 @@ pub(crate) struct Args {
     pub(super) tls: TlsArgs,
     #[command(flatten)]
     pub(super) confine: ConfineArgs,
+    #[command(flatten)]
+    pub(super) connections: ConnectionArgs,
     #[command(flatten)]
     pub(super) ending: EndingArgs,
     /// Run as a role of the appliance: init is told what happens
@@ -127,6 +129,18 @@ pub(super) struct ConfineArgs {
     /// Confine the provider to the files and system calls of serving
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Mode::Auto)]
     pub(super) sandbox: Mode,
+}
+
+/// How many clients are served at once.
+#[derive(clap::Args)]
+pub(super) struct ConnectionArgs {
+    /// Connections at once; fewer when the limit on open files does not allow as many
+    #[arg(long, value_name = "N", default_value_t = CONNECTIONS_MAX as u64,
+          value_parser = clap::value_parser!(u64).range(1..=CONNECTIONS_LIMIT))]
+    pub(super) connections_max: u64,
+    /// Connections of one client address (IPv6: of one /64) [default: 4096, and any number for this machine's own]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=CONNECTIONS_LIMIT))]
+    pub(super) connections_per_address: Option<u64>,
 }
 
 /// How serving ends.

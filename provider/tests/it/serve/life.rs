@@ -317,32 +317,3 @@ fn the_log_follows_its_environment() {
         "{journal}"
     );
 }
-
-#[test]
-fn no_more_connections_than_descriptors_allow() {
-    let tree = Tree::new(&[("stable/x86_64/vmlinuz", b"kernel")]);
-    let mut command = Command::new("sh");
-    // 96 descriptors are reserved; a connection may need two.
-    command
-        .args(["-c", "ulimit -n 112; exec \"$@\"", "sh", PLASMD])
-        .args(["serve", "--no-mdns"]);
-    command
-        .args(["-b", "127.0.0.1", "-p", "0", "-a"])
-        .arg(tree.root());
-    let mut provider = Provider::spawn(&mut command);
-    provider.wait_for_log("connections_max=8");
-    let mut held: Vec<TcpStream> = (0..8).map(|_| provider.connect()).collect();
-    provider.wait_for_log("all places for connections are taken");
-    let mut ninth = provider.connect();
-    ninth
-        .write_all(b"GET /stable/x86_64/vmlinuz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        .unwrap();
-    ninth.set_nonblocking(true).unwrap();
-    let early = ninth.read(&mut [0]);
-    assert_eq!(early.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-    ninth.set_nonblocking(false).unwrap();
-    held.pop();
-    let mut answer = String::new();
-    ninth.read_to_string(&mut answer).unwrap();
-    assert!(answer.ends_with("kernel"), "{answer}");
-}

@@ -1,0 +1,236 @@
+//! Both ways of answering, over streams that deliver bytes as the test wants.
+
+use std::sync::Mutex;
+use std::time::{Duration, UNIX_EPOCH};
+
+use boot_manifest::Digest;
+use http_semantics::labels::{Facts, Labels};
+use tokio::io::{AsyncReadExt as _, DuplexStream};
+
+use super::*;
+use crate::http::refuse;
+use crate::http::respond::{Content, Source};
+use crate::http::seats::{Caps, Seats};
+
+/// Has two contents, which are at hand or not.
+struct Shelf {
+    has_at_hand: bool,
+    told: Mutex<Vec<(String, u16, u64, bool)>>,
+}
+
+const LARGE: usize = 100_000;
+
+impl Shelf {
+    fn content(path: &str) -> Option<Content> {
+        let bytes = match path {
+            "/small" => Bytes::from_static(b"kernel"),
+            "/large" => (0..LARGE).map(|n| n.to_le_bytes()[0]).collect(),
+            _ => return None,
+        };
+        let labels = Arc::new(Labels::new(Facts {
+            digest: Digest::of(&bytes),
+            size: bytes.len() as u64,
+            modified: UNIX_EPOCH + Duration::from_secs(784_111_777),
+            media_type: "application/octet-stream",
+            is_artifact: true,
+        }));
+        let source = Source::Bytes(bytes);
+        Some(Content { source, labels })
+    }
+}
+
+impl Handler for Shelf {
+    async fn handle(&self, _client: IpAddr, request: Request<Incoming>) -> Response<Body> {
+        match Self::content(request.uri().path()) {
+            Some(content) => respond::content(request.method(), request.headers(), content),
+            None => refuse::text(http::StatusCode::NOT_FOUND, "not found"),
+        }
+    }
+
+    fn at_hand(&self, path: &str) -> Option<Content> {
+        self.has_at_hand.then(|| Self::content(path)).flatten()
+    }
+
+    fn answered(&self, answered: &Answered<'_>) {
+        let line = format!("{} {}", answered.method, answered.target);
+        let told = (line, answered.status, answered.sent, answered.is_whole());
+        self.told.lock().unwrap().push(told);
+    }
+}
+
+struct Talk {
+    answers: String,
+    told: Vec<(String, u16, u64, bool)>,
+    counted: u64,
+}
+
+fn connection(shelf: Shelf) -> Connection<Shelf> {
+    let caps = Caps {
+        total: 1,
+        per_address: 1,
+        counts_loopback: true,
+    };
+    let metrics = Arc::new(Metrics::default());
+    let client = IpAddr::from([127, 0, 0, 1]);
+    Connection {
+        client,
+        handler: Arc::new(shelf),
+        place: Seats::new(caps).take(client, &metrics).unwrap(),
+        metrics,
+    }
+}
+
+/// Sends the pieces, each after the one before was read, and the end.
+async fn talk(has_at_hand: bool, room: usize, pieces: &[&[u8]]) -> Talk {
+    let connection = connection(Shelf {
+        has_at_hand,
+        told: Mutex::default(),
+    });
+    let (client, server) = tokio::io::duplex(room);
+    let (mut reading, mut writing) = tokio::io::split(client);
+    let mut answers = Vec::new();
+    let sending = async {
+        for piece in pieces {
+            // It may have been refused by now.
+            let _ = writing.write_all(piece).await;
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let _ = writing.shutdown().await;
+    };
+    let serving = async {
+        connection.serve::<DuplexStream>(server).await;
+    };
+    let ((), (), read) = tokio::join!(serving, sending, reading.read_to_end(&mut answers));
+    read.unwrap();
+    let text: String = answers.iter().map(|byte| char::from(*byte)).collect();
+    let told = std::mem::take(&mut *connection.handler.told.lock().unwrap());
+    Talk {
+        answers: without_dates(&text),
+        told,
+        counted: connection.metrics.body_bytes_total.load(Ordering::Relaxed),
+    }
+}
+
+fn without_dates(text: &str) -> String {
+    let mut parts = text.split("Date: ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let (date, rest) = part.split_at(29);
+        assert!(date.ends_with(" GMT"), "{date}");
+        text + "Date: " + rest
+    })
+}
+
+const SMALL: &str = "GET /small HTTP/1.1\r\nHost: x\r\n\r\n";
+const RANGE: &str = "GET /small HTTP/1.1\r\nHost: x\r\nRange: bytes=2-3\r\n\r\n";
+const ODD: &str = "GET /small?x HTTP/1.1\r\nHost: x\r\n\r\n";
+const MISSING: &str = "HEAD /none HTTP/1.1\r\nHost: x\r\n\r\n";
+const CLOSING: &str = "HEAD /small HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+const POST: &str = "POST /small HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc";
+
+/// Requests on one connection, mixed in every way that matters.
+fn mixtures() -> Vec<String> {
+    let smuggled =
+        "GET /small HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    vec![
+        [SMALL, SMALL].concat(),
+        [SMALL, ODD, RANGE].concat(),
+        [ODD, SMALL, MISSING, SMALL].concat(),
+        [RANGE, "\r\n", SMALL].concat(),
+        [SMALL, CLOSING, SMALL].concat(),
+        [SMALL, "GARBAGE\r\n\r\n", SMALL].concat(),
+        [SMALL, POST, SMALL].concat(),
+        [SMALL, smuggled, SMALL].concat(),
+        [SMALL, "GET /small HTTP/1.1\nHost: x\n\n", SMALL].concat(),
+        [SMALL, "GET /small HTTP/1.0\r\nHost: x\r\n\r\n"].concat(),
+        "GET /small HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n".repeat(2),
+        [SMALL, &SMALL[..SMALL.len() - 1]].concat(),
+        String::new(),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_ways_give_the_same_bytes_wherever_requests_are_cut() {
+    for requests in mixtures() {
+        let requests = requests.as_bytes();
+        let whole = talk(false, 1 << 16, &[requests]).await;
+        for at in 0..=requests.len() {
+            let (first, second) = requests.split_at(at);
+            // What hyper alone makes of a cut is only of interest for comparison.
+            let ways: &[bool] = if at % 16 == 0 {
+                &[true, false]
+            } else {
+                &[true]
+            };
+            for &has_at_hand in ways {
+                let cut = talk(has_at_hand, 1 << 16, &[first, second]).await;
+                let text = String::from_utf8_lossy(requests);
+                assert_eq!(
+                    cut.answers, whole.answers,
+                    "{text:?} at {at}, {has_at_hand}"
+                );
+                assert_eq!(cut.told, whole.told, "{text:?} at {at}, {has_at_hand}");
+                assert_eq!(
+                    cut.counted, whole.counted,
+                    "{text:?} at {at}, {has_at_hand}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_ways_give_the_same_bytes_to_clients_with_little_room() {
+    let large = "GET /large HTTP/1.1\r\nHost: x\r\n\r\n";
+    let requests = [large, SMALL, ODD, large, CLOSING].concat();
+    let whole = talk(false, 1 << 20, &[requests.as_bytes()]).await;
+    assert_eq!(whole.counted, 2 * LARGE as u64 + 12);
+    for room in [1, 7, 1000] {
+        for has_at_hand in [true, false] {
+            let small = talk(has_at_hand, room, &[requests.as_bytes()]).await;
+            assert_eq!(small.answers, whole.answers, "{room} {has_at_hand}");
+            assert_eq!(small.told, whole.told, "{room} {has_at_hand}");
+            assert_eq!(small.counted, whole.counted, "{room} {has_at_hand}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_cut_off_is_told_with_what_left() {
+    for request in [
+        "GET /large HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /large?x HTTP/1.1\r\nHost: x\r\n\r\n",
+    ] {
+        let connection = connection(Shelf {
+            has_at_hand: true,
+            told: Mutex::default(),
+        });
+        let (mut client, server) = tokio::io::duplex(1000);
+        client.write_all(request.as_bytes()).await.unwrap();
+        let handler = Arc::clone(&connection.handler);
+        let task = tokio::spawn(async move { connection.serve::<DuplexStream>(server).await });
+        client.read_exact(&mut [0; 2000]).await.unwrap();
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        let told = handler.told.lock().unwrap();
+        let [(_, 200, sent, false)] = told[..] else {
+            panic!("{told:?}");
+        };
+        assert!((1000..3000).contains(&sent), "{sent}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_small() {
+    let connection = connection(Shelf {
+        has_at_hand: true,
+        told: Mutex::default(),
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let size = std::mem::size_of_val(&connection.run(stream, None));
+    assert!(size <= 640, "{size} bytes for a task");
+}
