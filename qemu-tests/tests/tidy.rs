@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("artifact-store", &["boot-manifest"]),
     ("discovery", &["boot-manifest"]),
     ("http-semantics", &["boot-manifest"]),
-    ("http-semantics-fuzz", &["http-semantics"]),
+    ("http-semantics-fuzz", &["boot-manifest", "http-semantics"]),
     ("init", &["boot-manifest"]),
     ("fetch", &["artifact-store", "boot-manifest"]),
     ("image", &["boot-manifest"]),
@@ -33,6 +33,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "fetch",
             "http-semantics",
         ],
+    ),
+    (
+        "provider-fuzz",
+        &["artifact-store", "boot-manifest", "http-semantics"],
     ),
     ("qemu-tests", &["boot-manifest"]),
 ];
