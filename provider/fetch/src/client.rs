@@ -75,6 +75,10 @@ impl Client {
                 let (from, to, followed) = (at, next, self.limits.redirects);
                 return Err(FetchError::Redirect { from, to, followed });
             }
+            if next.is_https() && !self.dialer.speaks_tls() {
+                let reason = format!("it redirects to {next}, and https is not spoken here");
+                return Err(FetchError::not_http(&at, reason));
+            }
             if at.is_https() && !next.is_https() {
                 return Err(FetchError::Downgrade { from: at, to: next });
             }

@@ -92,6 +92,11 @@ impl Dialer {
         }
     }
 
+    /// Whether `https` servers can be connected to.
+    pub(crate) fn speaks_tls(&self) -> bool {
+        self.trust.is_some()
+    }
+
     /// Opens a connection for requests to the server of `url`.
     pub(crate) async fn connect(
         &self,

@@ -50,8 +50,9 @@ struct Source {
     /// The place that had the file, or the first one.
     place: usize,
     lane: Option<Arc<Handle>>,
-    /// What of the lane's traffic was counted.
+    /// What of the lane's traffic was counted, and when.
     counted: (u64, Duration),
+    counted_at: Instant,
     error: Option<FetchError>,
     /// Its lane brought a wrong chunk: that says more than how the lane ends.
     wrong: bool,
@@ -227,6 +228,7 @@ impl<'a, S: Sink> Download<'a, S> {
         let handle = Arc::new(Handle::new(&run));
         source.lane = Some(Arc::clone(&handle));
         source.counted = (0, Duration::ZERO);
+        source.counted_at = Instant::now();
         let lane = Lane {
             common: Arc::clone(&self.common),
             handle,
@@ -330,33 +332,35 @@ impl<'a, S: Sink> Download<'a, S> {
         if self.looked.elapsed() < TICK {
             return;
         }
-        let passed = self.looked.elapsed();
         self.looked = Instant::now();
         for index in 0..self.sources.len() {
-            let Some((bytes, held)) = self.count(index) else {
-                continue;
-            };
-            // A time that went by mostly on this side says nothing about the source.
-            let time = passed.saturating_sub(held);
-            if time * 4 >= passed {
-                self.event(&Event::Traffic {
-                    source: index,
-                    bytes,
-                    time,
-                });
-            }
+            self.count(index);
         }
         self.tell_progress();
     }
 
     /// Counts what came over a source's lane since the last time.
-    fn count(&mut self, index: usize) -> Option<(u64, Duration)> {
+    fn count(&mut self, index: usize) {
         let source = &mut self.sources[index];
-        let now = source.lane.as_ref()?.traffic();
-        let before = std::mem::replace(&mut source.counted, now);
-        let bytes = now.0.saturating_sub(before.0);
+        let Some(lane) = &source.lane else {
+            return;
+        };
+        let traffic = lane.traffic();
+        let before = std::mem::replace(&mut source.counted, traffic);
+        let passed = source.counted_at.elapsed();
+        source.counted_at = Instant::now();
+        let bytes = traffic.0.saturating_sub(before.0);
         source.report.bytes_received += bytes;
-        Some((bytes, now.1.saturating_sub(before.1)))
+        // A time that went by mostly on this side says nothing about the source.
+        let time = passed.saturating_sub(traffic.1.saturating_sub(before.1));
+        if time * 4 >= passed {
+            let source = index;
+            self.event(&Event::Traffic {
+                source,
+                bytes,
+                time,
+            });
+        }
     }
 
     /// Stops what is still under way, so that the sink is nobody else's when the download is over.
@@ -437,6 +441,7 @@ impl Source {
             place: 0,
             lane: None,
             counted: (0, Duration::ZERO),
+            counted_at: Instant::now(),
             error: None,
             wrong: false,
             report,

@@ -372,20 +372,30 @@ impl Schedule {
                     ));
                 }
             } else if waiting == 0
-                && let Some(rate) = helper_rate
                 && best.is_none()
                 && !self.is_suspect_of(current, index)
+                && self.is_held_up(source, helper_rate, now)
             {
-                let own = chunk_size / rate.max(1.0) * f64::from(HEDGE_FACTOR);
-                let patience = own.max(HEDGE_WAIT_MIN.as_secs_f64());
-                let stalled = now.saturating_sub(source.moved).as_secs_f64();
-                let left = source.rate.map_or(f64::INFINITY, |rate| chunk_size / rate);
-                if stalled > patience && left > own {
-                    best = Some((0.0, Action::Stop { source: victim }));
-                }
+                best = Some((0.0, Action::Stop { source: victim }));
             }
         }
         best.map(|(_, action)| action)
+    }
+
+    /// Whether a source takes so long over its last chunk that a helper of this rate would be done sooner, from its start.
+    fn is_held_up(&self, victim: &Source, helper_rate: Option<f64>, now: Duration) -> bool {
+        let chunk_size = self.plan.chunk_size as f64;
+        let waited = now.saturating_sub(victim.moved);
+        match (helper_rate, victim.rate) {
+            (Some(helper), rate) => {
+                let own = chunk_size / helper.max(1.0) * f64::from(HEDGE_FACTOR);
+                let left = rate.map_or(f64::INFINITY, |rate| chunk_size / rate);
+                waited.as_secs_f64() > own.max(HEDGE_WAIT_MIN.as_secs_f64()) && left > own
+            }
+            // A helper that nothing is known about is better than a silent source only.
+            (None, Some(rate)) => rate < 1.0 && waited > HEDGE_WAIT_MIN,
+            (None, None) => waited > HEDGE_WAIT_MIN,
+        }
     }
 
     fn is_suspect_of(&self, chunk: usize, index: usize) -> bool {

@@ -3,7 +3,9 @@
 mod artifacts;
 mod image;
 mod manifests;
+mod memory;
 mod server;
+mod several;
 
 use std::sync::Arc;
 use std::time::Duration;
