@@ -26,8 +26,8 @@ pub(crate) const TIMESTAMP_TICK: Duration = Duration::from_millis(20);
 /// accident.
 pub(crate) const OPEN_RETRIES_MAX: usize = 8;
 
-/// How often events are taken at most. A change is known this long after it at the latest; at 1,000 reads of a few hundred
-/// nanoseconds in a second, asking costs nothing that could be measured.
+/// How often events are taken at most. A change is known twice this long after it at the latest; at 1,000 reads of a few
+/// hundred nanoseconds in a second, asking costs nothing that could be measured.
 pub(crate) const DRAIN_PERIOD: Duration = Duration::from_millis(1);
 
 /// Room for events, each with a name: some dozens at once.

@@ -135,21 +135,23 @@ impl Watch {
         looking
     }
 
-    /// Takes the events that came, unless that was done a moment ago. False when another thread is at it: what it will
-    /// find is not known yet.
+    /// Takes the events that came, unless that was done a moment ago or another thread is at it. False when that thread
+    /// takes its time: what it will find is not known yet.
     ///
-    /// After true, a good stamp means that no change was told until a millisecond ago.
+    /// After true, a good stamp means that no change was told until two milliseconds ago.
     pub fn is_up_to_date(&self) -> bool {
         let now = self.now_ns();
         let drained = self.drained_ns.load(Ordering::Acquire);
         // In nanoseconds this lasts five centuries.
-        if now.saturating_sub(drained) < DRAIN_PERIOD.as_nanos() as u64 {
+        let period = DRAIN_PERIOD.as_nanos() as u64;
+        let age = now.saturating_sub(drained);
+        if age < period {
             return true;
         }
         let mut state = match self.state.try_lock() {
             Ok(state) => state,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
+            Err(TryLockError::WouldBlock) => return age < 2 * period,
         };
         self.drain(&mut state);
         self.drained_ns.store(now, Ordering::Release);

@@ -8,8 +8,8 @@
 //! What is guaranteed:
 //! - Bytes and digest of one answer belong together, always: they are kept together. A large file is kept as a descriptor
 //!   of the very content that was hashed; whoever sends it looks whether it was overwritten before the last bytes leave.
-//! - A change that the kernel tells of (see [`artifact_store::Watch`]) is in every answer to a request that begins a
-//!   millisecond after it: events are taken before an answer is used, at most once in a millisecond.
+//! - A change that the kernel tells of (see [`artifact_store::Watch`]) is in every answer to a request that begins
+//!   two milliseconds after it: events are taken before an answer is used, at most once in a millisecond.
 //! - A change that the kernel does not tell of (a store through a memory mapping, another machine's write on a network
 //!   file system, a layer below an overlay, a mount over a folder) is in every answer after a second, because then the
 //!   path is walked and everything is looked at again. Stores through a memory mapping of a file on tmpfs change no time
@@ -93,7 +93,7 @@ impl Hand {
 
     /// The answer to a request for `path`.
     pub(crate) fn get(&self, path: &str) -> Option<Content> {
-        // Someone else is taking events: what they say is not known yet.
+        // Otherwise somebody is taking events, and what they say is not known yet.
         if !self.watch.as_ref()?.is_up_to_date() {
             return None;
         }
@@ -102,7 +102,8 @@ impl Hand {
         answer.is_good().then(|| answer.content.clone())
     }
 
-    /// Begins the look after which the answer to `path` may be kept; nothing when it may not.
+    /// Begins the look after which the answer to `path` may be kept; nothing when it may not, or when another request has
+    /// just done so.
     pub(crate) fn begin<'a>(
         &'a self,
         path: &'a str,
@@ -110,7 +111,12 @@ impl Hand {
         arch: Arch,
     ) -> Option<Look<'a>> {
         let watch = self.watch.as_ref()?;
-        is_plain(key(path)).then(|| Look {
+        let is_kept = self
+            .read()
+            .answers
+            .get(key(path))
+            .is_some_and(Answer::is_good);
+        (!is_kept && is_plain(key(path))).then(|| Look {
             begun: Instant::now(),
             looking: watch.begin(channel, arch),
             path,

@@ -12,5 +12,6 @@ mod hostile;
 mod life;
 mod manifest;
 mod redbot;
+mod rekey;
 mod requests;
 mod ways;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::provider::{Answer, PATIENCE, Provider};
 
-/// How long after a change every answer has it: the promise is one millisecond from the change to the request.
-const NOTICED: Duration = Duration::from_millis(2);
+/// How long after a change every answer has it: the promise is two milliseconds from the change to the request.
+const NOTICED: Duration = Duration::from_millis(3);
 
 /// Lets the time pass after which a change must be noticed.
 pub(crate) fn notice() {
@@ -18,6 +18,7 @@ pub(crate) fn notice() {
 pub(crate) struct Asking {
     address: SocketAddr,
     stream: Option<TcpStream>,
+    connections: usize,
 }
 
 impl Asking {
@@ -25,7 +26,13 @@ impl Asking {
         Self {
             address: provider.address,
             stream: None,
+            connections: 0,
         }
+    }
+
+    /// Connections it needed so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections
     }
 
     /// One GET, the path exactly as given.
@@ -38,6 +45,7 @@ impl Asking {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             none => {
+                self.connections += 1;
                 let stream = TcpStream::connect(self.address).unwrap();
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 none.insert(stream)
