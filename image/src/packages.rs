@@ -59,6 +59,7 @@ const TEST: &[&str] = &[
     "python3-venv",
     "squashfs-tools",
     "strace",
+    "systemd",
     "wget",
 ];
 

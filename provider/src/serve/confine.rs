@@ -78,6 +78,13 @@ pub(super) fn confine(
     if args.sandbox == Mode::Off {
         return Ok(Confinement::NONE);
     }
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads > 1 {
+        // Users and rules are those of a thread: the others would keep everything.
+        return Err(CommandError::local(format!(
+            "cannot be confined: {threads} threads run already"
+        )));
+    }
     let cannot = |error: String| {
         CommandError::local(format!("cannot be confined: {error}")).hint(
             "--sandbox auto serves with as much of it as this kernel has, --sandbox off with none",

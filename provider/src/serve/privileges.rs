@@ -98,9 +98,10 @@ pub(super) fn become_user(user: &User) -> io::Result<()> {
 /// Gives up every capability, now and for whatever this process could start. Root keeps the right to read what belongs to
 /// others, because that is what it was started as root for; the sandbox says where.
 pub(super) fn drop_capabilities() -> io::Result<()> {
+    let had = capabilities(None)?;
     let kept = if is_root() {
         // A container may not have given it.
-        capabilities(None)?.permitted & CapabilitySet::DAC_READ_SEARCH
+        had.permitted & CapabilitySet::DAC_READ_SEARCH
     } else {
         CapabilitySet::empty()
     };
@@ -113,7 +114,10 @@ pub(super) fn drop_capabilities() -> io::Result<()> {
         permitted: kept,
         inheritable: CapabilitySet::empty(),
     };
-    set_capabilities(None, sets)?;
+    // A service manager that gave none may have forbidden the call as well.
+    if had != sets {
+        set_capabilities(None, sets)?;
+    }
     Ok(())
 }
 

@@ -140,6 +140,16 @@ impl Provider {
         provider
     }
 
+    /// The process that serves.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Forgets the lines seen so far, so that the next wait is for a new one.
+    pub(crate) fn forget_log(&mut self) {
+        self.lines.clear();
+    }
+
     /// Waits for a line of the log; one that was seen before counts.
     pub(crate) fn wait_for_log(&mut self, part: &str) -> String {
         let deadline = Instant::now() + PATIENCE;

@@ -14,4 +14,7 @@ mod manifest;
 mod redbot;
 mod rekey;
 mod requests;
+mod sandbox;
+mod systemd;
+mod tls;
 mod ways;
