@@ -140,11 +140,6 @@ impl Provider {
         provider
     }
 
-    /// The process that serves.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Forgets the lines seen so far, so that the next wait is for a new one.
     pub(crate) fn forget_log(&mut self) {
         self.lines.clear();
