@@ -66,6 +66,12 @@ pub(super) fn artifact(args: &Args, done: &Done) {
             out::line(format_args!("           {kept} from {}", source.url));
         }
     }
+    for source in sources.iter().filter(|one| one.wrong_chunks > 0) {
+        out::line(format_args!(
+            "           {} wrong chunks from {}, replaced",
+            source.wrong_chunks, source.url
+        ));
+    }
     for (code, error) in sources.iter().filter_map(|one| one.dropped.as_ref()) {
         out::line(format_args!("           dropped ({code}): {error}"));
     }

@@ -269,7 +269,7 @@ fn redirects_are_followed_a_few_times_and_never_out_of_http() {
     fetch("/3").unwrap();
     for (path, code, text) in [
         ("/4", "refused-status", "3 redirects are followed"),
-        ("/secure", "not-http", "https is not supported"),
+        ("/secure", "not-http", "https is not spoken here"),
         ("/nowhere", "refused-status", "302"),
         ("/inject", "not-http", "percent-encoded"),
     ] {

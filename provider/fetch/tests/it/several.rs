@@ -117,8 +117,8 @@ fn two_shaped_servers_are_used_together() {
 
 #[test]
 fn a_liar_is_dropped_and_named_and_does_no_harm() {
-    let image = image_of(24);
-    let good = provider(&image, |_, _, _| None);
+    let image = image_of(32);
+    let good = shaped(&image, 64 << 10);
     let liar = provider(&image, |request, stream, bytes| {
         (request.target == KERNEL).then(|| {
             // Every chunk has one wrong byte, somewhere.
@@ -130,19 +130,19 @@ fn a_liar_is_dropped_and_named_and_does_no_harm() {
         })
     });
     for servers in [[&good, &liar], [&liar, &good]] {
-        let outcome = fetch_from(&servers, &image, limits());
+        let outcome = fetch_from(&servers, &image, patient());
         let report = outcome.report();
         for source in &report.sources {
             let lied = source.url.to_string().starts_with(&liar.url(""));
+            assert_eq!(source.wrong_chunks > 0, lied, "{report:?}");
             match &source.dropped {
                 Some((code, error)) => {
                     assert!(lied, "{report:?}");
-                    assert_eq!(*code, "bad-hash");
+                    assert_eq!((*code, source.bytes_kept), ("bad-hash", 0));
                     assert!(error.contains(&liar.url("")) && error.contains("expected sha256:"));
-                    assert_eq!(source.bytes_kept, 0);
-                    assert!((1..=16).contains(&source.wrong_chunks), "{report:?}");
                 }
-                None => assert!(!lied, "{report:?}"),
+                // The other one may have been done before it could lie again.
+                None => assert!(source.wrong_chunks <= 1, "{report:?}"),
             }
         }
     }
