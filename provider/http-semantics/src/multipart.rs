@@ -28,7 +28,7 @@ pub fn frame(ranges: &[Range<u64>], labels: &Labels) -> Multipart {
     let boundary = &labels.digest.hex()[..BOUNDARY_SIZE];
     let media_type = labels.fields.get(CONTENT_TYPE);
     let media_type = media_type.and_then(|value| value.to_str().ok());
-    let mut length = 0;
+    let mut length = 0_u64;
     let mut parts = Vec::with_capacity(ranges.len());
     for range in ranges {
         let line_end = if parts.is_empty() { "" } else { "\r\n" };
@@ -37,11 +37,12 @@ pub fn frame(ranges: &[Range<u64>], labels: &Labels) -> Multipart {
             media_type.unwrap_or("application/octet-stream"),
             content_range(range.start, range.end, labels.size)
         );
-        length += lines.len() as u64 + (range.end - range.start);
+        let size = (range.end - range.start).saturating_add(lines.len() as u64);
+        length = length.saturating_add(size);
         parts.push((Bytes::from(lines), range.clone()));
     }
     let end = Bytes::from(format!("\r\n--{boundary}--\r\n"));
-    length += end.len() as u64;
+    length = length.saturating_add(end.len() as u64);
     Multipart {
         media_type: format!("multipart/byteranges; boundary={boundary}"),
         length,

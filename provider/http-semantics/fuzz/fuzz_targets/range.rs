@@ -34,7 +34,7 @@ fuzz_target!(|input: (u64, &str)| {
             let sent: u64 = framed
                 .parts
                 .iter()
-                .map(|(lines, range)| lines.len() as u64 + range.end - range.start)
+                .map(|(lines, range)| lines.len() as u64 + (range.end - range.start))
                 .sum();
             assert_eq!(sent + framed.end.len() as u64, framed.length);
         }
