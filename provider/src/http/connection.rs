@@ -465,8 +465,10 @@ impl<H: Handler> Connection<H> {
             }
         });
         // hyper would have to read a request's body before it can give the connection back.
-        let closes =
-            !keeps_alive || self.place.seats().is_stopping() || has_body && elsewhere.is_some();
+        let closes = !keeps_alive
+            || self.place.seats().is_stopping()
+            || has_body && elsewhere.is_some()
+            || response.headers().contains_key(CONNECTION);
         if closes {
             response
                 .headers_mut()

@@ -55,9 +55,9 @@ impl Inlet {
         self.held.into()
     }
 
-    /// Why nothing more is taken.
-    pub(crate) fn refusal(&self) -> Option<Refusal> {
-        self.refusal
+    /// What is about to be refused, once.
+    pub(crate) fn refuses(&self) -> Option<Refusal> {
+        self.refusal.filter(|_| self.farewell.is_none())
     }
 
     /// Gives hyper what may go through; nothing at the end of the input.
@@ -85,9 +85,9 @@ impl Inlet {
                 Ok(0) => ready!(self.poll_receive(stream, context))?,
                 Ok(size) => self.through = size,
                 Err(refusal) => {
+                    // It stays held: whoever gets the connection back from hyper must come to the same end.
                     self.refusal = Some(refusal);
                     self.is_ended = true;
-                    self.held = BytesMut::new();
                 }
             }
         }

@@ -91,6 +91,8 @@ struct Ledger {
     /// What follows the last answer's head, and whether the connection ends with it.
     elsewhere: Option<(Body, bool)>,
     answers: u64,
+    /// Whether the connection ends with the last answer: what comes behind it is no request any more.
+    is_last: bool,
     is_answering: bool,
     is_flushed: bool,
     is_reading: bool,
@@ -159,6 +161,7 @@ impl<'a> Account<'a> {
         });
         ledger.elsewhere = promise.elsewhere.map(|body| (body, promise.closes));
         ledger.answers += 1;
+        ledger.is_last = promise.closes;
         ledger.is_answering = false;
         ledger.is_flushed = false;
     }
@@ -174,7 +177,7 @@ impl<'a> Account<'a> {
         {
             return Due::Elsewhere(body, record, closes);
         }
-        if ledger.is_reading && ledger.answers > 0 {
+        if ledger.is_reading && ledger.answers > 0 && !ledger.is_last {
             return Due::Idle;
         }
         Due::Nothing
@@ -273,18 +276,12 @@ impl<S: AsyncRead + Unpin> Read for Wire<'_, S> {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let wire = &mut *self;
-        let was_refused = wire.inlet.refusal().is_some();
         let result = wire.inlet.poll_read(&mut wire.stream, context, buffer);
         wire.account.ledger().is_reading = result.is_pending();
         if result.is_pending() && !wire.account.ledger().is_answering {
             wire.account.waits(Waits::Head);
         }
-        let result = ready!(result);
-        if let (false, Some(refusal)) = (was_refused, wire.inlet.refusal()) {
-            wire.account.metrics.refused(Reason::of_head(&refusal));
-            tracing::debug!(code = refusal.code, "request refused: {refusal}");
-        }
-        Poll::Ready(result)
+        result
     }
 }
 
@@ -321,6 +318,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Wire<'_, S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = &mut *self;
         wire.account.waits(Waits::Write);
+        if let Some(refusal) = wire.inlet.refuses() {
+            wire.account.metrics.refused(Reason::of_head(&refusal));
+            tracing::debug!(code = refusal.code, "request refused: {refusal}");
+        }
         wire.inlet.poll_shutdown(&mut wire.stream, context)
     }
 }

@@ -462,6 +462,34 @@ fn both_ways_give_the_same_bytes() {
     }
 }
 
+/// A file's bytes are not sent by what reads requests. What was received behind the request must not get lost, or be read
+/// as something else, when the connection goes from one to the other and back.
+#[test]
+fn what_is_refused_behind_a_large_file_is_refused() {
+    let large = vec![3; 5 << 20];
+    let tree = Tree::new(&[("stable/x86_64/vmlinuz", &large)]);
+    let provider = Provider::start(tree.root(), &[]);
+    for field in ["", "Want-Repr-Digest: sha-256=1\r\n"] {
+        let mut stream = provider.connect();
+        let good = format!("GET {FILE} HTTP/1.1\r\nHost: x\r\n{field}\r\n");
+        let bad = format!(
+            "GET {FILE} HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        let hidden = format!("HEAD {FILE} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let request = [&good, &good, &bad, &hidden].map(String::as_str).concat();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut input = Input::new(stream);
+        for _ in 0..2 {
+            let answer = input.answer(false).unwrap();
+            assert_eq!((answer.status, answer.body == large), (200, true));
+        }
+        // Later, and still no request.
+        let _ = input.stream.write_all(hidden.as_bytes());
+        assert_eq!(input.answer(false).unwrap().status, 400, "{field:?}");
+        assert!(input.answer(false).is_none(), "{field:?}");
+    }
+}
+
 /// nginx with the same files, on a free port. Stopped when dropped.
 struct Nginx {
     child: Child,
