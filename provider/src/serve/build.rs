@@ -13,7 +13,7 @@ use crate::init_link::InitLink;
 use crate::serve::announce::Announcement;
 use crate::serve::app::App;
 use crate::serve::args::Args;
-use crate::serve::catalog::Catalog;
+use crate::serve::catalog::{Catalog, Parts};
 use crate::serve::confine;
 use crate::serve::hashing::Hashing;
 use crate::serve::limits::HASHERS_MAX;
@@ -56,9 +56,11 @@ pub(super) fn build(
     let signing = Signing::new(key_file)?;
     let init = InitLink::from_env()
         .map_err(|error| CommandError::local(format!("cannot use the socket of init: {error}")))?;
+    let metrics = Arc::new(Metrics::default());
     let hashing = Arc::new(Hashing::new(
         Arc::clone(&store),
         processors().min(HASHERS_MAX),
+        Arc::clone(&metrics),
     ));
     let manifest_file = MANIFEST_FILE
         .parse()
@@ -68,7 +70,6 @@ pub(super) fn build(
         None => Announcement::never("no other machine can connect over plain HTTP"),
         Some(_) => Announcement::starting(),
     };
-    let metrics = Arc::new(Metrics::default());
     let speaks_tls = listeners
         .iter()
         .any(|listener| listener.scheme == Scheme::Https);
@@ -82,7 +83,13 @@ pub(super) fn build(
             certificates.reload().map_err(|problem| problem.to_string())
         });
     }
-    let catalog = Arc::new(Catalog::new(store, hashing, signing, manifest_file));
+    let catalog = Arc::new(Catalog::new(Parts {
+        store,
+        hashing,
+        signing,
+        manifest_file,
+        metrics: Arc::clone(&metrics),
+    }));
     let reloaded = Arc::clone(&catalog);
     reloads.add("artifacts and signing key", move || {
         let is_changed = reloaded.reload().map_err(|error| error.to_string())?;

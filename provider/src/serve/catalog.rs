@@ -28,6 +28,7 @@ use crate::serve::catalog::made::MadeFolder;
 use crate::serve::hand::Hand;
 use crate::serve::hashing::Hashing;
 use crate::serve::limits::{REPORTED_MAX, SETTLE_TRIES_MAX};
+use crate::serve::metrics::Metrics;
 use crate::serve::ready::ReadyFiles;
 use crate::serve::refusal::Refusal;
 use crate::serve::signed::{SignedFile, SignedFiles};
@@ -65,25 +66,36 @@ pub(crate) struct Catalog {
     hand: Hand,
     made: Mutex<HashMap<(Channel, Arch), Arc<MadeFolder>>>,
     reported: Mutex<HashSet<Identity>>,
+    metrics: Arc<Metrics>,
+}
+
+/// What a catalog is put together from.
+pub(crate) struct Parts {
+    /// The directory.
+    pub(crate) store: Arc<Store>,
+    /// What hashes its files.
+    pub(crate) hashing: Arc<Hashing>,
+    /// The key for manifests.
+    pub(crate) signing: Signing,
+    /// The name of manifests that were signed elsewhere.
+    pub(crate) manifest_file: FileName,
+    /// Where manifests are counted.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Catalog {
-    /// A catalog of `store`. `manifest_file` is the name of signed manifests.
-    pub(crate) fn new(
-        store: Arc<Store>,
-        hashing: Arc<Hashing>,
-        signing: Signing,
-        manifest_file: FileName,
-    ) -> Self {
+    /// A catalog of these parts.
+    pub(crate) fn new(parts: Parts) -> Self {
         Self {
-            hand: Hand::new(&store),
-            store,
-            hashing,
-            signing,
-            signed: SignedFiles::new(manifest_file),
+            hand: Hand::new(&parts.store),
+            store: parts.store,
+            hashing: parts.hashing,
+            signing: parts.signing,
+            signed: SignedFiles::new(parts.manifest_file),
             ready: ReadyFiles::default(),
             made: Mutex::default(),
             reported: Mutex::default(),
+            metrics: parts.metrics,
         }
     }
 

@@ -2,11 +2,14 @@
 //! requests wait for it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use artifact_store::{Depth, HashError, Hashed, Identity, OpenFile, Store};
 use tokio::sync::{Semaphore, watch};
+
+use crate::serve::metrics::{Metrics, add};
 
 /// The outcome of hashing one file, shared by all who asked.
 pub(crate) type Outcome = Result<Arc<Hashed>, Arc<HashError>>;
@@ -19,15 +22,33 @@ pub(crate) struct Hashing {
     store: Arc<Store>,
     running: Mutex<Running>,
     places: Semaphore,
+    metrics: Arc<Metrics>,
+}
+
+/// Counts a file for as long as it waits or is hashed, also when whoever waits for it goes away.
+struct Queued<'a>(&'a AtomicU64);
+
+impl<'a> Queued<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        add(count, 1);
+        Self(count)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Hashing {
     /// Hashes at most `threads` files at once.
-    pub(crate) fn new(store: Arc<Store>, threads: usize) -> Self {
+    pub(crate) fn new(store: Arc<Store>, threads: usize, metrics: Arc<Metrics>) -> Self {
         Self {
             store,
             running: Mutex::default(),
             places: Semaphore::new(threads),
+            metrics,
         }
     }
 
@@ -71,13 +92,21 @@ impl Hashing {
     }
 
     async fn work(self: &Arc<Self>, file: OpenFile, depth: Depth) -> Outcome {
+        let _queued = Queued::new(&self.metrics.hashing_queue_files);
         // The semaphore is never closed.
         let _place = self.places.acquire().await;
-        let store = Arc::clone(&self.store);
+        let (store, size) = (Arc::clone(&self.store), file.size());
+        let started = Instant::now();
         let hashed = tokio::task::spawn_blocking(move || store.hashes().hash(&file, depth)).await;
-        hashed
-            .unwrap_or_else(|_| Err(HashError::Io(std::io::Error::other("hashing broke off"))))
-            .map_err(Arc::new)
+        let hashed = hashed
+            .unwrap_or_else(|_| Err(HashError::Io(std::io::Error::other("hashing broke off"))));
+        let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        add(&self.metrics.hashing_nanos_total, nanos);
+        match &hashed {
+            Ok(_) => add(&self.metrics.hashed_bytes_total, size),
+            Err(_) => add(&self.metrics.hashing_failures_total, 1),
+        }
+        hashed.map_err(Arc::new)
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use crate::http::respond::{Content, Facts, Labels, Source};
 use crate::serve::catalog::{Catalog, ManifestBytes, lock, now, timestamp};
 use crate::serve::limits::{SETTLE_TRIES_MAX, VALID_DAYS};
+use crate::serve::metrics::add;
 use crate::serve::refusal::Refusal;
 use crate::serve::signer::{Issued, Listed, Signer, unsigned_view};
 
@@ -167,6 +168,7 @@ impl Catalog {
             .iter()
             .any(|artifact| artifact.name.as_str() == "kernel")
         {
+            add(&self.metrics.manifest_failures_total, 1);
             return Err(Refusal::NoKernel(problems));
         }
         let now = now();
@@ -182,32 +184,16 @@ impl Catalog {
                     newest: newest.map_or(now, timestamp),
                     now,
                 };
-                let issued = issue(signer.as_deref(), channel, arch, &content, &times)?;
-                let bytes = Bytes::from(issued.bytes.clone());
-                let digest = Digest::of(&bytes);
-                let labels = Labels::new(Facts {
-                    digest,
-                    size: bytes.len() as u64,
-                    modified: system_time(issued.created_at),
-                    media_type: "application/json",
-                    is_artifact: false,
-                });
-                let ready = ManifestBytes {
-                    digest,
-                    bytes,
-                    labels: Arc::new(labels),
-                    version: issued.version.clone(),
-                    key_ids: signer
-                        .iter()
-                        .map(|signer| signer.key.public().key_id())
-                        .collect(),
-                };
+                let issued = issue(signer.as_deref(), channel, arch, &content, &times)
+                    .inspect_err(|_| add(&self.metrics.manifest_failures_total, 1))?;
+                let signed = u64::from(signer.is_some());
+                add(&self.metrics.manifests_signed_total, signed);
                 Made {
+                    ready: ready(&issued, signer.as_deref()),
                     fingerprint,
                     content,
                     issued: Arc::new(issued),
                     signer,
-                    ready,
                 }
             }
         };
@@ -322,6 +308,29 @@ fn issue(
         expires_at = %issued.expires_at, artifacts = content.len(), "manifest signed"
     );
     Ok(issued)
+}
+
+/// What is sent of a manifest made here.
+fn ready(issued: &Issued, signer: Option<&Signer>) -> ManifestBytes {
+    let bytes = Bytes::from(issued.bytes.clone());
+    let digest = Digest::of(&bytes);
+    let labels = Labels::new(Facts {
+        digest,
+        size: bytes.len() as u64,
+        modified: system_time(issued.created_at),
+        media_type: "application/json",
+        is_artifact: false,
+    });
+    ManifestBytes {
+        digest,
+        bytes,
+        labels: Arc::new(labels),
+        version: issued.version.clone(),
+        key_ids: signer
+            .iter()
+            .map(|signer| signer.key.public().key_id())
+            .collect(),
+    }
 }
 
 fn fingerprint(scan: &Scan) -> Fingerprint {

@@ -101,22 +101,31 @@ fn another_key_while_clients_ask() {
     {
         put(&file, pem);
         provider.signal(Signal::HUP);
-        let counted = ["plasmd_reloads_total", "plasmd_reload_failures_total"];
         wait_until("the reload", || {
-            let text = provider.get("/metrics").text();
-            let sum: usize = counted
-                .iter()
-                .filter_map(|name| {
-                    let line = text
-                        .lines()
-                        .find(|line| line.starts_with(&format!("{name} ")))?;
-                    line.rsplit(' ').next()?.parse::<usize>().ok()
-                })
-                .sum();
-            (sum == 3 + number).then_some(())
+            let done = metric(&provider, "plasmd_reloads_total");
+            let failed = metric(&provider, "plasmd_reload_failures_total");
+            (done + failed == 3 + number as u64).then_some(())
         });
         assert_eq!(provider.get("/manifest.json").body, last);
     }
     provider.wait_for_log("the old one stays");
     assert_eq!(provider.get("/health").status, 200);
+    // One manifest for each key, and each file was read once for all of them.
+    for (name, expected) in [
+        ("plasmd_manifests_signed_total", 3),
+        ("plasmd_manifest_failures_total", 0),
+        ("plasmd_hashing_files_total", 2),
+        ("plasmd_hashing_bytes_total", content.len() as u64 + 6),
+        ("plasmd_hashing_queue_files", 0),
+    ] {
+        assert_eq!(metric(&provider, name), expected, "{name}");
+    }
+}
+
+fn metric(provider: &Provider, name: &str) -> u64 {
+    let text = provider.get("/metrics").text();
+    let line = text
+        .lines()
+        .find(|line| line.split(' ').next() == Some(name));
+    line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
 }
