@@ -169,4 +169,49 @@ mod tests {
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())));
     }
+
+    /// A server, and what became of a client that says `bytes` and no more.
+    async fn outcome(bytes: &[u8]) -> (io::ErrorKind, tokio::time::Duration) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .unwrap();
+        let tls = Tls::new(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        client.write_all(bytes).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let began = tokio::time::Instant::now();
+        let error = tls.accept(peer.ip(), stream).await.unwrap_err();
+        drop(client);
+        (error.kind(), began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_and_half_a_handshake_end_in_time() {
+        for bytes in [
+            &b""[..],
+            b"\x16",
+            b"\x16\x03\x01\x02\x00\x01",
+            b"GET / HTTP/1.1\r\n",
+        ] {
+            let (kind, took) = outcome(bytes).await;
+            assert_eq!(kind, io::ErrorKind::TimedOut, "{bytes:?}");
+            let late = took.saturating_sub(HANDSHAKE_WAIT_MAX);
+            assert!(
+                took >= HANDSHAKE_WAIT_MAX && late.as_millis() < 100,
+                "{took:?}"
+            );
+        }
+        let (kind, took) = outcome(b"\x80\x00").await;
+        assert_eq!(kind, io::ErrorKind::InvalidData);
+        assert!(took.as_secs() < 1, "{took:?}");
+    }
 }

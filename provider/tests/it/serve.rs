@@ -3,6 +3,7 @@
 mod asking;
 mod config;
 mod conformance;
+mod ending;
 mod files;
 mod files_sent;
 mod firmware;
