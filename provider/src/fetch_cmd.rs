@@ -8,6 +8,7 @@
 mod flags;
 mod tell;
 
+use std::fs::File;
 use std::io::IsTerminal as _;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,11 @@ use crate::exit::{CommandError, Exit};
 use crate::out;
 use crate::progress::Meter;
 use crate::trust::{self, Trust};
+
+/// Descriptors of the runtime itself: polling, waking, signals.
+const RUNTIME_DESCRIPTORS: usize = 6;
+
+const MORE_DESCRIPTORS: &str = "raise the limit: ulimit -n 1024";
 
 /// The flags.
 #[derive(clap::Args)]
@@ -219,9 +225,7 @@ fn hint(error: &FetchError) -> Option<&'static str> {
         FetchError::Local(message) if message.contains("certificates to check") => {
             "install the package ca-certificates, or use --cacert FILE or --pin sha256:HEX"
         }
-        FetchError::Local(message) if message.contains("open more files") => {
-            "raise the limit: ulimit -n 1024"
-        }
+        FetchError::Local(message) if message.contains("open more files") => MORE_DESCRIPTORS,
         FetchError::Refused { .. }
         | FetchError::Redirect { .. }
         | FetchError::Downgrade { .. }
@@ -235,6 +239,7 @@ fn hint(error: &FetchError) -> Option<&'static str> {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
+    check_descriptors()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -251,6 +256,17 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
             Err(failure.error)
         }
     }
+}
+
+/// The runtime panics when it cannot open what it needs; a person shall read a sentence instead.
+fn check_descriptors() -> Result<(), CommandError> {
+    let opened: std::io::Result<Vec<File>> = (0..RUNTIME_DESCRIPTORS)
+        .map(|_| File::open("/dev/null"))
+        .collect();
+    opened.map(drop).map_err(|error| {
+        let message = format!("this process may not open more files or connections: {error}");
+        CommandError::local(message).hint(MORE_DESCRIPTORS)
+    })
 }
 
 async fn fetch_all(args: &Args) -> Result<(), Failure> {

@@ -54,6 +54,12 @@ impl Desk {
             .current_dir(self.dir.path())
             .env_remove("RUST_LOG")
             .env_remove("JOURNAL_STREAM");
+        // The machine's own proxies do not know the servers of a test.
+        for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+            command
+                .env_remove(name)
+                .env_remove(name.to_ascii_uppercase());
+        }
         command
     }
 
