@@ -8,6 +8,7 @@
 //! What is guaranteed:
 //! - Bytes and digest of one answer belong together, always: they are kept together. A large file is kept as a descriptor
 //!   of the very content that was hashed; whoever sends it looks whether it was overwritten before the last bytes leave.
+//!   Who overwrites a file in place and sets its modification time back in the middle of a send deceives that one send.
 //! - A change that the kernel tells of (see [`artifact_store::Watch`]) is in every answer to a request that begins
 //!   two milliseconds after it: events are taken before an answer is used, at most once in a millisecond.
 //! - A change that the kernel does not tell of (a store through a memory mapping, another machine's write on a network
