@@ -125,6 +125,15 @@ impl Store {
         self.root.as_fd()
     }
 
+    /// Whether its path leads to another directory by now. This one stays the one that was opened.
+    pub fn is_replaced(&self) -> Result<bool, OpenError> {
+        let (now, opened) = (
+            rustix::fs::stat(&self.path)?,
+            rustix::fs::fstat(&self.root)?,
+        );
+        Ok((now.st_dev, now.st_ino) != (opened.st_dev, opened.st_ino))
+    }
+
     /// The digests of its files.
     pub fn hashes(&self) -> &Hashes {
         &self.hashes

@@ -31,6 +31,7 @@ use crate::serve::limits::{REPORTED_MAX, SETTLE_TRIES_MAX};
 use crate::serve::metrics::Metrics;
 use crate::serve::ready::ReadyFiles;
 use crate::serve::refusal::Refusal;
+use crate::serve::setup::no_store;
 use crate::serve::signed::{SignedFile, SignedFiles};
 use crate::serve::signer::{Signer, Signing};
 
@@ -111,11 +112,21 @@ impl Catalog {
 
     /// Reads the signing key again, and looks at every file anew; whether the key is another one. Then manifests are made
     /// when they are asked for, with higher sequence numbers; no request is refused or waits for more than a signature. A
-    /// key that cannot be used leaves everything as it is.
+    /// key that cannot be used leaves everything as it is. The directory is the one of the start; an error says when its
+    /// path leads to another one.
     pub(crate) fn reload(&self) -> Result<bool, CommandError> {
         let is_another = self.signing.reload()?;
         self.hand.clear();
-        Ok(is_another)
+        let path = self.store.path();
+        match self.store.is_replaced() {
+            Ok(false) => Ok(is_another),
+            Ok(true) => Err(CommandError::local(format!(
+                "{} is another directory by now; the one that was there at the start is served",
+                path.display()
+            ))
+            .hint("restart to serve the new one")),
+            Err(error) => Err(no_store(path, error)),
+        }
     }
 
     /// The answer to a request for `path`, when it is at hand. Makes no system call, or one in a millisecond.

@@ -420,3 +420,19 @@ fn chunks_are_hashed_when_they_are_asked_for() {
         );
     }
 }
+
+#[test]
+fn a_directory_that_was_replaced_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, other) = (dir.path().join("artifacts"), dir.path().join("other"));
+    fs::create_dir(&path).unwrap();
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.is_replaced(), Ok(false));
+    fs::rename(&path, &other).unwrap();
+    assert_eq!(store.is_replaced(), Err(OpenError::NotFound));
+    symlink(&other, &path).unwrap();
+    assert_eq!(store.is_replaced(), Ok(false));
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert_eq!(store.is_replaced(), Ok(true));
+}

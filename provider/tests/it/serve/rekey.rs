@@ -129,3 +129,17 @@ fn metric(provider: &Provider, name: &str) -> u64 {
         .find(|line| line.split(' ').next() == Some(name));
     line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
 }
+
+#[test]
+fn another_directory_in_the_place_of_the_artifacts() {
+    let tree = Tree::new(&[
+        ("a/stable/x86_64/vmlinuz", b"old"),
+        ("b/stable/x86_64/vmlinuz", b"new"),
+    ]);
+    let mut provider = Provider::start(&tree.path("a"), &[]);
+    fs::rename(tree.path("a"), tree.path("c")).unwrap();
+    fs::rename(tree.path("b"), tree.path("a")).unwrap();
+    provider.signal(Signal::HUP);
+    provider.wait_for_log("is another directory by now");
+    assert_eq!(provider.get("/stable/x86_64/vmlinuz").body, b"old");
+}
