@@ -35,6 +35,8 @@ pub enum Command {
     /// Hold many connections for the bench
     #[command(hide = true)]
     Crowd(crowd::Arguments),
+    /// Make a Debian package of plasmd and the client tools
+    Package(Package),
     /// Show what an image contains
     Inspect(Inspect),
 }
@@ -175,6 +177,14 @@ impl Bench {
         all.filter(|part| self.part.is_empty() || self.part.contains(part))
             .collect()
     }
+}
+
+/// `cargo appliance package`
+#[derive(Debug, clap::Args)]
+pub struct Package {
+    /// Pack this plasmd instead of building one
+    #[arg(long, value_name = "FILE")]
+    pub plasmd: Option<PathBuf>,
 }
 
 /// `cargo appliance inspect`

@@ -16,6 +16,7 @@ pub mod http;
 pub mod initramfs;
 pub mod inspect;
 pub mod kernel;
+pub mod package;
 pub mod packages;
 pub mod paths;
 pub mod pe;

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => image::build::command(&paths, &arguments, &progress),
         Command::Bench(arguments) => image::bench::command(&paths, &arguments, &progress),
         Command::Crowd(arguments) => image::bench::crowd::command(&arguments),
+        Command::Package(arguments) => image::package::command(&paths, &arguments, &progress),
         Command::Inspect(arguments) => image::inspect::command(&paths, &arguments),
         Command::Test(arguments) => image::test::command(&paths, &arguments, &progress),
         Command::Run(arguments) => image::run::command(&paths, &arguments, &progress),

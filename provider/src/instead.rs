@@ -63,6 +63,16 @@ const ROWS: &[Row] = &[
         "--listen",
         "use: plasmd serve --bind ADDR --port N",
     ),
+    row(
+        "plasmd serve",
+        "--rate-limit-per-ip",
+        "connections are limited, not requests: plasmd serve --connections-per-address N",
+    ),
+    row(
+        "plasmd serve",
+        "--rate-limit-global",
+        "connections are limited, not requests: plasmd serve --connections-max N",
+    ),
     row("plasmd serve", "--bootstrap", NO_DHT),
     row("plasmd manifest create", "--sign", SIGN),
     row("plasmd manifest generate", "--sign", SIGN),

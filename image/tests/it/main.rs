@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 /// Says why a test cannot do its work here; `cargo appliance test` counts it as skipped.
 macro_rules! skip {
-    ($name:literal, $($reason:tt)*) => {{
+    ($name:expr, $($reason:tt)*) => {{
         println!("SKIPPED: {}: {}", $name, format_args!($($reason)*));
         return;
     }};
@@ -16,6 +16,7 @@ macro_rules! skip {
 
 mod disk;
 mod initramfs;
+mod package;
 mod squashfs;
 mod uki;
 mod whole;

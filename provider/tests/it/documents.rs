@@ -124,6 +124,7 @@ fn manual_pages_are_there_for_every_command_and_read_without_a_warning() {
         "phase-discover.1",
         "phase-fetch.1",
         "phase-verify.1",
+        "plasmd.toml.5",
     ] {
         assert!(pages.iter().any(|one| one == page), "no {page}: {pages:?}");
     }
@@ -154,6 +155,10 @@ fn manual_pages_are_there_for_every_command_and_read_without_a_warning() {
     }
     if let Some(error) = skipped {
         println!("SKIPPED: manual pages are not formatted: groff cannot be run ({error})");
+    }
+    let keys = fs::read_to_string(here.path().join("plasmd.toml.5")).unwrap();
+    for part in ["\\fBport\\fR (\\-\\-port, PLASMD_PORT)", "[default: 8080]"] {
+        assert!(keys.contains(part), "{part:?} is missing:\n{keys}");
     }
     // What a page says of a flag is what --help says.
     let help = Command::new(PLASMD)
