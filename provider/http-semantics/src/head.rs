@@ -369,7 +369,6 @@ fn length(value: &[u8]) -> Result<u64, Refusal> {
 
 /// `host [":" port]`, as far as its bytes go. It may be empty (RFC 9112, 3.2).
 fn is_host(value: &[u8]) -> bool {
-    let is_fit = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte);
     let brackets = value
         .iter()
         .filter(|byte| matches!(byte, b'[' | b']'))
@@ -382,7 +381,9 @@ fn is_host(value: &[u8]) -> bool {
         [b'[', inner @ .., b']'] => brackets == 2 && !inner.is_empty(),
         _ => brackets == 0 && !name.contains(&b':'),
     };
-    value.iter().all(is_fit) && is_named && port.iter().all(u8::is_ascii_digit)
+    value.iter().all(|byte| HOST[usize::from(*byte)])
+        && is_named
+        && port.iter().all(u8::is_ascii_digit)
 }
 
 /// Empty lines before a request are skipped (RFC 9112, 2.2).
@@ -394,13 +395,33 @@ fn skip_empty_lines(bytes: &[u8]) -> usize {
     at
 }
 
+/// Letters, digits and `others`, as a table: heads are read for every request.
+const fn bytes_of(others: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+}
+
+const TOKEN: [bool; 256] = bytes_of(b"!#$%&'*+-.^_`|~");
+const TARGET: [bool; 256] = bytes_of(b"-._~%!$&'()*+,;=:@/?[]");
+const HOST: [bool; 256] = bytes_of(b"-._~%!$&'()*+;=:[]");
+
 fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TOKEN[usize::from(byte)]
 }
 
 /// What RFC 3986 allows in a URI, without the fragment, which is never sent.
 fn is_target_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@/?[]".contains(&byte)
+    TARGET[usize::from(byte)]
 }
 
 fn find(bytes: &[u8], wanted: u8) -> Option<usize> {

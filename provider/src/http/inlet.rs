@@ -267,4 +267,19 @@ mod tests {
             .unwrap();
         assert_eq!(buffer.filled(), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     }
+
+    #[tokio::test]
+    async fn what_was_refused_is_refused_by_the_next_reader_too() {
+        let bad = b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        let mut inlet = Inlet::default();
+        let mut stream: &[u8] = bad;
+        let mut room = [0; 100];
+        let mut buffer = hyper::rt::ReadBuf::new(&mut room);
+        std::future::poll_fn(|context| inlet.poll_read(&mut stream, context, buffer.unfilled()))
+            .await
+            .unwrap();
+        assert!(buffer.filled().is_empty());
+        assert_eq!(inlet.refuses().map(|refusal| refusal.code), Some("no-host"));
+        assert_eq!(inlet.into_held(), bad);
+    }
 }

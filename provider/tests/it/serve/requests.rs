@@ -77,6 +77,91 @@ fn ranges() {
 }
 
 #[test]
+fn several_ranges_are_sent_as_parts() {
+    let content: Vec<u8> = (0..200_000_u32).map(|at| (at * 7 % 251) as u8).collect();
+    let small = &content[..20_000];
+    let tree = Tree::new(&[
+        // One that is sent from the file, and one that is kept in memory.
+        ("stable/x86_64/vmlinuz", &content),
+        ("stable/x86_64/phase.efi", small),
+    ]);
+    let provider = Provider::start(tree.root(), &[]);
+    for (path, media_type, size) in [
+        (KERNEL, "application/octet-stream", 200_000),
+        ("/stable/x86_64/phase.efi", "application/efi", 20_000),
+    ] {
+        let answer = provider.curl(path, &["-r", "9000-9009,0-4,-7"]);
+        assert_eq!(answer.status, 206);
+        let length = answer.field("content-length");
+        assert_eq!(length, answer.body.len().to_string());
+        assert_eq!(answer.field("etag"), tag(&content[..size]));
+        let boundary = answer.field("content-type");
+        let boundary = boundary.strip_prefix("multipart/byteranges; boundary=");
+        let boundary = boundary.unwrap().to_owned();
+        let mut expected = Vec::new();
+        for (start, end) in [(9_000, 9_010), (0, 5), (size - 7, size)] {
+            let lines = format!(
+                "--{boundary}\r\nContent-Type: {media_type}\r\nContent-Range: bytes {start}-{}/{size}\r\n\r\n",
+                end - 1
+            );
+            expected.extend_from_slice(lines.as_bytes());
+            expected.extend_from_slice(&content[start..end]);
+            expected.extend_from_slice(b"\r\n");
+        }
+        expected.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+        assert!(answer.body == expected, "{path}: {}", answer.text());
+    }
+}
+
+#[test]
+fn refusals_are_lines_for_people_and_problem_details_for_programs() {
+    let tree = Tree::new(&[("stable/x86_64/vmlinuz", &content())]);
+    let provider = Provider::start(tree.root(), &[]);
+    for (path, flags, status) in [
+        ("/nothing", &[][..], 404),
+        ("/stable/x86_64/nothing", &[], 404),
+        ("/testing/x86_64/manifest.json", &[], 404),
+        ("/stable/../x", &[], 400),
+        (KERNEL, &["-X", "POST"], 405),
+        (KERNEL, &["-X", "BREW"], 501),
+        (KERNEL, &["-r", "5000-"], 416),
+        (KERNEL, &["-H", "If-Match: \"x\""], 412),
+        (KERNEL, &["-H", "Expect: miracles"], 417),
+    ] {
+        let person = provider.curl(path, flags);
+        assert_eq!(person.status, status, "{path} {flags:?}");
+        assert_eq!(person.field("content-type"), "text/plain; charset=utf-8");
+        assert!(person.text().len() > 15, "{path}: {}", person.text());
+        let program = [flags, &["-H", "Accept: application/json"]].concat();
+        let answer = provider.curl(path, &program);
+        assert_eq!(answer.status, status, "{path} {flags:?}");
+        assert_eq!(answer.field("content-type"), "application/problem+json");
+        assert_eq!(answer.field("vary"), "Accept");
+        let problem = answer.json();
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["type"], "about:blank");
+        assert!(problem["title"].is_string(), "{problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert_eq!(detail, person.text().trim_end(), "{path}");
+        // The head of a HEAD is that of the GET.
+        if flags.is_empty() {
+            let head = provider.curl(path, &[&program[..], &["-I"]].concat());
+            let without_date = |head: &str| {
+                let lines = head.lines().filter(|line| !line.starts_with("Date"));
+                // Every request has an id of its own.
+                let lines = lines.filter(|line| !line.starts_with("X-Request-Id"));
+                lines.map(str::to_owned).collect::<Vec<_>>()
+            };
+            assert_eq!(
+                without_date(&head.head),
+                without_date(&answer.head),
+                "{path}"
+            );
+        }
+    }
+}
+
+#[test]
 fn preconditions() {
     let content = content();
     let tree = Tree::new(&[("stable/x86_64/vmlinuz", &content)]);
