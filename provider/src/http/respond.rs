@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use artifact_store::OpenFile;
 use bytes::Bytes;
@@ -62,6 +63,16 @@ pub(crate) fn whole(status: StatusCode, media_type: &'static str, bytes: Bytes) 
     headers.insert(CONTENT_LENGTH, size.into());
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// A file may claim to be from tomorrow; an answer may not (RFC 9110, 8.8.2.1). `Date` may lag behind by a second.
+pub(crate) fn past(modified: SystemTime) -> SystemTime {
+    let now = SystemTime::now();
+    if modified > now {
+        now.checked_sub(Duration::from_secs(1)).unwrap_or(now)
+    } else {
+        modified
+    }
 }
 
 /// Answers a GET or HEAD request for `content`.

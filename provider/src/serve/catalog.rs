@@ -238,7 +238,7 @@ impl Catalog {
             let labels = Arc::new(Labels::new(Facts {
                 digest,
                 size: file.size(),
-                modified: identity.modified(),
+                modified: respond::past(identity.modified()),
                 media_type: respond::media_type(file.name().as_str()),
                 is_artifact: true,
             }));

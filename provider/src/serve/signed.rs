@@ -10,7 +10,7 @@ use artifact_store::{Folders, Identity, OpenError, OpenFile};
 use boot_manifest::{Digest, FileName, MANIFEST_SIZE_MAX, UnverifiedView};
 use bytes::Bytes;
 
-use crate::http::respond::{Facts, Labels};
+use crate::http::respond::{self, Facts, Labels};
 use crate::serve::limits::SIGNED_KEPT_MAX;
 use crate::serve::ready::read_whole;
 use crate::serve::refusal::Refusal;
@@ -101,7 +101,7 @@ fn read(file: &OpenFile) -> Result<SignedFile, Refusal> {
     let labels = Labels::new(Facts {
         digest,
         size: file.size(),
-        modified: file.identity().modified(),
+        modified: respond::past(file.identity().modified()),
         media_type: "application/json",
         is_artifact: false,
     });

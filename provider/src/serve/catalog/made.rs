@@ -11,7 +11,7 @@ use boot_manifest::{Arch, ArtifactName, Channel, Digest, FileName, Timestamp};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use crate::http::respond::{Content, Facts, Labels, Source};
+use crate::http::respond::{self, Content, Facts, Labels, Source};
 use crate::serve::catalog::{Catalog, ManifestBytes, lock, now, timestamp};
 use crate::serve::limits::{SETTLE_TRIES_MAX, VALID_DAYS};
 use crate::serve::metrics::add;
@@ -317,7 +317,7 @@ fn ready(issued: &Issued, signer: Option<&Signer>) -> ManifestBytes {
     let labels = Labels::new(Facts {
         digest,
         size: bytes.len() as u64,
-        modified: system_time(issued.created_at),
+        modified: respond::past(system_time(issued.created_at)),
         media_type: "application/json",
         is_artifact: false,
     });

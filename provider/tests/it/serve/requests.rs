@@ -222,6 +222,29 @@ fn preconditions() {
 }
 
 #[test]
+fn nothing_was_modified_later_than_now() {
+    let tree = Tree::new(&[
+        ("stable/x86_64/vmlinuz", &content()),
+        ("stable/x86_64/rootfs.img", &[9; 100_000]),
+    ]);
+    let tomorrow = std::time::SystemTime::now() + std::time::Duration::from_secs(86_400);
+    for name in ["vmlinuz", "rootfs.img"] {
+        let path = tree.path(&format!("stable/x86_64/{name}"));
+        let file = fs::File::options().write(true).open(path);
+        file.unwrap().set_modified(tomorrow).unwrap();
+    }
+    let provider = Provider::start(tree.root(), &[]);
+    for path in [KERNEL, "/stable/x86_64/rootfs.img", "/manifest.json"] {
+        let answer = provider.get(path);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        let date = |name| httpdate::parse_http_date(&answer.field(name)).unwrap();
+        assert!(date("last-modified") <= date("date"), "{}", answer.head);
+        let since = format!("If-Modified-Since: {}", answer.field("last-modified"));
+        assert_eq!(provider.curl(path, &["-H", &since]).status, 304, "{path}");
+    }
+}
+
+#[test]
 fn heads_types_and_methods() {
     let tree = Tree::new(&[
         ("stable/x86_64/vmlinuz", &content()),
