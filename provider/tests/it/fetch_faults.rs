@@ -212,6 +212,32 @@ fn a_kill_at_any_step_costs_only_the_chunks_under_way() {
 }
 
 #[test]
+fn a_kill_between_the_last_byte_and_the_name_costs_nothing() {
+    let image = Arc::new(fresh_image());
+    let desk = Desk::new(&image);
+    // Every chunk of the kernel is there and it has no name yet; the rootfs has its name; there is no manifest yet.
+    fs::create_dir(desk.path("out")).unwrap();
+    for (name, artifact) in [
+        (".vmlinuz.partial", "kernel"),
+        ("rootfs.squashfs", "rootfs"),
+    ] {
+        fs::write(desk.path("out").join(name), image.content(artifact)).unwrap();
+    }
+    let server = provider(&image, |_, _, _| None);
+    let url = server.url("");
+    let ended = desk.fetch(&[&url, "-o", "out", "-k", "key.pub", "--json"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let asked: Vec<String> = server
+        .requests()
+        .into_iter()
+        .map(|request| request.target)
+        .collect();
+    assert_eq!(asked, ["/manifest.json", "/stable/x86_64/initramfs.img"]);
+    assert!(fs::read(desk.path("out/vmlinuz")).unwrap() == image.content("kernel"));
+    assert!(desk.path("out/manifest.json").exists());
+}
+
+#[test]
 fn a_kill_before_the_manifest_is_there_leaves_nothing() {
     let image = Arc::new(fresh_image());
     let desk = Desk::new(&image);
