@@ -1,10 +1,12 @@
 //! A service manager as `plasmd serve` meets it: notifications, the watchdog, passed sockets, and the units that are shipped.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -246,6 +248,103 @@ fn the_units_are_valid_and_leave_little() {
     let output = analyze(&["security", "--offline=true", "--threshold=20", copies[0]]).unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
+}
+
+/// The system calls of the words of a `SystemCallFilter=`.
+fn system_calls(words: &str) -> BTreeSet<String> {
+    let mut calls = BTreeSet::new();
+    for word in words.split_whitespace() {
+        if !word.starts_with('@') {
+            calls.insert(word.to_owned());
+            continue;
+        }
+        let output = Command::new("systemd-analyze")
+            .args(["syscall-filter", "--no-pager", word])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{word}: {output:?}");
+        let listing = String::from_utf8(output.stdout).unwrap();
+        let members: Vec<&str> = listing
+            .lines()
+            .skip(1)
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .collect();
+        calls.extend(system_calls(&members.join(" ")));
+    }
+    calls
+}
+
+#[test]
+fn the_unit_allows_every_system_call_of_serving() {
+    for program in ["strace", "systemd-analyze"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            eprintln!("skipped: no {program} on this machine");
+            return;
+        }
+    }
+    let unit = fs::read_to_string(units().join("plasmd.service")).unwrap();
+    let mut allowed = BTreeSet::new();
+    for words in unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("SystemCallFilter="))
+    {
+        match words.strip_prefix('~') {
+            None => allowed.extend(system_calls(words)),
+            Some(words) => {
+                let forbidden = system_calls(words);
+                allowed.retain(|call| !forbidden.contains(call));
+            }
+        }
+    }
+    let tree = Tree::new(&[("stable/x86_64/vmlinuz", &[7; 1 << 20])]);
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace");
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-qq", "-o"])
+        .arg(&trace)
+        .arg(PLASMD)
+        .args(["serve", "-b", "127.0.0.1", "-p", "0", "--tls-port", "0"])
+        .arg("--state-dir")
+        .arg(folder.path())
+        .arg("-a")
+        .arg(tree.root());
+    if rustix::process::geteuid().is_root() {
+        // As the unit starts it: without any capability to give up.
+        let mut owned = Command::new("chown");
+        owned.arg("65534:65534").arg(folder.path());
+        assert!(owned.status().unwrap().success());
+        command.uid(65_534).gid(65_534);
+    }
+    let mut provider = Provider::spawn(command.env("WATCHDOG_USEC", "200000"));
+    for path in [
+        "/manifest.json",
+        "/stable/x86_64/vmlinuz",
+        "/health",
+        "/metrics",
+    ] {
+        assert_eq!(provider.get(path).status, 200, "{path}");
+    }
+    let tracer = format!("/proc/{0}/task/{0}/children", provider.pid());
+    let pid: i32 = fs::read_to_string(tracer).unwrap().trim().parse().unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, Signal::HUP).unwrap();
+    provider.wait_for_log(" reloaded ");
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(provider.wait().code(), Some(0));
+    let trace = fs::read_to_string(trace).unwrap();
+    let used: BTreeSet<&str> = trace
+        .lines()
+        .filter_map(|line| Some(line.split_once(' ')?.1.trim_start().split_once('(')?.0))
+        .filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
+        .collect();
+    assert!(used.contains("landlock_restrict_self") && used.contains("openat2"));
+    let denied: Vec<&&str> = used
+        .iter()
+        .filter(|call| !allowed.contains(**call))
+        .collect();
+    assert!(denied.is_empty(), "{denied:?}");
 }
 
 #[test]
