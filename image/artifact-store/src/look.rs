@@ -96,6 +96,24 @@ impl Folders<'_> {
     }
 }
 
+impl Folders<'_> {
+    /// The one file that is the artifact called `name` although it has no usual name, such as `vmlinuz-6.12`.
+    pub fn find_only(&self, name: &FileName) -> Result<OpenFile, OpenError> {
+        if layout::candidates(name).len() < 2 {
+            return Err(OpenError::NotFound);
+        }
+        let spellings = self.spelled.iter().map(|(spelling, _)| *spelling);
+        let scan = self
+            .store
+            .scan_spelled(self.channel, spellings, self.looking);
+        let only = scan
+            .found
+            .into_iter()
+            .find(|found| found.artifact.as_str() == name.as_str());
+        only.map(|found| found.file).ok_or(OpenError::NotFound)
+    }
+}
+
 impl Seen<'_> {
     /// The name it was found under, which can differ from the one asked for.
     pub fn name(&self) -> &str {

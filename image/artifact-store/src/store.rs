@@ -154,54 +154,39 @@ impl Store {
         name: &FileName,
     ) -> Result<OpenFile, OpenError> {
         let known: Arch = arch.parse().map_err(|_| OpenError::NotFound)?;
-        match self.folders(channel, known, arch).look(name) {
+        let mut folders = self.folders(channel, known, arch);
+        match folders.look(name) {
             Ok(seen) => seen.open(),
-            Err(OpenError::NotFound) => self.find_only(channel, known, arch, name),
+            Err(OpenError::NotFound) => folders.find_only(name),
             Err(error) => Err(error),
         }
     }
 
-    /// The one file that is the artifact called `name` although it has no usual name, such as `vmlinuz-6.12`.
-    fn find_only(
-        &self,
-        channel: &Channel,
-        arch: Arch,
-        asked: &str,
-        name: &FileName,
-    ) -> Result<OpenFile, OpenError> {
-        if layout::candidates(name).len() < 2 {
-            return Err(OpenError::NotFound);
-        }
-        let scan = self.scan_spelled(channel, arch, asked, None);
-        let only = scan
-            .found
-            .into_iter()
-            .find(|found| found.artifact.as_str() == name.as_str());
-        only.map(|found| found.file).ok_or(OpenError::NotFound)
-    }
-
     /// Looks through the folder of `channel` and `arch`. Whatever is wrong with one file leaves the others in place.
     pub fn scan(&self, channel: &Channel, arch: Arch) -> Scan {
-        self.scan_spelled(channel, arch, arch.as_str(), None)
+        self.scan_spelled(channel, layout::spellings(arch, arch.as_str()), None)
     }
 
     /// The same look; the folders and every file that is found are watched before they are looked at.
     ///
     /// [`Folders::watched`] watches the channel's folder, so look for the manifest with it first.
     pub fn scan_watched(&self, channel: &Channel, arch: Arch, looking: &Looking<'_>) -> Scan {
-        self.scan_spelled(channel, arch, arch.as_str(), Some(looking))
+        self.scan_spelled(
+            channel,
+            layout::spellings(arch, arch.as_str()),
+            Some(looking),
+        )
     }
 
-    fn scan_spelled(
+    pub(crate) fn scan_spelled(
         &self,
         channel: &Channel,
-        arch: Arch,
-        asked: &str,
+        spellings: impl IntoIterator<Item = &'static str>,
         looking: Option<&Looking<'_>>,
     ) -> Scan {
         let mut scan = Scan::default();
         let mut claims: BTreeMap<ArtifactName, Vec<Claim>> = BTreeMap::new();
-        for spelling in layout::spellings(arch, asked) {
+        for spelling in spellings {
             let path = layout::folder_path(channel, spelling);
             let listed = beneath::folder(&self.root, &path).and_then(|dir| {
                 if let Some(looking) = looking {

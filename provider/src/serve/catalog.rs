@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use artifact_store::{Depth, Folders, HashError, Identity, OpenFile, Store};
+use artifact_store::{Depth, Folders, HashError, Identity, OpenError, OpenFile, Store};
 use boot_manifest::{Arch, Channel, Digest, FileName, KeyId, Timestamp};
 use bytes::Bytes;
 
@@ -171,16 +171,23 @@ impl Catalog {
             .store
             .folders(&target.channel, target.arch, &target.spelling)
             .watched(&look.looking);
-        let Ok(seen) = folders.look(&target.name) else {
-            return;
+        let (is_same, ready) = match folders.look(&target.name) {
+            Ok(seen) => {
+                let is_same = seen.name() == served.name.as_str();
+                let is_same = is_same && seen.identity() == Some(served.identity);
+                (is_same, self.ready.get(&seen))
+            }
+            Err(OpenError::NotFound) => {
+                let file = folders.find_only(&target.name);
+                let is_same = file.is_ok_and(|file| file.identity() == served.identity);
+                (is_same, None)
+            }
+            Err(_) => return,
         };
-        if seen.identity() != Some(served.identity) || seen.name() != served.name.as_str() {
+        if !is_same {
             return;
         }
-        let content = match self.ready.get(&seen) {
-            Some(ready) => ready.content(),
-            None => content.clone(),
-        };
+        let content = ready.map_or_else(|| content.clone(), |ready| ready.content());
         if self.check(target, served, &mut folders).is_ok() {
             drop(folders);
             self.hand.keep(look, content);

@@ -40,6 +40,15 @@ impl Asking {
         self.ask(path, "")
     }
 
+    /// A counter without labels.
+    pub(crate) fn metric(&mut self, name: &str) -> u64 {
+        let text = self.get("/metrics").text();
+        let line = text
+            .lines()
+            .find(|line| line.split(' ').next() == Some(name));
+        line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
     /// One GET with further fields, each with its line end.
     pub(crate) fn ask(&mut self, path: &str, fields: &str) -> Answer {
         let stream = match &mut self.stream {

@@ -249,6 +249,50 @@ fn every_spelling_of_a_path() {
 }
 
 #[test]
+fn what_was_asked_for_once_is_at_hand() {
+    let large = vec![5; 100_000];
+    let tree = Tree::new(&[
+        ("stable/x86_64/vmlinuz-6.12.9", b"kernel"),
+        ("stable/x86_64/small.bin", b"small"),
+        ("stable/x86_64/large.bin", &large),
+        ("stable/arm64/Image", b"arm"),
+    ]);
+    let provider = Provider::start(tree.root(), &[]);
+    let mut asking = Asking::new(&provider);
+    for (path, is_kept) in [
+        ("/manifest.json", true),
+        ("/stable/x86_64/manifest.json", true),
+        ("/stable/amd64/manifest.json", true),
+        ("/stable/aarch64/manifest.json", true),
+        ("/stable/x86_64/small.bin", true),
+        ("/stable/amd64/small.bin", true),
+        ("//stable/amd64/small.bin", true),
+        ("/stable/x86_64/large.bin", true),
+        ("/stable/x86_64/vmlinuz-6.12.9", true),
+        ("/stable/x86_64/kernel", true),
+        ("/stable/arm64/kernel", true),
+        ("/stable/aarch64/Image", true),
+        ("/stable//x86_64/small.bin", false),
+        ("/stable/x86_64/sm%61ll.bin", false),
+        ("/stable/x86_64/nothing", false),
+        ("/health", false),
+    ] {
+        asking.get(path);
+        let fast = |asking: &mut Asking| asking.metric("plasmd_fast_answers_total");
+        let before = fast(&mut asking);
+        // Looked at again in between at most once or twice, whatever the machine does beside.
+        for _ in 0..20 {
+            asking.get(path);
+        }
+        let kept = fast(&mut asking) - before;
+        assert!(
+            if is_kept { kept >= 10 } else { kept == 0 },
+            "{path}: {kept} of 20"
+        );
+    }
+}
+
+#[test]
 fn a_folder_that_may_be_searched_but_not_read() {
     let tree = Tree::new(&[
         ("stable/x86_64/vmlinuz", b"kernel"),

@@ -102,8 +102,8 @@ fn another_key_while_clients_ask() {
         put(&file, pem);
         provider.signal(Signal::HUP);
         wait_until("the reload", || {
-            let done = metric(&provider, "plasmd_reloads_total");
-            let failed = metric(&provider, "plasmd_reload_failures_total");
+            let done = Asking::new(&provider).metric("plasmd_reloads_total");
+            let failed = Asking::new(&provider).metric("plasmd_reload_failures_total");
             (done + failed == 3 + number as u64).then_some(())
         });
         assert_eq!(provider.get("/manifest.json").body, last);
@@ -118,16 +118,8 @@ fn another_key_while_clients_ask() {
         ("plasmd_hashing_bytes_total", content.len() as u64 + 6),
         ("plasmd_hashing_queue_files", 0),
     ] {
-        assert_eq!(metric(&provider, name), expected, "{name}");
+        assert_eq!(Asking::new(&provider).metric(name), expected, "{name}");
     }
-}
-
-fn metric(provider: &Provider, name: &str) -> u64 {
-    let text = provider.get("/metrics").text();
-    let line = text
-        .lines()
-        .find(|line| line.split(' ').next() == Some(name));
-    line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 #[test]
