@@ -56,6 +56,7 @@ const TEST: &[&str] = &[
     "mtools",
     "openssl",
     "python3",
+    "python3-prometheus-client",
     "python3-venv",
     "squashfs-tools",
     "strace",

@@ -12,8 +12,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::exit::{CommandError, Exit};
 use crate::{
-    completions_cmd, config, discover_cmd, doctor, exit, fetch_cmd, instead, key, man_cmd,
-    manifest_cmd, net, out, serve, stage, status_cmd, tls_cmd, verify_cmd,
+    completions_cmd, config, control, discover_cmd, doctor, exit, fetch_cmd, instead, key, log,
+    man_cmd, manifest_cmd, net, out, serve, stage, status_cmd, tls_cmd, verify_cmd,
 };
 
 /// Phase: serves signed boot images, and boots machines from them.
@@ -39,13 +39,19 @@ struct Tool<A: clap::Args> {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Serve the artifacts of a directory over HTTP
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Ask a running provider
     #[command(subcommand)]
     Provider(status_cmd::Command),
     /// Look at the configuration of `plasmd serve`
     #[command(subcommand)]
     Config(config::cmd::Command),
+    /// Tell the provider on this machine to read keys, certificates and settings again (same as SIGHUP)
+    Reload(control::cmd::ReloadArgs),
+    /// Show or change what the provider on this machine logs
+    LogLevel(control::cmd::LogLevelArgs),
+    /// Show who fetched what from the provider on this machine, and how it ended
+    Clients(control::cmd::ClientsArgs),
     /// Make and look at signing keys
     #[command(subcommand)]
     Key(key::Command),
@@ -172,7 +178,7 @@ fn serve(args: &[OsString]) -> Command {
     match config::parse::<serve::Args>(&serve_command(), &args[2..], &places) {
         Ok((mut parsed, in_force)) => {
             parsed.in_force = in_force;
-            Command::Serve(parsed)
+            Command::Serve(Box::new(parsed))
         }
         Err(config::Failure::Flags(error)) => match instead::answer("plasmd", args, &error) {
             Some(answer) => instead::exit(&answer),
@@ -200,12 +206,26 @@ fn parsed<P: FromArgMatches>(name: &str, args: &[OsString]) -> P {
 }
 
 impl Command {
+    /// What this command logs.
+    pub(crate) fn log_wanted(&self) -> log::Wanted {
+        match self {
+            Self::Serve(args) => args.log_wanted(),
+            other => log::Wanted {
+                filter: other.log_level().to_string(),
+                is_firm: false,
+            },
+        }
+    }
+
     /// How much this command logs when `RUST_LOG` does not say: daemons tell what they do, tools only what is wrong.
-    pub(crate) fn log_level(&self) -> LevelFilter {
+    fn log_level(&self) -> LevelFilter {
         match self {
             Self::Serve(_) | Self::Net(_) | Self::Stage(_) => LevelFilter::INFO,
             Self::Provider(_)
             | Self::Config(_)
+            | Self::Reload(_)
+            | Self::LogLevel(_)
+            | Self::Clients(_)
             | Self::Key(_)
             | Self::Manifest(_)
             | Self::Discover(_)
@@ -224,9 +244,12 @@ impl Command {
     /// Runs the command to its end.
     pub(crate) fn run(self) -> Result<Exit, CommandError> {
         match self {
-            Self::Serve(args) => serve::run(args),
+            Self::Serve(args) => serve::run(*args),
             Self::Provider(command) => status_cmd::run(command),
             Self::Config(command) => config::cmd::run(command),
+            Self::Reload(args) => control::cmd::reload(&args),
+            Self::LogLevel(args) => control::cmd::log_level(&args),
+            Self::Clients(args) => control::cmd::clients(&args),
             Self::Key(command) => key::run(command),
             Self::Manifest(command) => manifest_cmd::run(command),
             Self::Discover(args) => discover_cmd::run(args),

@@ -234,6 +234,8 @@ pub(crate) fn layer(
 /// What is in force for a provider with these arguments.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct InForce {
+    /// The arguments after `serve`, as they were typed.
+    pub(crate) args: Vec<OsString>,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
     /// Every setting.
@@ -255,6 +257,7 @@ pub(crate) fn parse<T: FromArgMatches>(
     let parsed = T::from_arg_matches(&matches)
         .map_err(|error| Failure::Flags(Box::new(error.format(&mut command))))?;
     let in_force = InForce {
+        args: args.to_vec(),
         file: layered.file,
         settings,
     };
@@ -268,6 +271,11 @@ pub(crate) fn settings(
     places: &Places,
 ) -> Result<Vec<Setting>, Failure> {
     parse::<Nothing>(serve, args, places).map(|(_, in_force)| in_force.settings)
+}
+
+/// Reads all places again for the arguments that were typed.
+pub(crate) fn again(serve: &Command, args: &[OsString]) -> Result<InForce, Failure> {
+    parse::<Nothing>(serve, args, &Places::of_this_process()).map(|(_, in_force)| in_force)
 }
 
 /// Why there is no configuration.

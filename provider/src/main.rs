@@ -7,6 +7,7 @@
 mod cli;
 mod completions_cmd;
 mod config;
+mod control;
 mod discover_cmd;
 mod doctor;
 mod exit;
@@ -33,6 +34,6 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let command = cli::parse(std::env::args_os());
-    log::start(command.log_level());
+    log::start(&command.log_wanted());
     exit::finish(command.run())
 }

@@ -4,13 +4,16 @@
 //! needed any more (`confine`), say what is served where (`summary`), serve beside the `chores`, and end (`stopping`). What is served is decided in `catalog`, how it is sent in [`crate::http`]. Nothing is
 //! ever written to the artifacts directory.
 
+mod access_log;
 mod announce;
 mod app;
 mod args;
 mod build;
 mod catalog;
 mod chores;
+mod clients;
 mod confine;
+mod control_routes;
 mod hand;
 mod hashing;
 mod health;
@@ -23,11 +26,14 @@ mod process;
 mod ready;
 mod refusal;
 mod reload;
+mod request_id;
 mod sandbox;
+mod settings;
 mod setup;
 mod signed;
 mod signer;
 mod sockets;
+mod status;
 mod stopping;
 mod summary;
 pub(crate) mod tls;
@@ -38,6 +44,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::control::{self, Listening};
 use crate::exit::{CommandError, Exit};
 use crate::http::server::{self, Bounds};
 use crate::serve::announce::Announcer;
@@ -45,6 +52,7 @@ use crate::serve::app::App;
 pub(crate) use crate::serve::args::{Args, CMDLINE, state_dir};
 use crate::serve::build::{build, processors};
 use crate::serve::chores::{hash_ahead, keep_init_informed};
+use crate::serve::control_routes::Operator;
 use crate::serve::limits::{GOODBYE_MAX, HASHERS_MAX, WORKERS_MIN};
 use crate::serve::notify::Notifier;
 use crate::serve::sockets::{Listener, Scheme, Wanted};
@@ -70,7 +78,12 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         port: args.port,
         tls_port: args.tls.port(),
     })?;
-    let app = build(args, user.as_ref(), &listeners, notifier)?;
+    // The file of the socket is there until the process ends.
+    let (control, note) = build::control(&args)?;
+    let (control, listening) = control.unzip();
+    let app = build(args, user.as_ref(), &listeners, control.as_ref(), notifier)?;
+    let places = u64::try_from(bounds.connections_max).unwrap_or(u64::MAX);
+    metrics::add(&app.metrics.connections_max, places);
     let processors = processors();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(processors.max(WORKERS_MIN))
@@ -79,7 +92,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         .enable_all()
         .build()
         .map_err(|error| CommandError::local(format!("cannot start threads: {error}")))?;
-    let exit = runtime.block_on(serve(Arc::new(app), listeners, bounds));
+    let exit = runtime.block_on(serve(Arc::new(app), listeners, (listening, note), bounds));
     // A hashing that still runs must not hold up the end.
     runtime.shutdown_background();
     exit
@@ -88,6 +101,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
 async fn serve(
     app: Arc<App>,
     listeners: Vec<Listener>,
+    (control, control_note): (Option<Listening>, String),
     bounds: Bounds,
 ) -> Result<Exit, CommandError> {
     let shutdown = shutdown_signal(Arc::clone(&app.notifier))?;
@@ -116,6 +130,11 @@ async fn serve(
         tokio::spawn(reloading),
         tokio::spawn(keep_alive(Arc::clone(&app), bounds)),
     ];
+    tracing::info!("{control_note}");
+    let control = control.map(|socket| {
+        let operator = Arc::new(Operator(Arc::clone(&app)));
+        tokio::spawn(control::serve(socket, operator, Arc::clone(&app.metrics)))
+    });
     let shutdown = async {
         shutdown.await;
         // Nobody listens when nothing is announced.
@@ -129,15 +148,24 @@ async fn serve(
     });
     // Whoever connects from now on is answered: the sockets listen.
     app.notifier.ready("serving");
-    let cut = server::run(listeners.collect(), app, metrics, bounds, shutdown)
-        .await
-        .map_err(|error| CommandError::local(format!("cannot watch the sockets: {error}")))?;
-    for chore in chores {
+    let cut = server::run(
+        listeners.collect(),
+        Arc::clone(&app),
+        metrics,
+        bounds,
+        shutdown,
+    )
+    .await
+    .map_err(|error| CommandError::local(format!("cannot watch the sockets: {error}")))?;
+    for chore in chores.into_iter().chain(control) {
         chore.abort();
     }
     if let Some(announcer) = announcer {
         // It said goodbye while downloads were running; a stuck one is not worth waiting for.
         let _ = tokio::time::timeout(GOODBYE_MAX, announcer).await;
+    }
+    if let Some(log) = &app.access_log {
+        log.finish();
     }
     if cut > 0 {
         tracing::warn!(

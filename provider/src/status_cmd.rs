@@ -20,7 +20,7 @@ use crate::out::{self, printable};
 /// wait for hashing.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// Bytes of one answer: a manifest is the largest, and has at most this many.
+/// Bytes of one answer: a manifest is the largest but for a state with many clients, and has at most this many.
 const ANSWER_SIZE_MAX: usize = boot_manifest::MANIFEST_SIZE_MAX;
 
 /// The subcommands.
@@ -166,12 +166,7 @@ fn show_status(status: &Value) {
     out::line(format_args!("uptime     {} s", text("/uptime_seconds")));
     out::line(format_args!("health     {}", text("/health/status")));
     for (label, list) in [("problem", "/health/problems"), ("note", "/health/notes")] {
-        for line in status
-            .pointer(list)
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
+        for line in members(status, list) {
             out::line(format_args!("{label:<10} {}", shown(line)));
         }
     }
@@ -183,8 +178,89 @@ fn show_status(status: &Value) {
         "bytes      {}",
         text("/metrics/bytes_served_total")
     ));
+    out::line(format_args!(
+        "open       {} connections",
+        text("/metrics/connections_open")
+    ));
+    let refusals = status
+        .pointer("/metrics/refusals")
+        .and_then(Value::as_object);
+    for (reason, count) in refusals.into_iter().flatten() {
+        let reason = printable(reason);
+        out::line(format_args!("refused    {} times: {reason}", shown(count)));
+    }
     out::line(format_args!("mdns       {}", text("/mdns")));
     out::line(format_args!("dht        {}", text("/dht")));
+    for artifact in members(status, "/artifacts") {
+        out::line(format_args!(
+            "artifact   {:<12} {:>12} bytes, {} times downloaded  {}",
+            shown(&artifact["artifact"]),
+            shown(&artifact["size_bytes"]),
+            shown(&artifact["downloads_total"]),
+            match &artifact["hash"] {
+                Value::Null => "not hashed yet".to_owned(),
+                hash => shown(hash),
+            },
+        ));
+    }
+    if status.get("clients").is_some() {
+        show_clients(&status["clients"]);
+    }
+}
+
+fn members<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
+    let list = value.pointer(pointer).and_then(Value::as_array);
+    list.into_iter().flatten()
+}
+
+/// Each client with what it fetched last, and how that ended: the last client last, where the prompt is.
+pub(crate) fn show_clients(clients: &Value) {
+    let clients: Vec<&Value> = members(clients, "").collect();
+    for client in clients.into_iter().rev() {
+        let agent = match &client["agent"] {
+            Value::Null => String::new(),
+            agent => format!(", {}", shown(agent)),
+        };
+        out::line(format_args!(
+            "client     {} ({} requests, {} bytes, last at {}{agent})",
+            shown(&client["address"]),
+            shown(&client["requests"]),
+            shown(&client["bytes"]),
+            shown(&client["last"]),
+        ));
+        for fetch in members(client, "/fetches") {
+            out::line(format_args!("           {}", fetched(fetch)));
+        }
+    }
+}
+
+/// What became of one kind of answer, as a sentence.
+fn fetched(fetch: &Value) -> String {
+    let path = shown(&fetch["path"]);
+    let number = |name: &str| fetch[name].as_u64().unwrap_or_default();
+    let (bytes, promised) = (number("bytes"), number("bytes_promised"));
+    let ending = match fetch["ending"].as_str() {
+        Some("complete") => format!("{bytes} bytes in {} ms", number("millis")),
+        Some("broken") => format!("BROKEN OFF after {bytes} of {promised} bytes"),
+        Some("not-modified") => "had it already".to_owned(),
+        Some("refused") => match &fetch["reason"] {
+            Value::Null => format!("REFUSED with {}", shown(&fetch["status"])),
+            reason => format!(
+                "REFUSED with {}: {}",
+                shown(&fetch["status"]),
+                shown(reason)
+            ),
+        },
+        _ => shown(&fetch["ending"]),
+    };
+    let id = match &fetch["request_id"] {
+        Value::Null => String::new(),
+        id => format!(" (request {})", shown(id)),
+    };
+    match number("count") {
+        0 | 1 => format!("{path}: {ending}{id}"),
+        count => format!("{path}: {ending}, {count} times{id}"),
+    }
 }
 
 fn show_artifacts(manifest: &Value) {
@@ -238,7 +314,7 @@ fn key_ids(manifest: &Value) -> Vec<String> {
 }
 
 /// A value as text that cannot steer a terminal.
-fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::Null => "unknown".to_owned(),
         Value::String(text) => printable(text),
@@ -255,5 +331,26 @@ mod tests {
         assert_eq!(shown(&Value::from("a\u{1b}[2Jb\n")), "a?[2Jb?");
         assert_eq!(shown(&Value::Null), "unknown");
         assert_eq!(shown(&Value::from(12)), "12");
+    }
+
+    #[test]
+    fn how_an_answer_ended_is_a_sentence() {
+        let fetch = |ending: &str, count: u64| {
+            serde_json::json!({
+                "path": "/a", "ending": ending, "count": count, "bytes": 5, "bytes_promised": 9, "millis": 3,
+                "status": 404, "reason": "not-found",
+            })
+        };
+        assert_eq!(fetched(&fetch("complete", 1)), "/a: 5 bytes in 3 ms");
+        assert_eq!(
+            fetched(&fetch("broken", 2)),
+            "/a: BROKEN OFF after 5 of 9 bytes, 2 times"
+        );
+        assert_eq!(
+            fetched(&fetch("refused", 1)),
+            "/a: REFUSED with 404: not-found"
+        );
+        let odd = serde_json::json!({"ending": "\u{1b}[2J"});
+        assert_eq!(fetched(&odd), "unknown: ?[2J");
     }
 }

@@ -279,7 +279,7 @@ impl<'a> Fields<'a> {
                 }
             }
             17 if is(b"transfer-encoding") => self.transfer = self.transfer.with(value),
-            7 | 8 | 13 | 16 | 17 | 19 | 20 => {
+            7 | 8 | 12 | 13 | 16 | 17 | 19 | 20 => {
                 self.is_special |= SPECIAL.iter().any(|name| is(name))
             }
             _ => {}
@@ -346,7 +346,7 @@ impl Transfer {
 }
 
 /// Fields that can change an answer to a GET; `Range` is looked at by itself.
-const SPECIAL: [&[u8]; 9] = [
+const SPECIAL: [&[u8]; 10] = [
     b"upgrade",
     b"if-match",
     b"if-range",
@@ -356,6 +356,7 @@ const SPECIAL: [&[u8]; 9] = [
     b"want-repr-digest",
     b"want-content-digest",
     b"trailer",
+    b"x-request-id",
 ];
 
 /// One plain number (RFC 9112, 6.3: several, signs and spaces are how lengths are disagreed about).

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::Method;
 
+use crate::serve::metrics::Reason;
+
 /// An answer, once its last byte was taken by the kernel or its connection ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Answered<'a> {
@@ -46,6 +48,11 @@ impl Answered<'_> {
     }
 }
 
-/// The id of a request. The handler puts it into the extensions of the answer.
+/// The id of a request, and why it was refused if it was. The handler puts it into the extensions of the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RequestId(pub(crate) String);
+pub(crate) struct RequestId {
+    /// The id.
+    pub(crate) id: String,
+    /// Why nothing was given.
+    pub(crate) refused: Option<Reason>,
+}

@@ -130,7 +130,7 @@ pub(crate) fn suit(asked: &HeaderMap, response: &mut Response<Body>) {
         "status": status.as_u16(),
         "detail": detail,
     });
-    if let Some(RequestId(id)) = response.extensions().get() {
+    if let Some(RequestId { id, .. }) = response.extensions().get() {
         problem["instance"] = json!(id);
     }
     let bytes = Bytes::from(format!("{problem}\n"));
@@ -164,7 +164,10 @@ mod tests {
 
         asked.insert(http::header::ACCEPT, "application/json".parse().unwrap());
         let mut response = text(StatusCode::NOT_FOUND, "\"x\": not found");
-        response.extensions_mut().insert(RequestId("r1".into()));
+        response.extensions_mut().insert(RequestId {
+            id: "r1".into(),
+            refused: None,
+        });
         suit(&asked, &mut response);
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
         let length = response.headers()[CONTENT_LENGTH]

@@ -185,7 +185,7 @@ impl<H: Handler> Acceptor<H> {
                 }
                 Err(error) if is_about_one_client(&error) => {}
                 Err(error) => {
-                    metrics::add(&self.metrics.accept_failures_total, 1);
+                    self.metrics.accept_failed();
                     self.warn(&format!(
                         "cannot accept connections for the moment: {error}"
                     ));

@@ -1,4 +1,5 @@
-//! From a request to an answer. Decides nothing about content: that is [`catalog`](crate::serve::catalog).
+//! From a request to an answer. Decides nothing about content: that is [`catalog`](crate::serve::catalog); what it says about
+//! itself is in [`status`](crate::serve::status).
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +9,6 @@ use boot_manifest::handoff::Report;
 use boot_manifest::{Arch, Channel, TrustRoot};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use serde_json::json;
 
 use crate::config::InForce;
 use crate::http::answered::Answered;
@@ -18,21 +18,19 @@ use crate::http::respond::{self, Content};
 use crate::http::server::Handler;
 use crate::http::target::{self, ArtifactTarget, Target};
 use crate::init_link::InitLink;
+use crate::serve::access_log::AccessLog;
 use crate::serve::announce::Announcement;
 use crate::serve::catalog::Catalog;
-use crate::serve::health;
+use crate::serve::clients::Clients;
 use crate::serve::limits::REPORTS_PER_SECOND_MAX;
-use crate::serve::metrics::text::{self, Beside};
-use crate::serve::metrics::{Metrics, Reason, add, get, process};
+use crate::serve::metrics::{Metrics, Reason, add};
 use crate::serve::notify::Notifier;
 use crate::serve::process::Process;
 use crate::serve::refusal::Refusal;
 use crate::serve::reload::Reloads;
+use crate::serve::request_id::{self, RequestIds};
 use crate::serve::tls::Certificates;
 
-/// Name and version as `/` and `/status` show them.
-const NAME: &str = "plasmd-provider";
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// There is no distributed hash table in this version; nobody is left to believe otherwise.
 pub(crate) const DHT: &str = "not in this version";
 
@@ -45,11 +43,21 @@ pub(crate) struct App {
     /// The architecture of `/manifest.json`.
     pub(crate) arch: Arch,
     /// The configuration.
-    pub(crate) in_force: InForce,
+    pub(crate) in_force: Arc<Mutex<InForce>>,
     /// Whose manifests are believed, for `/health`.
     pub(crate) trust_root: Option<TrustRoot>,
     /// What is counted.
     pub(crate) metrics: Arc<Metrics>,
+    /// Who fetched what.
+    pub(crate) clients: Clients,
+    /// Where each answer is logged.
+    pub(crate) access_log: Option<Arc<AccessLog>>,
+    /// Makes ids for requests.
+    pub(crate) request_ids: RequestIds,
+    /// Whether `/status` names clients to this machine only.
+    pub(crate) hide_clients: bool,
+    /// Files of the default folder that could not be hashed, and why.
+    pub(crate) unhashable: Mutex<Vec<String>>,
     /// When serving began.
     pub(crate) started: Instant,
     /// The same by the clock of the machine.
@@ -71,16 +79,17 @@ pub(crate) struct App {
 }
 
 impl Handler for App {
-    async fn handle(&self, _client: IpAddr, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, client: IpAddr, request: Request<Incoming>) -> Response<Body> {
         let (method, path) = (request.method(), request.uri().path());
         let mut response = match refuse::expectation(&request) {
-            Some(response) => {
-                self.metrics.refused(Reason::Expectation);
-                response
-            }
-            None => self.answer(method, path, request.headers()).await,
+            Some(response) => self.refuse(Reason::Expectation, response),
+            None => self.answer(client, method, path, request.headers()).await,
         };
+        let refused = response.extensions().get::<Reason>().copied();
         refuse::close_unread(&request, &mut response);
+        let asked = request_id::of(request.headers());
+        self.request_ids.put(asked, refused, &mut response);
+        // Names the id.
         refuse::suit(request.headers(), &mut response);
         response
     }
@@ -103,26 +112,40 @@ impl Handler for App {
             &self.metrics.fast_answers_total,
             u64::from(answered.is_fast),
         );
+        let is_whole = answered.is_whole() && *method == Method::GET;
         self.metrics
             .artifacts
-            .answered(path, status, sent, answered.is_whole());
+            .answered(path, status, sent, is_whole);
         tracing::debug!(
             client = %client, method = %method, path, status, bytes = sent,
             micros = answered.took.as_micros() as u64, agent = shown(answered.agent), referer = shown(answered.referer),
-            id = answered.request_id.map(|id| id.0.as_str()), fast = answered.is_fast, "request"
+            id = answered.request_id.map(|id| id.id.as_str()), fast = answered.is_fast, "request"
         );
+        self.clients.answered(answered, SystemTime::now());
+        if let Some(log) = &self.access_log {
+            match answered.request_id {
+                Some(id) => log.answered(answered, &id.id),
+                None => log.answered(answered, &self.request_ids.make()),
+            }
+        }
         self.report(client, Instant::now(), method, path, status, sent);
     }
 }
 
 impl App {
-    async fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response<Body> {
+    async fn answer(
+        &self,
+        client: IpAddr,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Response<Body> {
         if method != Method::GET && method != Method::HEAD {
             let response = refuse::method(method);
-            if !response.status().is_success() {
-                self.metrics.refused(Reason::Method);
+            if response.status().is_success() {
+                return response;
             }
-            return response;
+            return self.refuse(Reason::Method, response);
         }
         if let Some(content) = self.catalog.at_hand(path) {
             return self.content(method, headers, content);
@@ -130,7 +153,7 @@ impl App {
         match target::parse(path) {
             Target::Root => respond::json(StatusCode::OK, &self.identity()),
             Target::Health => self.health(),
-            Target::Status => self.status(),
+            Target::Status => self.status(client),
             Target::Metrics => self.show_metrics(),
             Target::DefaultManifest => {
                 let folder = (&self.channel, self.arch);
@@ -141,15 +164,15 @@ impl App {
             }
             Target::Artifact(target) => self.artifact(method, headers, path, &target).await,
             Target::Unknown => {
-                self.metrics.refused(Reason::NotFound);
-                refuse::text(
+                let answer = refuse::text(
                     StatusCode::NOT_FOUND,
                     "nothing is served under this path: /manifest.json names what is",
-                )
+                );
+                self.refuse(Reason::NotFound, answer)
             }
             Target::Refused(reason) => {
-                self.metrics.refused(Reason::BadTarget);
-                refuse::text(StatusCode::BAD_REQUEST, reason)
+                let answer = refuse::text(StatusCode::BAD_REQUEST, reason);
+                self.refuse(Reason::BadTarget, answer)
             }
         }
     }
@@ -184,94 +207,21 @@ impl App {
     fn content(&self, method: &Method, headers: &HeaderMap, content: Content) -> Response<Body> {
         let response = respond::content(method, headers, content);
         match response.status() {
-            StatusCode::PRECONDITION_FAILED => self.metrics.refused(Reason::Precondition),
-            StatusCode::RANGE_NOT_SATISFIABLE => self.metrics.refused(Reason::Range),
-            _ => {}
+            StatusCode::PRECONDITION_FAILED => self.refuse(Reason::Precondition, response),
+            StatusCode::RANGE_NOT_SATISFIABLE => self.refuse(Reason::Range, response),
+            _ => response,
         }
-        response
+    }
+
+    /// Counts a refusal, and leaves its reason in the answer for the logs.
+    fn refuse(&self, reason: Reason, mut answer: Response<Body>) -> Response<Body> {
+        self.metrics.refused(reason);
+        answer.extensions_mut().insert(reason);
+        answer
     }
 
     fn refused(&self, refusal: &Refusal) -> Response<Body> {
-        self.metrics.refused(refusal.reason());
-        refused(refusal)
-    }
-
-    /// Cheap enough to be asked every second: files are looked at, never read.
-    fn show_metrics(&self) -> Response<Body> {
-        let health = self.check();
-        let beside = Beside {
-            version: VERSION,
-            started: self.started_at,
-            hashing_passes_total: self.catalog.store().hashes().passes_total(),
-            checks: health.checks.named().to_vec(),
-            manifest_expires: health.manifest_expires,
-            process: process::look(),
-        };
-        respond::page(text::MEDIA_TYPE, text::page(&self.metrics, &beside))
-    }
-
-    fn identity(&self) -> serde_json::Value {
-        json!({
-            "name": NAME,
-            "version": VERSION,
-            "channel": self.channel,
-            "arch": self.arch,
-            "uptime_seconds": self.started.elapsed().as_secs(),
-        })
-    }
-
-    fn check(&self) -> health::Health {
-        health::check(
-            &self.catalog,
-            &self.channel,
-            self.arch,
-            self.trust_root.as_ref(),
-        )
-    }
-
-    fn health(&self) -> Response<Body> {
-        let health = self.check();
-        let status = if health.is_good() {
-            StatusCode::OK
-        } else {
-            StatusCode::SERVICE_UNAVAILABLE
-        };
-        respond::json(status, &health)
-    }
-
-    /// Always 200: that there is an answer is the point, what is wrong stands in it.
-    fn status(&self) -> Response<Body> {
-        let health = self.check();
-        let mut status = self.identity();
-        status["health"] = json!({
-            "status": health.status,
-            // Older clients read the checks here, newer ones below.
-            "artifacts_readable": health.checks.artifacts_readable,
-            "disk_space_ok": health.checks.disk_space_ok,
-            "checks": health.checks,
-            "artifacts": health.artifacts,
-            "problems": health.problems,
-            "notes": health.notes,
-        });
-        status["metrics"] = json!({
-            // This request is answered when it is read.
-            "requests_total": self.metrics.requests_total() + 1,
-            "bytes_served_total": get(&self.metrics.body_bytes_total),
-            "connections_total": get(&self.metrics.connections_total),
-            "connections_open": get(&self.metrics.connections_open),
-            "files_hashed_total": self.catalog.store().hashes().passes_total(),
-            "accept_failures_total": get(&self.metrics.accept_failures_total),
-        });
-        status["signing_key_id"] = json!(
-            self.catalog
-                .signer()
-                .map(|signer| signer.key.public().key_id().to_string())
-        );
-        status["process"] = self.process.facts();
-        status["tls"] = json!(self.certificates.as_ref().map(|own| own.shown()));
-        status["dht"] = json!(DHT);
-        status["mdns"] = json!(self.announcement.state());
-        respond::json(StatusCode::OK, &status)
+        self.refuse(refusal.reason(), refused(refusal))
     }
 
     /// Tells init about a request that came at `now`, a few times a second at most.

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use boot_manifest::{Arch, Channel};
 
-use crate::config::InForce;
+use crate::config::{InForce, Source};
 use crate::http::limits::{CONNECTIONS_LIMIT, CONNECTIONS_MAX, DRAIN_MAX};
+use crate::log;
+use crate::serve::access_log;
 use crate::serve::limits::{DRAIN_SECONDS_LIMIT, VALID_DAYS};
 use crate::serve::sandbox::Mode;
 
@@ -65,6 +67,8 @@ pub(crate) struct Args {
     pub(super) connections: ConnectionArgs,
     #[command(flatten)]
     pub(super) ending: EndingArgs,
+    #[command(flatten)]
+    pub(super) watching: WatchingArgs,
     /// Run as a role of the appliance: init is told what happens
     #[arg(long, hide = true)]
     pub(super) appliance: bool,
@@ -150,6 +154,51 @@ pub(super) struct EndingArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = DRAIN_MAX.as_secs(),
           value_parser = clap::value_parser!(u64).range(0..=DRAIN_SECONDS_LIMIT))]
     pub(super) drain_max: u64,
+}
+
+/// What an operator sees of it.
+#[derive(clap::Args)]
+pub(super) struct WatchingArgs {
+    /// What is logged: error, warn, info, debug, trace, off, or a list like info,plasmd::serve=debug
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_filter)]
+    pub(super) log_level: String,
+    /// Write a line for each answer to this file, or to stdout (-); SIGHUP opens it again
+    #[arg(long, value_name = "FILE")]
+    pub(super) access_log: Option<PathBuf>,
+    /// How such a line looks
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "combined",
+        requires = "access_log"
+    )]
+    pub(super) access_log_format: access_log::Format,
+    /// Show in /status who fetched what to this machine only
+    #[arg(long)]
+    pub(super) hide_clients: bool,
+    /// The socket for `plasmd reload`, `log-level` and `clients`, or off [default: /run/plasmd/control.sock, if possible]
+    #[arg(long, value_name = "PATH")]
+    pub(super) control_socket: Option<PathBuf>,
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    log::parse(text).map(|_| text.to_owned())
+}
+
+impl Args {
+    /// What to log before anything else is done.
+    pub(crate) fn log_wanted(&self) -> log::Wanted {
+        // `RUST_LOG` is older than this setting, and as strong as the file.
+        let is_firm = self.in_force.settings.iter().any(|setting| {
+            setting.key == "log_level"
+                && matches!(setting.source, Source::Flag | Source::Environment(_))
+        });
+        log::Wanted {
+            filter: self.watching.log_level.clone(),
+            is_firm,
+        }
+    }
 }
 
 /// What a manifest signed here says besides the files.

@@ -1,19 +1,22 @@
 //! From arguments to the parts of the provider. Every file that a flag names is read here, and no other; then the process
 //! gives up what it does not need any more. Nothing runs yet.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use artifact_store::{MANIFEST_FILE, Store};
 use boot_manifest::TrustRoot;
 
+use crate::control::{DEFAULT_SOCKET, Listening, Socket};
 use crate::exit::CommandError;
 use crate::init_link::InitLink;
+use crate::serve::access_log::{self, AccessLog};
 use crate::serve::announce::Announcement;
 use crate::serve::app::App;
 use crate::serve::args::Args;
 use crate::serve::catalog::{Catalog, Parts};
+use crate::serve::clients::Clients;
 use crate::serve::confine;
 use crate::serve::hashing::Hashing;
 use crate::serve::limits::HASHERS_MAX;
@@ -22,6 +25,8 @@ use crate::serve::notify::{self, Notifier};
 use crate::serve::privileges::User;
 use crate::serve::process::Process;
 use crate::serve::reload::{Outcome, Reloads};
+use crate::serve::request_id::RequestIds;
+use crate::serve::settings;
 use crate::serve::setup::{KeyFile, no_store, read_trust_root};
 use crate::serve::signer::Signing;
 use crate::serve::sockets::{self, Listener, Scheme};
@@ -33,6 +38,7 @@ pub(super) fn build(
     args: Args,
     user: Option<&User>,
     listeners: &[Listener],
+    control: Option<&Socket>,
     notifier: Arc<Notifier>,
 ) -> Result<App, CommandError> {
     let store = Store::open(&args.artifacts).map_err(|error| no_store(&args.artifacts, error))?;
@@ -46,6 +52,7 @@ pub(super) fn build(
     let mut files: Vec<PathBuf> = [&args.key, &args.trust_root]
         .into_iter()
         .flatten()
+        .chain(&args.in_force.file)
         .cloned()
         .collect();
     let key_file = args.key.map(|path| KeyFile {
@@ -103,8 +110,29 @@ pub(super) fn build(
         let port = process.question_address().map(|address| address.port());
         plan.connect.extend(port);
     }
+    let watching = args.watching;
+    confine::watched(
+        &mut plan,
+        watching.access_log.as_deref(),
+        control.map(Socket::path),
+    );
     let confinement = confine::confine(&args.confine, user, &plan, state)?;
     process.confinement = (args.confine.sandbox, confinement);
+    // Opened as the user that has to open it again, and in the sandbox.
+    let access_log = match &watching.access_log {
+        Some(path) => Some(open_log(path, watching.access_log_format, &metrics)?),
+        None => None,
+    };
+    if let Some(log) = &access_log {
+        let log = Arc::clone(log);
+        reloads.add("access log", move || {
+            log.reopen().map_err(|error| error.to_string())?;
+            Ok(Outcome::Changed)
+        });
+    }
+    let in_force = Arc::new(Mutex::new(args.in_force));
+    let reloaded = Arc::clone(&in_force);
+    reloads.add("settings", move || settings::reload(&reloaded));
     Ok(App {
         certificates,
         reloads: Arc::new(reloads),
@@ -113,15 +141,53 @@ pub(super) fn build(
         catalog,
         channel: args.channel,
         arch: args.arch,
-        in_force: args.in_force,
+        in_force,
         trust_root,
         metrics,
+        clients: Clients::default(),
+        access_log,
+        request_ids: RequestIds::new(),
+        hide_clients: watching.hide_clients,
+        unhashable: Mutex::default(),
         started: Instant::now(),
         started_at: SystemTime::now(),
         announcement: Arc::new(announcement),
         init: Arc::new(init),
         reports: Mutex::new((Instant::now(), 0)),
     })
+}
+
+fn open_log(
+    path: &Path,
+    format: access_log::Format,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<AccessLog>, CommandError> {
+    let log = AccessLog::open(path, format, Arc::clone(metrics)).map_err(|error| {
+        CommandError::local(format!("access log {}: {error}", path.display()))
+            .hint("name a file in a folder that this user may write")
+    })?;
+    Ok(Arc::new(log))
+}
+
+/// The control socket, and what became of it in words. Somebody who named none need not have one.
+pub(super) fn control(args: &Args) -> Result<(Option<(Socket, Listening)>, String), CommandError> {
+    let named = args.watching.control_socket.as_deref();
+    if args.appliance || named == Some(Path::new("off")) {
+        return Ok((None, "no control socket is wanted".to_owned()));
+    }
+    let path = named.unwrap_or(Path::new(DEFAULT_SOCKET));
+    match (Socket::bind(path), named) {
+        (Ok(bound), _) => {
+            let note = format!("controlled at {}", path.display());
+            Ok((Some(bound), note))
+        }
+        (Err(error), None) => {
+            let note = format!("no control socket: {error}; --control-socket names another place");
+            Ok((None, note))
+        }
+        (Err(error), Some(_)) => Err(CommandError::local(format!("control socket {error}"))
+            .hint("name another with --control-socket PATH, or `off`")),
+    }
 }
 
 /// How many processors this process may use.

@@ -11,6 +11,7 @@ use crate::http::target::ArtifactTarget;
 use crate::serve::app::App;
 use crate::serve::health;
 use crate::serve::limits::LOOK_PERIOD;
+use crate::serve::refusal::Refusal;
 use crate::serve::sockets::Scheme;
 
 /// Hashes what lies in the default folder before anybody asks, now and whenever it changes, so that `/health` knows and no
@@ -26,16 +27,26 @@ pub(super) async fn hash_ahead(app: Arc<App>) {
         for target in health::unhashed(&app.catalog, &app.channel, app.arch) {
             tasks.spawn(hash_one(Arc::clone(&app), target));
         }
-        while tasks.join_next().await.is_some() {}
+        let mut unhashable = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            unhashable.extend(done.ok().flatten());
+        }
+        app.set_unhashable(unhashable);
     }
 }
 
-async fn hash_one(app: Arc<App>, target: ArtifactTarget) {
+/// What stands in the way, when the file cannot be read.
+async fn hash_one(app: Arc<App>, target: ArtifactTarget) -> Option<String> {
     let started = Instant::now();
     // Refusals are logged where they are found, and stand in /health.
-    let served = app.catalog.artifact(&target, None).await.is_ok();
+    let outcome = app.catalog.artifact(&target, None).await;
+    let served = outcome.is_ok();
     let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::debug!(file = %target.name, served, millis, "hashed ahead");
+    match outcome {
+        Err(refusal @ Refusal::Unreadable(..)) => Some(refusal.to_string()),
+        _ => None,
+    }
 }
 
 /// Tells init that the role works and where it can be reached, again whenever the addresses change.

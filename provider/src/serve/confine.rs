@@ -42,6 +42,21 @@ pub(super) fn plan(artifacts: &Path, files: &[PathBuf], state: Option<&Path>) ->
     }
 }
 
+/// Adds what watching the provider needs: the access log is opened again after it was renamed away, and the control socket
+/// is taken away at the end.
+pub(super) fn watched(plan: &mut Plan, access_log: Option<&Path>, control: Option<&Path>) {
+    for file in [access_log, control].into_iter().flatten() {
+        match file.parent() {
+            // Standard output has no file, and a device is not renamed.
+            _ if file == Path::new("-") => {}
+            _ if file.starts_with("/dev") => plan.write.push(file.to_owned()),
+            Some(folder) if folder.as_os_str().is_empty() => plan.write.push(PathBuf::from(".")),
+            Some(folder) => plan.write.push(folder.to_owned()),
+            None => {}
+        }
+    }
+}
+
 /// Where a file is found when it is read again: careful people replace files, so it is another file in the same folder,
 /// and the folder may be full of links into another one.
 fn places(file: &Path) -> Vec<PathBuf> {

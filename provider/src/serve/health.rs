@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::http::target::ArtifactTarget;
 use crate::serve::catalog::{Catalog, now};
-use crate::serve::limits::DISK_FREE_MIN;
+use crate::serve::limits::{ACCEPT_FAILURE_MEMORY, DISK_FREE_MIN};
+use crate::serve::metrics::{Metrics, get};
 use crate::serve::signed::SignedFile;
 
 /// The outcome, as `/health` shows it.
@@ -37,15 +38,21 @@ pub(crate) struct Checks {
     pub(crate) disk_space_ok: bool,
     /// The signed manifest can be read and, when a trust root is known, verifies.
     pub(crate) manifest_ok: bool,
+    /// Every artifact of the folder could be hashed, or will be.
+    pub(crate) hashes_ok: bool,
+    /// New clients are accepted: there are places, descriptors and memory for them.
+    pub(crate) listener_ok: bool,
 }
 
 impl Checks {
     /// Each check with its name.
-    pub(crate) fn named(&self) -> [(&'static str, bool); 3] {
+    pub(crate) fn named(&self) -> [(&'static str, bool); 5] {
         [
             ("artifacts_readable", self.artifacts_readable),
             ("disk_space_ok", self.disk_space_ok),
             ("manifest_ok", self.manifest_ok),
+            ("hashes_ok", self.hashes_ok),
+            ("listener_ok", self.listener_ok),
         ]
     }
 }
@@ -53,17 +60,36 @@ impl Checks {
 impl Health {
     /// Whether all checks passed.
     pub(crate) fn is_good(&self) -> bool {
-        self.checks.artifacts_readable && self.checks.disk_space_ok && self.checks.manifest_ok
+        self.checks.named().iter().all(|(_, is_good)| *is_good)
     }
 }
 
-/// Looks at the folder of `channel` and `arch` and at the file system.
-pub(crate) fn check(
-    catalog: &Catalog,
-    channel: &Channel,
-    arch: Arch,
-    root: Option<&TrustRoot>,
-) -> Health {
+/// What is looked at.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    /// What is served.
+    pub(crate) catalog: &'a Catalog,
+    /// The channel that has to work.
+    pub(crate) channel: &'a Channel,
+    /// Its architecture.
+    pub(crate) arch: Arch,
+    /// Whose manifests are believed.
+    pub(crate) root: Option<&'a TrustRoot>,
+    /// How accepting goes.
+    pub(crate) metrics: &'a Metrics,
+    /// Files that could not be hashed, and why.
+    pub(crate) unhashable: &'a [String],
+}
+
+/// Looks at the folder, at the file system and at the listening sockets.
+pub(crate) fn check(subject: Subject<'_>) -> Health {
+    let Subject {
+        catalog,
+        channel,
+        arch,
+        root,
+        ..
+    } = subject;
     let mut problems = Vec::new();
     let mut notes = Vec::new();
     let scan = catalog.store().scan(channel, arch);
@@ -106,10 +132,15 @@ pub(crate) fn check(
         }
     };
     let disk_space_ok = disk_space_ok(catalog, &mut problems);
+    let hashes_ok = subject.unhashable.is_empty();
+    problems.extend_from_slice(subject.unhashable);
+    let listener_ok = listener_ok(subject.metrics, &mut problems);
     let checks = Checks {
         artifacts_readable,
         disk_space_ok,
         manifest_ok,
+        hashes_ok,
+        listener_ok,
     };
     let artifacts = scan.found.len();
     let mut health = Health {
@@ -198,6 +229,30 @@ fn check_signed(
     }
 }
 
+/// Whether accepting worked lately. A process that hangs altogether does not answer at all.
+fn listener_ok(metrics: &Metrics, problems: &mut Vec<String>) -> bool {
+    let failed = metrics
+        .last_accept_failure()
+        .filter(|ago| *ago < ACCEPT_FAILURE_MEMORY);
+    if let Some(ago) = failed {
+        let seconds = ago.as_secs();
+        problems.push(format!(
+            "new clients could not be accepted {seconds} s ago, for want of descriptors or memory"
+        ));
+    }
+    let (open, places) = (
+        get(&metrics.connections_open),
+        get(&metrics.connections_max),
+    );
+    let is_full = places > 0 && open >= places;
+    if is_full {
+        problems.push(format!(
+            "all {places} places for connections are taken; new clients wait"
+        ));
+    }
+    failed.is_none() && !is_full
+}
+
 /// Free space matters only where somebody can put a release: not on read-only media, and in memory the size is chosen.
 fn disk_space_ok(catalog: &Catalog, problems: &mut Vec<String>) -> bool {
     let folder = catalog.store().root();
@@ -247,6 +302,23 @@ pub(crate) fn unhashed(catalog: &Catalog, channel: &Channel, arch: Arch) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::metrics::add;
+
+    #[test]
+    fn a_listener_that_fails_or_is_full_is_not_good() {
+        let metrics = Metrics::default();
+        let mut problems = Vec::new();
+        assert!(listener_ok(&metrics, &mut problems));
+        metrics.accept_failed();
+        assert!(!listener_ok(&metrics, &mut problems));
+        let metrics = Metrics::default();
+        add(&metrics.connections_max, 2);
+        add(&metrics.connections_open, 1);
+        assert!(listener_ok(&metrics, &mut problems));
+        add(&metrics.connections_open, 1);
+        assert!(!listener_ok(&metrics, &mut problems));
+        assert_eq!(problems.len(), 2, "{problems:?}");
+    }
 
     #[test]
     fn space_counts_where_releases_can_be_put() {

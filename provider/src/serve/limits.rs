@@ -68,3 +68,36 @@ pub(crate) const PEM_SIZE_MAX: usize = 256 * 1024;
 
 /// Names and addresses in a certificate that is made here. Firmware reads certificates into small buffers.
 pub(crate) const NAMES_MAX: usize = 64;
+
+/// Lines of the access log that wait to be written: 1 MiB of usual ones, a second of a busy provider's.
+pub(crate) const LOG_QUEUE_MAX: usize = 4_096;
+
+/// Bytes of the access log that are written with one call.
+pub(crate) const LOG_BATCH_SIZE: usize = 64 * 1024;
+
+/// Bytes of a target in the access log. Ours have less than 200.
+pub(crate) const LOG_TARGET_MAX: usize = 1_024;
+
+/// Bytes of another field in the access log.
+pub(crate) const LOG_FIELD_MAX: usize = 256;
+
+/// Time for the last lines of the access log when the process ends.
+pub(crate) const LOG_GOODBYE_MAX: Duration = Duration::from_secs(2);
+
+/// Clients that are remembered; the one that was quiet for longest makes room. A rack has 48 machines.
+pub(crate) const CLIENTS_KEPT_MAX: usize = 256;
+
+/// Answers that are remembered of each client: a boot is a manifest and three artifacts.
+pub(crate) const FETCHES_KEPT_MAX: usize = 8;
+
+/// Bytes of a path or a User-Agent that are remembered: with the two numbers above at most 700 KiB.
+pub(crate) const REMEMBERED_TEXT_MAX: usize = 200;
+
+/// Bytes of a request id that is taken from a client. A UUID has 36.
+pub(crate) const REQUEST_ID_MAX: usize = 64;
+
+/// Clients shown in `/status`: a screenful and some more. The control socket shows all that are remembered.
+pub(crate) const CLIENTS_SHOWN_MAX: usize = 32;
+
+/// How long `/health` remembers that accepting failed: longer than the period at which monitoring asks.
+pub(crate) const ACCEPT_FAILURE_MEMORY: Duration = Duration::from_secs(30);

@@ -15,7 +15,8 @@ pub(crate) mod process;
 pub(crate) mod text;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::Method;
 
@@ -164,6 +165,8 @@ pub(crate) struct Metrics {
     pub(crate) connections_total: AtomicU64,
     /// Connections open now.
     pub(crate) connections_open: AtomicU64,
+    /// Places for connections.
+    pub(crate) connections_max: AtomicU64,
     /// Connections whose task panicked.
     pub(crate) connection_panics_total: AtomicU64,
     /// Times `accept` failed for want of descriptors or memory.
@@ -199,12 +202,27 @@ pub(crate) struct Metrics {
     answering_micros_total: AtomicU64,
     refusals: [AtomicU64; Reason::ALL.len()],
     cuts: [AtomicU64; Cut::ALL.len()],
+    last_accept_failure: Mutex<Option<Instant>>,
 }
 
 impl Metrics {
     /// Counts a refusal. Once for each, by whoever decides it.
     pub(crate) fn refused(&self, reason: Reason) {
         add(&self.refusals[reason as usize], 1);
+    }
+
+    /// Counts a failure to accept.
+    pub(crate) fn accept_failed(&self) {
+        add(&self.accept_failures_total, 1);
+        let last = self.last_accept_failure.lock();
+        *last.unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// How long ago accepting failed last.
+    pub(crate) fn last_accept_failure(&self) -> Option<Duration> {
+        let last = self.last_accept_failure.lock();
+        let last = *last.unwrap_or_else(PoisonError::into_inner);
+        last.map(|last| last.elapsed())
     }
 
     /// Counts a connection that was ended by a deadline.

@@ -12,12 +12,14 @@ use crate::serve::metrics::{Metrics, add};
 use crate::serve::notify::Notifier;
 
 /// What a part did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// Something else is in force now.
     Changed,
     /// It is what it was.
     Same,
+    /// Something else is wanted, which only a restart can do; this says what.
+    NeedsRestart(String),
 }
 
 impl Outcome {
@@ -48,6 +50,8 @@ pub(crate) struct Reloaded {
     pub(crate) changed: Vec<&'static str>,
     /// Parts that are what they were.
     pub(crate) same: Vec<&'static str>,
+    /// What changed and needs a restart.
+    pub(crate) restart: Vec<String>,
     /// Parts that could not be read, and why.
     pub(crate) problems: Vec<String>,
 }
@@ -86,6 +90,10 @@ impl Reloads {
             match part() {
                 Ok(Outcome::Changed) => reloaded.changed.push(name),
                 Ok(Outcome::Same) => reloaded.same.push(name),
+                Ok(Outcome::NeedsRestart(what)) => {
+                    tracing::warn!(part = name, what, "changed, and needs a restart");
+                    reloaded.restart.push(what);
+                }
                 Err(problem) => {
                     tracing::error!(part = name, "not reloaded, the old one stays: {problem}");
                     reloaded.problems.push(format!("{name}: {problem}"));

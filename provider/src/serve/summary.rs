@@ -14,10 +14,11 @@ pub(super) fn summarise(app: &App, connections_max: usize) {
         url = %urls.next().map_or("", String::as_str), artifacts = %store.path().display(), channel = %channel,
         arch = %arch, connections_max, dht = app::DHT, mdns = app.announcement.state(), "serving"
     );
-    if let Some(file) = &app.in_force.file {
+    let in_force = app.in_force();
+    if let Some(file) = &in_force.file {
         tracing::info!(file = %file.display(), "configuration file");
     }
-    for setting in &app.in_force.settings {
+    for setting in &in_force.settings {
         if setting.source != Source::Default {
             let value = setting.values.join(",");
             tracing::info!(key = setting.key, value, from = %setting.source, "setting");

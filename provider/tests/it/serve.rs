@@ -12,6 +12,7 @@ mod guide;
 mod hostile;
 mod life;
 mod manifest;
+mod operations;
 mod redbot;
 mod rekey;
 mod requests;

@@ -145,6 +145,12 @@ fn connections(page: &mut Page, metrics: &Metrics) {
         "Connections open now.",
         get(&metrics.connections_open),
     );
+    page.one(
+        Kind::Gauge,
+        "plasmd_connections_max",
+        "Places for connections.",
+        get(&metrics.connections_max),
+    );
     let name = "plasmd_connections_cut_total";
     page.family(
         name,

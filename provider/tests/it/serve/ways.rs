@@ -13,7 +13,15 @@ fn answers(provider: &Provider, request: &str) -> Vec<u8> {
     stream.shutdown(Shutdown::Write).unwrap();
     let mut all = Vec::new();
     stream.read_to_end(&mut all).unwrap();
-    without_dates(&all)
+    without_ids(&without_dates(&all))
+}
+
+/// Refusals have an id each.
+fn without_ids(bytes: &[u8]) -> Vec<u8> {
+    const FIELD: &[u8] = b"X-Request-Id: ";
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let kept = lines.filter(|line| !line.starts_with(FIELD));
+    kept.flatten().copied().collect()
 }
 
 fn without_dates(bytes: &[u8]) -> Vec<u8> {
