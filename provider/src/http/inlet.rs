@@ -116,7 +116,7 @@ impl Inlet {
             return Pin::new(stream).poll_shutdown(context);
         };
         let farewell = self.farewell.get_or_insert_with(|| Farewell {
-            answer: refusal.answer(SystemTime::now()),
+            answer: refusal.answer(&self.held, SystemTime::now()),
             written: 0,
             is_shut: false,
             rest: FAREWELL_REST_MAX,

@@ -28,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Some(refusal) = refused {
         assert!(refusal.status >= 400 && !refusal.text.is_empty());
-        assert!(!refusal.answer(std::time::UNIX_EPOCH).is_empty());
+        assert!(!refusal.answer(&held, std::time::UNIX_EPOCH).is_empty());
     }
     read_again(&through);
 });

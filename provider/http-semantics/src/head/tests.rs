@@ -9,10 +9,17 @@ fn code(head: &str) -> &'static str {
     match end(head.as_bytes(), 0) {
         Ok(Some(size)) => match read(&head.as_bytes()[..size]) {
             Ok(_) => "ok",
-            Err(refusal) => refusal.code,
+            Err(refusal) => {
+                // They are put into JSON as they are.
+                assert!(refusal.text.is_ascii() && !refusal.text.contains(['"', '\\']));
+                refusal.code
+            }
         },
         Ok(None) => "partial",
-        Err(refusal) => refusal.code,
+        Err(refusal) => {
+            assert!(refusal.text.is_ascii() && !refusal.text.contains(['"', '\\']));
+            refusal.code
+        }
     }
 }
 

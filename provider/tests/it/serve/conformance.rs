@@ -171,6 +171,14 @@ impl Server {
         while let Some(answer) = input.answer(is_head) {
             answers.push(answer);
         }
+        if !input.held.is_empty() {
+            // Bytes that belong to no answer.
+            answers.push(Answer {
+                status: 0,
+                head: String::new(),
+                body: input.held,
+            });
+        }
         let is_open = answers.last().is_some_and(Answer::is_to_probe);
         if is_open {
             answers.pop();
