@@ -111,14 +111,12 @@ pub(super) fn confine(
         }
         tracing::warn!(%error, "capabilities cannot be dropped");
     }
-    match sandbox::enter(args.sandbox, plan) {
-        Ok(confinement) => Ok(confinement),
-        Err(error) if args.sandbox == Mode::Require => Err(cannot(error.to_string())),
-        Err(error) => {
-            tracing::warn!(%error, "the provider is not confined");
-            Ok(Confinement::NONE)
-        }
+    let (confinement, missing) =
+        sandbox::enter(args.sandbox, plan).map_err(|error| cannot(error.to_string()))?;
+    for error in missing {
+        tracing::warn!(%error, "a part of the sandbox cannot be had");
     }
+    Ok(confinement)
 }
 
 /// What an operator should know about it.

@@ -106,22 +106,28 @@ impl fmt::Display for Confinement {
     }
 }
 
-/// Confines the calling thread and those it will start.
+/// Confines the calling thread and those it will start, and says what is missing when something cannot be had.
 ///
 /// # Errors
-/// In mode `require`, when files or system calls cannot be limited. In mode `auto` only when something that the kernel
-/// has cannot be used.
-pub(crate) fn enter(mode: Mode, plan: &Plan) -> Result<Confinement, Error> {
+/// In mode `require`, when files or system calls cannot be limited.
+pub(crate) fn enter(mode: Mode, plan: &Plan) -> Result<(Confinement, Vec<Error>), Error> {
+    let mut missing = Vec::new();
     if mode == Mode::Off {
-        return Ok(Confinement::NONE);
+        return Ok((Confinement::NONE, missing));
     }
-    let landlock = restrict(plan)?;
-    let seccomp = forbid()?;
+    let landlock = restrict(plan).unwrap_or_else(|error| {
+        missing.push(error.into());
+        Enforced::No
+    });
+    let seccomp = forbid().unwrap_or_else(|error| {
+        missing.push(error.into());
+        false
+    });
     let confinement = Confinement { landlock, seccomp };
     if mode == Mode::Require && !confinement.is_complete() {
-        return Err(Error::Incomplete(confinement));
+        return Err(missing.pop().unwrap_or(Error::Incomplete(confinement)));
     }
-    Ok(confinement)
+    Ok((confinement, missing))
 }
 
 /// The newest version of Landlock whose every right was considered here.

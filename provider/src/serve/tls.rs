@@ -91,6 +91,7 @@ impl Certificates {
             },
             _ => Source::Made(Made::at(&args.state_dir())),
         };
+        source.warn_if_others_can_read();
         let identity = source.read();
         let loaded = identity.and_then(|identity| source.load(identity));
         let (config, shown) = loaded.map_err(|problem| {
@@ -160,6 +161,19 @@ impl Certificates {
 }
 
 impl Source {
+    fn warn_if_others_can_read(&self) {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let Self::Files { key, .. } = self else {
+            return;
+        };
+        let mode = std::fs::metadata(key).map_or(0, |about| about.permissions().mode());
+        // A group for keys is usual.
+        if mode & 0o007 != 0 {
+            tracing::warn!(file = %key.display(), "the key of the certificate can be read by everybody; run chmod o= on it");
+        }
+    }
+
     fn read(&self) -> Result<Identity, Problem> {
         match self {
             Self::Made(made) => made.identity(&made::names()),
