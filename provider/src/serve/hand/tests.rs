@@ -1,3 +1,5 @@
+//! What may be kept, how much of it, and that nothing is kept for long.
+
 use std::fs;
 use std::sync::Arc;
 use std::time::SystemTime;
