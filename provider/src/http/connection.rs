@@ -36,7 +36,7 @@ use crate::http::fast::answer::Answer;
 use crate::http::fast::send::{Outgoing, Sent, with_room};
 use crate::http::fast::{self, Look, Plain};
 use crate::http::inlet::Inlet;
-use crate::http::limits::{HEAD_SIZE_MAX, REQUESTS_READ_SIZE};
+use crate::http::limits::{DRAIN_LOOK, HEAD_SIZE_MAX, REQUESTS_READ_SIZE};
 use crate::http::record::Record;
 use crate::http::respond;
 use crate::http::seats::{Place, Waits};
@@ -75,6 +75,16 @@ struct Sending {
     head_left: u64,
     record: Record,
     closes: bool,
+}
+
+/// What comes next when an answer was sent for a while.
+enum Turn {
+    /// Nothing: it has left.
+    End,
+    /// The turn of others.
+    Others,
+    /// Another look, soon.
+    Soon,
 }
 
 /// How hyper ended.
@@ -171,8 +181,10 @@ impl<H: Handler> Connection<H> {
                 break;
             }
         }
-        // The client may be gone already.
-        let _ = stream.shutdown().await;
+        // TLS has something to say at the end. The client may be gone already.
+        if self.place.waits(Waits::Write) {
+            let _ = stream.shutdown().await;
+        }
     }
 
     /// Reads requests, and answers them as long as that can be done at once. `held` is what was received of a request that
@@ -350,7 +362,15 @@ impl<H: Handler> Connection<H> {
             connection: self,
             sending,
         };
-        let sent = poll_fn(|context| telling.sending.poll(self, context, stream)).await;
+        let sent = loop {
+            match poll_fn(|context| telling.sending.poll(self, context, stream)).await {
+                Ok(Turn::End) => break Ok(()),
+                // Unlike waking itself, this wakes no other thread to take the task over.
+                Ok(Turn::Others) => tokio::task::yield_now().await,
+                Ok(Turn::Soon) => tokio::time::sleep(DRAIN_LOOK).await,
+                Err(error) => break Err(error),
+            }
+        };
         if let Err(error) = &sent {
             tracing::debug!(client = %self.client, %error, "an answer was cut off");
         }
@@ -517,26 +537,30 @@ impl Sending {
         connection: &Connection<H>,
         context: &mut Context<'_>,
         stream: &mut S,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<io::Result<Turn>> {
         let sent = self.outgoing.poll(stream, context)?;
-        let (Sent::All(written) | Sent::Some(written) | Sent::Stuck(written)) = sent;
+        let (Sent::All(written)
+        | Sent::Some(written)
+        | Sent::Stuck(written)
+        | Sent::Draining(written)) = sent;
         let head = self.head_left.min(written);
         self.head_left -= head;
         self.record.sent += written - head;
         metrics::add(&connection.metrics.body_bytes_total, written - head);
         connection.place.sent(written);
         // While bytes leave, the time for taking the next ones counts anew.
-        if (written > 0 || sent != Sent::Stuck(0)) && !connection.place.waits(Waits::Busy) {
+        let mut may_stay = written == 0 || connection.place.waits(Waits::Busy);
+        if matches!(sent, Sent::Stuck(_) | Sent::Draining(_)) {
+            may_stay = may_stay && connection.place.waits(Waits::Write);
+        }
+        if !may_stay {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         match sent {
-            Sent::All(_) => Poll::Ready(Ok(())),
-            Sent::Some(_) => {
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Sent::Stuck(_) if connection.place.waits(Waits::Write) => Poll::Pending,
-            Sent::Stuck(_) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Sent::All(_) => Poll::Ready(Ok(Turn::End)),
+            Sent::Some(_) => Poll::Ready(Ok(Turn::Others)),
+            Sent::Draining(_) => Poll::Ready(Ok(Turn::Soon)),
+            Sent::Stuck(_) => Poll::Pending,
         }
     }
 }

@@ -58,6 +58,12 @@ pub(crate) const RATE_WINDOW: Duration = Duration::from_secs(20);
 /// Body bytes sent for one connection before others get their turn: at memory speed less than half a millisecond.
 pub(crate) const TURN_SIZE: u64 = 1024 * 1024;
 
+/// Bytes at the end of a piece of a file that never go by reference: as many as are read at once.
+pub(crate) const REFERRED_END: u64 = FRAME_SIZE as u64;
+
+/// How soon to look again whether a client has what went by reference: about a round trip in a building.
+pub(crate) const DRAIN_LOOK: Duration = Duration::from_millis(1);
+
 /// Descriptors for everything that is no connection or its file, files at hand included.
 pub(crate) const FILES_RESERVED: u64 = 96;
 

@@ -396,7 +396,7 @@ impl Drop for Place {
 }
 
 /// One client's addresses: an IPv6 host has all of its /64.
-fn network(client: IpAddr) -> IpAddr {
+pub(crate) fn network(client: IpAddr) -> IpAddr {
     match client {
         IpAddr::V4(_) => client,
         IpAddr::V6(ip) => {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::ServerConfig;
@@ -18,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 use crate::http::limits::{
     HANDSHAKE_WAIT_MAX, HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, WRONG_SCHEME_REST_MAX,
 };
+use crate::http::seats::network;
 
 /// What every TLS connection begins with.
 const HANDSHAKE_RECORD: u8 = 0x16;
@@ -122,17 +123,6 @@ impl Drop for Place<'_> {
             if *of_network == 0 {
                 all.remove(&self.network);
             }
-        }
-    }
-}
-
-/// One client's addresses: an IPv6 host has all of its /64.
-fn network(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(ip) => {
-            let [a, b, c, d, ..] = ip.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
         }
     }
 }

@@ -2,6 +2,24 @@
 //!
 //! Bytes of files go through memory that all connections of a thread share, and are only read when the socket has room:
 //! a client that takes nothing costs a few hundred bytes, however much it asked for.
+//!
+//! To clients on other machines, long pieces go by reference instead (`sendfile`), all but their end. Measured with 1 GiB
+//! from the page cache on two processors that were busy with other work, CPU seconds for each GB of server and client, and
+//! GB/s with 16 downloads:
+//!
+//! | | server | client | rate |
+//! | --- | --- | --- | --- |
+//! | `sendfile` | 0.04 to 0.11 | 0.48 to 0.51 | 1.0 |
+//! | `splice` through a pipe | 0.04 to 0.11 | 0.43 to 0.51 | 1.2 |
+//! | `pread` and `write`, 256 KiB | 0.18 to 0.28 | 0.17 to 0.29 | 1.3 |
+//! | the same, 1 MiB | 0.21 to 0.30 | 0.17 to 0.27 | 1.1 |
+//! | mapping 256 KiB at a time | 0.17 to 0.30 | 0.19 to 0.29 | 1.7 |
+//!
+//! What is not copied here is copied by the client, and from colder memory: where both share processors, copying is the
+//! better bargain; where they do not, the server's time is what counts. Mappings would count as this process's memory.
+//!
+//! Bytes that went by reference are the file's until the client has them. So the end of such a piece waits until it has
+//! all the others, and is copied after a look whether the file has changed: nobody gets a complete lie.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -10,9 +28,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 use crate::http::body::{Body, FilePart};
-use crate::http::limits::{FRAME_SIZE, TURN_SIZE};
+use crate::http::limits::{FRAME_SIZE, REFERRED_END, TURN_SIZE};
 use crate::http::stream::Stream;
 
 /// Pieces in memory that leave with one call: two of a head, a body, and one to spare.
@@ -31,6 +51,10 @@ pub(crate) fn with_room<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
     pieces: VecDeque<Piece>,
+    /// Whether files go by reference; not known before the first.
+    refers: Option<bool>,
+    /// Whether bytes went by reference since the socket was last seen empty.
+    has_referred: bool,
 }
 
 #[derive(Debug)]
@@ -48,6 +72,8 @@ pub(crate) enum Sent {
     Some(u64),
     /// So many bytes; the client takes no more for now.
     Stuck(u64),
+    /// So many bytes; the client must have them before it gets more. Look again soon.
+    Draining(u64),
 }
 
 impl Outgoing {
@@ -104,7 +130,10 @@ impl Outgoing {
             if sent >= TURN_SIZE {
                 return Ok(Sent::Some(sent));
             }
-            match with_room(|room| self.poll_once(stream, context, room)) {
+            if self.must_drain(stream)? {
+                return Ok(Sent::Draining(sent));
+            }
+            match self.poll_once(stream, context) {
                 Poll::Pending => return Ok(Sent::Stuck(sent)),
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
@@ -117,16 +146,62 @@ impl Outgoing {
         Ok(Sent::All(sent))
     }
 
+    /// Whether the end of a piece must wait until all bytes before it have arrived.
+    fn must_drain<S: Stream>(&mut self, stream: &S) -> io::Result<bool> {
+        let is_end = |part: &FilePart| part.left() <= REFERRED_END;
+        if !self.has_referred
+            || !matches!(self.pieces.front(), Some(Piece::File(part)) if is_end(part))
+        {
+            return Ok(false);
+        }
+        self.has_referred = match stream.socket() {
+            Some(socket) => unacknowledged(socket)? > 0,
+            None => false,
+        };
+        Ok(self.has_referred)
+    }
+
     fn poll_once<S: Stream>(
         &mut self,
         stream: &mut S,
         context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if let Some(socket) = stream.socket() {
+            // What is read and not taken must be read again.
+            ready!(socket.poll_write_ready(context))?;
+            if let Some(Piece::File(part)) = self.pieces.front()
+                && part.left() > REFERRED_END
+                && *self.refers.get_or_insert_with(|| is_elsewhere(socket))
+            {
+                let size = TURN_SIZE.min(part.left() - REFERRED_END);
+                match socket.try_io(Interest::WRITABLE, || part.send_to(socket, size)) {
+                    Ok(sent) => {
+                        self.has_referred = true;
+                        return Poll::Ready(Ok(sent));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        // It was not ready after all, which is known now.
+                        ready!(socket.poll_write_ready(context))?;
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    // Some file systems cannot.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                        self.refers = Some(false);
+                    }
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+        }
+        with_room(|room| self.poll_copy(stream, context, room))
+    }
+
+    fn poll_copy<S: Stream>(
+        &self,
+        stream: &mut S,
+        context: &mut Context<'_>,
         room: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        // What is read and not taken must be read again.
-        if let Some(socket) = stream.socket() {
-            ready!(socket.poll_write_ready(context))?;
-        }
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let mut count = 0;
         for piece in self.pieces.iter().take(SLICES_MAX) {
@@ -144,3 +219,25 @@ impl Outgoing {
         Pin::new(stream).poll_write_vectored(context, &slices[..count])
     }
 }
+
+/// Whether the other side is another machine, as far as addresses tell.
+fn is_elsewhere(socket: &TcpStream) -> bool {
+    match (socket.local_addr(), socket.peer_addr()) {
+        (Ok(here), Ok(there)) => {
+            here.ip() != there.ip() && !there.ip().to_canonical().is_loopback()
+        }
+        _ => false,
+    }
+}
+
+/// Bytes that the other side has not acknowledged.
+#[expect(unsafe_code, reason = "an ioctl for which there is no safe function")]
+fn unacknowledged(socket: &TcpStream) -> io::Result<u64> {
+    type Outgoing = rustix::ioctl::Getter<{ libc::TIOCOUTQ as rustix::ioctl::Opcode }, libc::c_int>;
+    // SAFETY: SIOCOUTQ, which has this number, writes one int.
+    let count = unsafe { rustix::ioctl::ioctl(socket, Outgoing::new()) }?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! Files over sockets of this machine, by reference and by copy.
+
+use std::future::poll_fn;
+use std::io::{Seek as _, Write as _};
+use std::time::Duration;
+
+use artifact_store::Store;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
+
+use super::*;
+
+const SIZE: usize = 12 << 20;
+
+struct Desk {
+    dir: tempfile::TempDir,
+    ours: TcpStream,
+    theirs: TcpStream,
+}
+
+impl Desk {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("stable/x86_64");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("vmlinuz"), content()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, theirs) = tokio::join!(ours, listener.accept());
+        Self {
+            dir,
+            ours: ours.unwrap(),
+            theirs: theirs.unwrap().0,
+        }
+    }
+
+    fn outgoing(&self, refers: bool, start: u64, end: u64) -> Outgoing {
+        let store = Store::open(self.dir.path()).unwrap();
+        let name = "vmlinuz".parse().unwrap();
+        let file = store
+            .find(&"stable".parse().unwrap(), "x86_64", &name)
+            .unwrap();
+        let mut outgoing = Outgoing {
+            refers: Some(refers),
+            ..Outgoing::default()
+        };
+        outgoing.push(Bytes::from_static(b"head"));
+        outgoing.push_body(Body::file(file, start, end));
+        outgoing.push(Bytes::from_static(b"end"));
+        outgoing
+    }
+}
+
+fn content() -> Vec<u8> {
+    // No two places within it look alike to a mistake of a power of two.
+    let block: Vec<u8> = (0..65_537_u32)
+        .map(|n| (n * 7 / 5).to_le_bytes()[0])
+        .collect();
+    let mut content = block.repeat(SIZE / block.len() + 1);
+    content.truncate(SIZE);
+    content
+}
+
+/// Sends until everything is, calling `stuck` whenever the client must take something first.
+async fn send(
+    outgoing: &mut Outgoing,
+    stream: &mut TcpStream,
+    mut stuck: impl FnMut(),
+) -> io::Result<u64> {
+    let mut total = 0;
+    loop {
+        let sent = poll_fn(|context| match outgoing.poll(stream, context) {
+            Ok(Sent::Stuck(0)) => {
+                stuck();
+                Poll::Pending
+            }
+            other => Poll::Ready(other),
+        });
+        match sent.await? {
+            Sent::All(sent) => return Ok(total + sent),
+            Sent::Some(sent) | Sent::Stuck(sent) => total += sent,
+            Sent::Draining(sent) => {
+                total += sent;
+                stuck();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn both_give_the_bytes_of_the_file() {
+    let content = content();
+    for range in [0..SIZE, 5..6, 1..SIZE - 1, 7..FRAME_SIZE + 8] {
+        for refers in [true, false] {
+            let mut desk = Desk::new().await;
+            let mut outgoing = desk.outgoing(refers, range.start as u64, range.end as u64);
+            let mut received = Vec::new();
+            let sending = async {
+                let sent = send(&mut outgoing, &mut desk.ours, || {}).await.unwrap();
+                drop(desk.ours);
+                sent
+            };
+            let (sent, read) = tokio::join!(sending, desk.theirs.read_to_end(&mut received));
+            read.unwrap();
+            let expected = [b"head", &content[range.clone()], b"end"].concat();
+            assert_eq!(sent, expected.len() as u64);
+            assert!(received == expected, "{range:?}, {refers}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_gets_the_end_of_a_file_that_was_overwritten() {
+    for refers in [true, false] {
+        let mut desk = Desk::new().await;
+        let mut outgoing = desk.outgoing(refers, 0, SIZE as u64);
+        let path = desk.dir.path().join("stable/x86_64/vmlinuz");
+        let mut file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        // Nobody reads before it is overwritten, so all of it cannot have left.
+        let began = tokio::sync::Notify::new();
+        let mut overwritten = false;
+        let sending = async {
+            let result = send(&mut outgoing, &mut desk.ours, || {
+                if !std::mem::replace(&mut overwritten, true) {
+                    file.rewind().unwrap();
+                    file.write_all(&[0xff; 1 << 20]).unwrap();
+                    began.notify_one();
+                }
+            });
+            let result = result.await;
+            drop(desk.ours);
+            result
+        };
+        let mut received = Vec::new();
+        let reading = async {
+            began.notified().await;
+            // A reset may come after the bytes.
+            let _ = desk.theirs.read_to_end(&mut received).await;
+        };
+        let (result, ()) = tokio::join!(sending, reading);
+        assert!(result.is_err(), "{refers}: {result:?}");
+        assert!(received.len() < SIZE, "{refers}: {}", received.len());
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_has_not_taken_is_not_acknowledged() {
+    let mut desk = Desk::new().await;
+    let mut outgoing = desk.outgoing(true, 0, SIZE as u64);
+    let mut sent = 0;
+    while let Sent::Some(more) | Sent::Stuck(more @ 1..) =
+        poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context)))
+            .await
+            .unwrap()
+    {
+        sent += more;
+    }
+    assert!(
+        sent < SIZE as u64 && unacknowledged(&desk.ours).unwrap() > 0,
+        "{sent}"
+    );
+    assert_eq!(unacknowledged(&desk.theirs).unwrap(), 0);
+    assert!(!is_elsewhere(&desk.ours), "this machine is not elsewhere");
+}
