@@ -11,7 +11,7 @@ use boot_manifest::Digest;
 use crate::desk::image::{Image, noise};
 use crate::desk::server::{Server, Then, answer, file};
 use crate::desk::{Desk, days_ago, fresh_image, provider};
-use crate::provider::Provider;
+use crate::provider::{Provider, plasmd};
 use crate::tls_front::{Proxy, TlsFront};
 
 const MIB: usize = 1 << 20;
@@ -71,6 +71,42 @@ fn tls_is_believed_by_authority_or_by_pin_and_not_otherwise() {
     let flags = [&url, "-k", "key.pub", "--json", "--cacert", "named.pem"];
     assert_eq!(desk.fetch(&flags).json()["code"], "bad-certificate");
     assert_eq!(server.requests().len(), before, "it was asked all the same");
+}
+
+#[test]
+fn the_certificate_of_plasmd_is_believed_by_what_it_shows() {
+    let image = fresh_image();
+    let desk = Desk::new(&image);
+    lay_out(&image, &desk.path("artifacts"));
+    let state = desk.path("state").display().to_string();
+    let flags = ["--arch", "x86_64", "--tls-port", "0", "--state-dir", &state];
+    let mut provider = Provider::start(&desk.path("artifacts"), &flags);
+    let line = provider.wait_for_log("url=\"https://");
+    let port = line
+        .rsplit_once(':')
+        .and_then(|(_, end)| end.split('/').next())
+        .unwrap();
+    let url = format!("https://127.0.0.1:{port}");
+    let shown: serde_json::Value =
+        serde_json::from_slice(&plasmd(&["tls", "--json", "--state-dir", &state]).stdout).unwrap();
+    let text = |name: &str| shown[name].as_str().unwrap().to_owned();
+    let authority = format!("{state}/tls-v1/authority.pem");
+    for flags in [
+        ["--pin", &text("pin")],
+        ["--pin", &text("fingerprint")],
+        ["--cacert", &authority],
+    ] {
+        let mut all = vec![&url[..], "-o", "out", "-k", "key.pub", "-q", "-r", "0"];
+        all.extend(flags);
+        let ended = desk.fetch(&all);
+        assert_eq!(ended.code, Some(0), "{flags:?}: {ended:?}");
+        let kernel = fs::read(desk.path("out/vmlinuz")).unwrap();
+        assert!(kernel == image.content("kernel"));
+        fs::remove_dir_all(desk.path("out")).unwrap();
+    }
+    // The system's authorities do not know it.
+    let ended = desk.fetch(&[&url, "-k", "key.pub", "-r", "0"]);
+    assert_ne!(ended.code, Some(0), "{ended:?}");
 }
 
 #[test]
