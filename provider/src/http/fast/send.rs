@@ -143,7 +143,11 @@ impl Outgoing {
                 }
             }
         }
-        Ok(Sent::All(sent))
+        // TLS may hold back what the socket did not take at once.
+        match Pin::new(stream).poll_flush(context)? {
+            Poll::Ready(()) => Ok(Sent::All(sent)),
+            Poll::Pending => Ok(Sent::Stuck(sent)),
+        }
     }
 
     /// Whether the end of a piece must wait until all bytes before it have arrived.
