@@ -13,6 +13,7 @@ mod network;
 mod ports;
 mod room;
 mod service;
+mod settings;
 mod sys;
 
 use std::path::PathBuf;
@@ -30,17 +31,15 @@ use finding::{Finding, Level, Machine};
 /// The flags.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The artifacts directory
-    #[arg(
-        short,
-        long,
-        value_name = "DIR",
-        default_value = "/var/lib/plasm/artifacts"
-    )]
-    artifacts: PathBuf,
-    /// The port that shall serve
-    #[arg(short, long, default_value_t = 8080)]
-    port: u16,
+    /// The artifacts directory [default: the one of the provider's settings]
+    #[arg(short, long, value_name = "DIR")]
+    artifacts: Option<PathBuf>,
+    /// The port that shall serve [default: the one of the provider's settings]
+    #[arg(short, long)]
+    port: Option<u16>,
+    /// The configuration file of the provider [default: /etc/phase/plasmd.toml, when it is there]
+    #[arg(short = 'C', long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// URL of the provider to ask [default: http://localhost:PORT]
     #[arg(long, value_name = "URL")]
     addr: Option<String>,
@@ -75,26 +74,26 @@ pub(crate) fn run(args: &Args) -> Result<Exit, CommandError> {
 fn examine(args: &Args, root: Option<&TrustRoot>) -> Vec<Finding> {
     let machine = Machine::this();
     let now = trust::now();
-    let local = format!("http://localhost:{}", args.port);
+    let (settings, in_force) = settings::check(args.config.as_deref());
+    let artifacts = args.artifacts.as_ref().unwrap_or(&in_force.artifacts);
+    let port = args.port.unwrap_or(in_force.port);
+    let local = format!("http://localhost:{port}");
     let (service, answers) = service::check(args.addr.as_deref().unwrap_or(&local));
-    let (on_disk, releases) = artifacts::check(&machine, &args.artifacts);
+    let (on_disk, releases) = artifacts::check(&machine, artifacts);
     let (manifests, newest_manifest) = manifests::check(&releases, root, now);
     let witnesses = Witnesses {
         file: newest_file(&releases),
         manifest: newest_manifest,
         is_synchronised: clock::is_synchronised(),
     };
-    let mut findings = vec![service];
-    findings.extend(ports::check(
-        &machine,
-        args.port,
-        answers && args.addr.is_none(),
-    ));
+    let mut findings = vec![settings, service];
+    let is_ours = answers && args.addr.is_none();
+    findings.extend(ports::check(&machine, port, is_ours));
     findings.extend(on_disk);
     findings.extend(manifests);
     findings.extend(clock::check(&machine, now, &witnesses));
-    findings.extend(room::check(&machine, &args.artifacts));
-    findings.extend(network::check(&machine, args.port));
+    findings.extend(room::check(&machine, artifacts));
+    findings.extend(network::check(&machine, port));
     findings.extend(confinement::check(&machine));
     findings
 }

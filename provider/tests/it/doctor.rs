@@ -189,6 +189,20 @@ fn a_provider_that_is_unhealthy_or_gone_is_said_to_be() {
 }
 
 #[test]
+fn wrong_settings_are_seen_and_right_ones_are_followed() {
+    let desk = desk(&fresh_image());
+    let port = free_port();
+    fs::write(desk.path("good.toml"), format!("port = {port}\n")).unwrap();
+    fs::write(desk.path("wrong.toml"), "prot = 1\n").unwrap();
+    let (_, json) = doctor(&desk, &["-C", "good.toml"]);
+    assert_eq!(found(&json, "settings"), "ok 1 are not the default");
+    assert_eq!(found(&json, "port"), format!("ok {port}/tcp is free"));
+    let (ended, json) = doctor(&desk, &["--config", "wrong.toml", "--port", &port]);
+    assert_eq!(ended.code, Some(1));
+    assert!(found(&json, "settings").contains("prot"), "{json}");
+}
+
+#[test]
 fn limits_of_the_process_are_seen() {
     let desk = desk(&fresh_image());
     let (ended, json) = doctor_after(&desk, "ulimit -n 64; ", &["--port", &free_port()]);
