@@ -140,6 +140,7 @@ fn refusals_are_lines_for_people_and_problem_details_for_programs() {
         let problem = answer.json();
         assert_eq!(problem["status"], status);
         assert_eq!(problem["type"], "about:blank");
+        assert_eq!(problem["instance"], answer.field("x-request-id").as_str());
         assert!(problem["title"].is_string(), "{problem}");
         let detail = problem["detail"].as_str().unwrap();
         assert_eq!(detail, person.text().trim_end(), "{path}");
