@@ -182,6 +182,24 @@ fn show_status(status: &Value) {
         "open       {} connections",
         text("/metrics/connections_open")
     ));
+    // Older providers do not say.
+    if status.get("process").is_some() {
+        out::line(format_args!(
+            "process    {} of user {}, {}",
+            text("/process/pid"),
+            text("/process/uid"),
+            text("/process/sandbox")
+        ));
+    }
+    let listeners = status
+        .pointer("/process/listeners")
+        .and_then(Value::as_array);
+    for url in listeners.into_iter().flatten() {
+        out::line(format_args!("listens    {}", shown(url)));
+    }
+    if let Some(pin) = status.pointer("/tls/pin") {
+        out::line(format_args!("tls pin    {}", shown(pin)));
+    }
     let refusals = status
         .pointer("/metrics/refusals")
         .and_then(Value::as_object);

@@ -60,6 +60,15 @@ fn a_certificate_is_made_once_and_believed_by_those_who_trust_its_authority() {
     }
     let seen = shown(&flags);
     assert_eq!(provider.get("/status").json()["tls"], seen);
+    let status = plasmd(&["provider", "status", "--addr", &provider.url("")]);
+    let status = String::from_utf8(status.stdout).unwrap();
+    for line in [
+        format!("tls pin    {}", seen["pin"].as_str().unwrap()),
+        format!("listens    https://127.0.0.1:{port}/"),
+        format!("process    {} of user ", provider.pid()),
+    ] {
+        assert!(status.contains(&line), "{status}");
+    }
     let url = format!("https://localhost:{port}/");
     let pin = seen["pin_curl"].as_str().unwrap();
     let pinned = run("curl", &["-ksS", "--pinnedpubkey", pin, &url]);
