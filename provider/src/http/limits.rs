@@ -31,8 +31,8 @@ pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// Bytes of a refused client that are read away so that it can read why: more than a large head.
 pub(crate) const FAREWELL_REST_MAX: usize = 256 * 1024;
 
-/// Connections at once, if the limit on open files allows as many: at 6 KiB for an idle one this is 72 MiB, and as much
-/// again in the kernel.
+/// Connections at once, if the limit on open files allows as many. Measured: 10,000 idle ones are 13 MiB here; the kernel
+/// holds about 4 KiB for each besides.
 pub(crate) const CONNECTIONS_MAX: usize = 12_288;
 
 /// The largest number of connections that can be asked for; the kernel gives a process no more descriptors by default.

@@ -273,10 +273,11 @@ fn a_removed_file_is_freed() {
             .iter()
             .any(|file| file.contains("rootfs.img"))
     };
-    for _ in 0..2 {
+    // It is given back when nobody has asked for a while, which a busy machine may take for this test.
+    crate::provider::wait_until("its descriptor to be kept", || {
         assert_eq!(asking.get(PATH).status, 200);
-    }
-    assert!(held(), "its descriptor is kept");
+        held().then_some(())
+    });
     fs::remove_file(tree.path(FILE)).unwrap();
     crate::provider::wait_until("the descriptor to be closed", || (!held()).then_some(()));
 }
