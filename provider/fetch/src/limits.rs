@@ -8,7 +8,7 @@ pub(crate) const URL_SIZE_MAX: usize = 2_048;
 
 /// Bytes that arrived and wait to be checked and written, of all connections together. It is what lets chunks be hashed on
 /// several processors at once, and with two read buffers per connection it is the memory of a fetch, whatever the size.
-pub(crate) const WAITING_BYTES_MAX: u32 = 5 << 20;
+pub(crate) const WAITING_BYTES_MAX: u32 = 4 << 20;
 
 /// What one piece counts at least: a small piece keeps the read buffer alive that it lies in.
 pub(crate) const PIECE_COST_MIN: u32 = 32 << 10;

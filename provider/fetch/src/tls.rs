@@ -100,7 +100,13 @@ pub(crate) fn reason(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match error {
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(why))) => {
-            why.to_string()
+            match (why.is::<WrongPin>(), why.to_string()) {
+                (true, text) => text,
+                (false, text) if text.contains("CaUsedAsEndEntity") => {
+                    "the server's certificate is an authority's own; pin it instead".to_owned()
+                }
+                (false, text) => format!("invalid peer certificate: {text}"),
+            }
         }
         rustls::Error::InvalidMessage(_) => {
             format!("this is not TLS; is it an http server? ({error})")

@@ -124,7 +124,7 @@ fn measure() {
     assert_eq!(*sink.1.lock().unwrap(), [0, 1, 2]);
     let used = memory("VmHWM:") - before;
     println!("the download used {used} KiB");
-    // 5 MiB wait at most, and the read buffers; the test server's piece is in it too.
+    // 4 MiB wait at most, and the read buffers; the test server's piece is in it too.
     assert!(used < 12 << 10, "{used} KiB for chunks of 64 MiB");
 }
 
