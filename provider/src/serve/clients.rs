@@ -100,16 +100,18 @@ impl Clients {
     /// Remembers an answer that ended at `now`.
     pub(crate) fn answered(&self, answered: &Answered<'_>, now: SystemTime) {
         let mut clients = self.clients();
-        if !clients.contains_key(&answered.client) && clients.len() >= CLIENTS_KEPT_MAX {
+        if let Some(client) = clients.get_mut(&answered.client) {
+            return client.answered(answered, now);
+        }
+        if clients.len() >= CLIENTS_KEPT_MAX {
             let quietest = clients.values().min_by_key(|client| client.last);
             if let Some(address) = quietest.map(|client| client.address) {
                 clients.remove(&address);
             }
         }
-        let client = clients
-            .entry(answered.client)
-            .or_insert_with(|| Client::new(answered.client, now));
+        let mut client = Client::new(answered.client, now);
         client.answered(answered, now);
+        clients.insert(answered.client, client);
     }
 
     /// The clients, the last one first.

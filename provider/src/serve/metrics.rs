@@ -86,20 +86,12 @@ labelled! {
         BadHost => "bad-host",
         /// A version of HTTP that is not spoken here.
         Version => "version",
-        /// All places for connections are taken.
-        Connections => "connections",
         /// This address has all the connections one address may have.
         ConnectionsOfAddress => "connections-of-address",
         /// A TLS handshake that failed.
         Tls => "tls",
-        /// The provider is stopping.
-        Stopping => "stopping",
         /// A user of this machine who may not use the control socket.
         ControlPeer => "control-peer",
-        /// Our own fault.
-        Internal => "internal",
-        /// Anything else.
-        Other => "other",
     }
 }
 
