@@ -135,6 +135,8 @@ impl Outgoing {
             }
             match self.poll_once(stream, context) {
                 Poll::Pending => return Ok(Sent::Stuck(sent)),
+                // What has left is counted first; the next look meets the error again.
+                Poll::Ready(Err(_)) if sent > 0 => return Ok(Sent::Some(sent)),
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(written)) => {
