@@ -73,7 +73,8 @@ fn metrics_are_read_by_a_parser_of_prometheus() {
                   print(sum(len(family.samples) for family in parse(sys.stdin.read())))\n";
     let file = tree.path("page");
     fs::write(&file, &page).unwrap();
-    let output = Command::new("python3")
+    // Debian's own, which finds Debian's modules.
+    let output = Command::new("/usr/bin/python3")
         .args(["-c", script])
         .stdin(fs::File::open(file).unwrap())
         .output()
