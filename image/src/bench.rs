@@ -55,6 +55,7 @@ pub struct Measured {
     /// Which.
     pub part: Part,
     /// Its rows.
+    #[serde(serialize_with = "report::judged")]
     pub figures: Vec<Figure>,
     /// What a reader must know: what was skipped, and why.
     pub notes: Vec<String>,

@@ -3,10 +3,10 @@
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::Measured;
-use super::figure::{self, Figure};
+use super::figure::{self, Figure, Ratio};
 use crate::cli;
 use crate::paths::Paths;
 use crate::progress::size;
@@ -202,6 +202,25 @@ impl Report {
     }
 }
 
+/// Serializes figures with what follows from them: the ratio, and whether the goal is reached.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn judged<S: Serializer>(figures: &[Figure], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Judged<'a> {
+        #[serde(flatten)]
+        figure: &'a Figure,
+        ratio: Option<Ratio>,
+        reached: Option<bool>,
+    }
+    serializer.collect_seq(figures.iter().map(|figure| Judged {
+        figure,
+        ratio: figure.ratio(),
+        reached: figure.reached(),
+    }))
+}
+
 /// The average number of running processes over the last minute.
 pub fn load() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -312,6 +331,16 @@ mod tests {
         let mut report = report(120.0);
         report.parts[0].failed = Some("no wrk".into());
         assert!(!report.is_whole() && report.text().contains("FAILED: no wrk"));
+    }
+
+    #[test]
+    fn programs_get_ratio_and_verdict_too() {
+        let json = serde_json::to_value(report(120.0)).unwrap();
+        let figure = &json["parts"][0]["figures"][0];
+        assert_eq!(figure["ratio"]["middle"], 1.2);
+        assert_eq!(figure["reached"], true);
+        assert_eq!(figure["goal"]["ratio_at_least"], 1.15);
+        assert_eq!(figure["ours"]["values"][0], 120.0);
     }
 
     #[test]

@@ -233,7 +233,14 @@ pub fn serve<'a>(
         .arg(files.artifacts())
         .arg("--key")
         .arg(files.key())
-        .env_remove("RUST_LOG")
+        .env_remove("RUST_LOG");
+    // Nothing but these arguments decides what is measured.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PLASMD_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// What every nginx here is told besides its address.
