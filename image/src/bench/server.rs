@@ -228,6 +228,8 @@ pub fn serve<'a>(
             address,
             "--port",
             &port.to_string(),
+            "--control-socket",
+            "off",
         ])
         .arg("--artifacts")
         .arg(files.artifacts())
