@@ -221,7 +221,9 @@ pub fn table(title: &str, figures: &[Figure]) -> String {
 pub fn markdown(figures: &[Figure]) -> String {
     let mut text = String::new();
     for figure in figures {
-        let [name, ratio, rounds, goal, verdict, ours, rival] = figure.cells();
+        // Names of rivals may be pipes.
+        let cells = figure.cells().map(|cell| cell.replace('|', "\\|"));
+        let [name, ratio, rounds, goal, verdict, ours, rival] = cells;
         let ratio = if ratio.is_empty() {
             String::new()
         } else {
@@ -391,6 +393,9 @@ mod tests {
         ] {
             assert!(row.contains(part), "{part}: {text}");
         }
+        let mut piped = figures.clone();
+        piped[0].rivals[0].name = "curl | sum".into();
+        assert!(markdown(&piped).ends_with("(curl \\| sum) |\n"));
         assert_eq!(
             markdown(&figures),
             "| name | **2.03x** (2.00..2.07) | >= 1.20x ok | 3.05 GB/s | 1.50 GB/s (rival 0) |\n"
