@@ -27,7 +27,7 @@ use crate::serve::process::Process;
 use crate::serve::reload::{Outcome, Reloads};
 use crate::serve::request_id::RequestIds;
 use crate::serve::settings;
-use crate::serve::setup::{KeyFile, no_store, read_trust_root};
+use crate::serve::setup::{KeyFile, keep_apart, no_store, read_trust_root};
 use crate::serve::signer::Signing;
 use crate::serve::sockets::{self, Listener, Scheme};
 use crate::serve::tls::Certificates;
@@ -43,6 +43,7 @@ pub(super) fn build(
 ) -> Result<App, CommandError> {
     let store = Store::open(&args.artifacts).map_err(|error| no_store(&args.artifacts, error))?;
     let store = Arc::new(store);
+    keep_secrets_apart(&args, listeners)?;
     let trust_root = args
         .trust_root
         .as_deref()
@@ -77,10 +78,7 @@ pub(super) fn build(
         None => Announcement::never("no other machine can connect over plain HTTP"),
         Some(_) => Announcement::starting(),
     };
-    let speaks_tls = listeners
-        .iter()
-        .any(|listener| listener.scheme == Scheme::Https);
-    let certificates = speaks_tls
+    let certificates = speaks_tls(listeners)
         .then(|| Certificates::open(&args.tls).map(Arc::new))
         .transpose()?;
     let mut reloads = Reloads::new(Arc::clone(&metrics), Arc::clone(&notifier));
@@ -155,6 +153,28 @@ pub(super) fn build(
         init: Arc::new(init),
         reports: Mutex::new((Instant::now(), 0)),
     })
+}
+
+/// What must not be fetched lies elsewhere than what is served.
+fn keep_secrets_apart(args: &Args, listeners: &[Listener]) -> Result<(), CommandError> {
+    let makes_keys = args.tls.tls_key.is_none() && speaks_tls(listeners);
+    let state = makes_keys.then(|| args.tls.state_dir());
+    let log = args.watching.access_log.clone();
+    [
+        ("--key", args.key.clone()),
+        ("--tls-key", args.tls.tls_key.clone()),
+        ("--state-dir", state),
+        ("--access-log", log.filter(|log| log != Path::new("-"))),
+    ]
+    .into_iter()
+    .filter_map(|(flag, file)| Some((flag, file?)))
+    .try_for_each(|(flag, file)| keep_apart(&args.artifacts, flag, &file))
+}
+
+fn speaks_tls(listeners: &[Listener]) -> bool {
+    listeners
+        .iter()
+        .any(|listener| listener.scheme == Scheme::Https)
 }
 
 fn open_log(

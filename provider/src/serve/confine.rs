@@ -1,7 +1,10 @@
 //! The step from a process that has opened its ports and read its keys to one that can do little more than serve: another
 //! user, no capabilities, and the sandbox. Everything after this step works with what is left.
 
-use std::os::unix::fs::chown;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::exit::CommandError;
@@ -46,32 +49,39 @@ pub(super) fn plan(artifacts: &Path, files: &[PathBuf], state: Option<&Path>) ->
 /// is taken away at the end.
 pub(super) fn watched(plan: &mut Plan, access_log: Option<&Path>, control: Option<&Path>) {
     for file in [access_log, control].into_iter().flatten() {
-        match file.parent() {
-            // Standard output has no file, and a device is not renamed.
-            _ if file == Path::new("-") => {}
-            _ if file.starts_with("/dev") => plan.write.push(file.to_owned()),
-            Some(folder) if folder.as_os_str().is_empty() => plan.write.push(PathBuf::from(".")),
-            Some(folder) => plan.write.push(folder.to_owned()),
-            None => {}
+        // Standard output has no file, and a device is not renamed.
+        if file == Path::new("-") {
+            continue;
         }
+        let place = match file.starts_with("/dev") {
+            true => file.to_owned(),
+            false => folder_of(file),
+        };
+        plan.write.push(place);
     }
 }
 
 /// Where a file is found when it is read again: careful people replace files, so it is another file in the same folder,
 /// and the folder may be full of links into another one.
 fn places(file: &Path) -> Vec<PathBuf> {
-    let folder = |file: &Path| match file.parent() {
-        // Not everything that there is.
-        Some(parent) if parent == Path::new("/") => file.to_owned(),
-        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
-        Some(parent) => parent.to_owned(),
-        None => file.to_owned(),
-    };
-    let mut places = vec![folder(file)];
+    let mut places = vec![folder_of(file)];
     if let Ok(real) = file.canonicalize() {
-        places.push(folder(&real));
+        places.push(folder_of(&real));
     }
     places
+}
+
+/// The folder of a file; of one in the root directory just the file, because below that is everything.
+fn folder_of(file: &Path) -> PathBuf {
+    let folder = match file.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => PathBuf::from("."),
+        Some(folder) => folder.to_owned(),
+        None => return file.to_owned(),
+    };
+    let is_root = folder
+        .canonicalize()
+        .is_ok_and(|folder| folder == Path::new("/"));
+    if is_root { file.to_owned() } else { folder }
 }
 
 /// Becomes `user`, gives up what is left, and enters the sandbox. `mine` will belong to the user.
@@ -86,7 +96,8 @@ pub(super) fn confine(
             CommandError::local(format!("--user {}: {what}: {error}", user.name))
         };
         if let Some(folder) = mine {
-            give(folder, user).map_err(|error| failed(&folder.display().to_string(), error))?;
+            let (uid, gid) = (Some(user.uid), Some(user.gid));
+            give(folder, uid, gid).map_err(|error| failed(&folder.display().to_string(), error))?;
         }
         privileges::become_user(user).map_err(|error| failed("cannot become that user", error))?;
     }
@@ -131,14 +142,28 @@ pub(super) fn warn(mode: Mode, confinement: Confinement) {
     }
 }
 
-/// A folder and the files in it change their owner.
-fn give(folder: &Path, user: &User) -> std::io::Result<()> {
-    let (uid, gid) = (Some(user.uid), Some(user.gid));
-    chown(folder, uid, gid)?;
-    for entry in std::fs::read_dir(folder)? {
+/// A folder and the files in it change their owner. The user may have been there before: what it put there in their place,
+/// links of both kinds, leads nowhere.
+fn give(folder: &Path, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+    let opened = |path: &Path, flags: i32| {
+        File::options()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | flags)
+            .open(path)
+    };
+    let held = opened(folder, libc::O_DIRECTORY)?;
+    fchown(&held, uid, gid)?;
+    // The folder that is held, whatever has its name by now.
+    let held = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
+    for entry in std::fs::read_dir(&held)? {
         let entry = entry?;
-        if entry.file_type()?.is_file() {
-            chown(entry.path(), uid, gid)?;
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
+        let file = opened(&held.join(entry.file_name()), 0)?;
+        let facts = file.metadata()?;
+        if facts.is_file() && facts.nlink() == 1 {
+            fchown(&file, uid, gid)?;
         }
     }
     Ok(())
@@ -165,5 +190,52 @@ mod tests {
             Path::new("/no-such-key")
         );
         assert_eq!(places(Path::new("no-such-key"))[0], Path::new("."));
+    }
+
+    #[test]
+    fn nothing_lets_it_write_everywhere() {
+        let mut plan = plan(Path::new("/srv"), &[], None);
+        let log = Path::new("/usr/../access.log");
+        watched(&mut plan, Some(log), Some(Path::new("/control.sock")));
+        assert_eq!(plan.write, [log, Path::new("/control.sock")]);
+        plan.write.clear();
+        watched(&mut plan, Some(Path::new("-")), None);
+        watched(&mut plan, Some(Path::new("/dev/stderr")), None);
+        watched(&mut plan, Some(Path::new("a.log")), None);
+        watched(&mut plan, Some(Path::new("/srv/log/a.log")), None);
+        assert_eq!(
+            plan.write,
+            ["/dev/stderr", ".", "/srv/log"].map(PathBuf::from)
+        );
+    }
+
+    #[test]
+    fn links_in_a_folder_that_is_given_away_lead_nowhere() {
+        if !privileges::is_root() {
+            eprintln!("skipped: only root gives files away");
+            return;
+        }
+        const USER: Option<u32> = Some(65_534);
+        let folder = tempfile::tempdir().unwrap();
+        let (outer, inner) = (folder.path().join("outer"), folder.path().join("inner"));
+        for made in [&outer, &inner] {
+            std::fs::create_dir(made).unwrap();
+        }
+        for made in [outer.join("a"), outer.join("b"), inner.join("own")] {
+            std::fs::write(made, "").unwrap();
+        }
+        std::os::unix::fs::symlink(outer.join("a"), inner.join("link")).unwrap();
+        std::fs::hard_link(outer.join("b"), inner.join("hard")).unwrap();
+        give(&inner, USER, USER).unwrap();
+        let owner = |path: PathBuf| std::fs::metadata(path).unwrap().uid();
+        assert_eq!(owner(inner.clone()), 65_534);
+        assert_eq!(owner(inner.join("own")), 65_534);
+        assert_eq!(owner(outer.join("a")), 0);
+        assert_eq!(owner(outer.join("b")), 0);
+        // The folder itself may be a link as well.
+        let link = folder.path().join("tls-v1");
+        std::os::unix::fs::symlink(&outer, &link).unwrap();
+        assert!(give(&link, USER, USER).is_err());
+        assert_eq!(owner(outer), 0);
     }
 }

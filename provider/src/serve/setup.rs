@@ -82,6 +82,34 @@ pub(super) fn no_store(path: &Path, error: OpenError) -> CommandError {
     CommandError::local(format!("artifacts directory {}: {error}", path.display())).hint(hint)
 }
 
+/// Refuses a file or folder in the artifacts directory: everybody may fetch what lies there.
+pub(super) fn keep_apart(artifacts: &Path, flag: &str, file: &Path) -> Result<(), CommandError> {
+    let (Ok(artifacts), Ok(place)) = (artifacts.canonicalize(), real(file)) else {
+        // What cannot be found is told by whoever opens it.
+        return Ok(());
+    };
+    if !place.starts_with(&artifacts) {
+        return Ok(());
+    }
+    Err(CommandError::local(format!(
+        "{flag} {}: lies in the artifacts directory, where every client may fetch it",
+        file.display()
+    ))
+    .hint("move it to a folder of its own, and make a new key if anybody could fetch this one"))
+}
+
+/// Where a file is, or will be.
+fn real(file: &Path) -> io::Result<PathBuf> {
+    if let Ok(found) = file.canonicalize() {
+        return Ok(found);
+    }
+    let file = std::path::absolute(file)?;
+    match (file.parent(), file.file_name()) {
+        (Some(folder), Some(name)) => Ok(real(folder)?.join(name)),
+        _ => Ok(file),
+    }
+}
+
 /// The port cannot be had.
 pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> CommandError {
     let (port, ip) = (address.port(), address.ip());
@@ -104,5 +132,36 @@ pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> CommandEr
         .hint("--bind takes an address of this machine, 0.0.0.0 (all of IPv4) or :: (all)"),
         _ => CommandError::local(format!("cannot listen on {address}: {error}"))
             .hint("check --bind and --port"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_secret_does_not_lie_where_everything_is_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let artifacts = folder.path().join("artifacts");
+        let inner = artifacts.join("stable/x86_64");
+        std::fs::create_dir_all(&inner).unwrap();
+        std::fs::write(inner.join("a.key"), "").unwrap();
+        std::fs::write(folder.path().join("b.key"), "").unwrap();
+        std::os::unix::fs::symlink(inner.join("a.key"), folder.path().join("link")).unwrap();
+        std::os::unix::fs::symlink(&inner, folder.path().join("logs")).unwrap();
+        for (file, is_apart) in [
+            ("artifacts/stable/x86_64/a.key", false),
+            ("artifacts/../artifacts/stable/x86_64/a.key", false),
+            ("link", false),
+            ("logs/none.log", false),
+            ("artifacts/none/none", false),
+            ("artifacts", false),
+            ("b.key", true),
+            ("artifacts-2/none", true),
+            ("none/none", true),
+        ] {
+            let kept = keep_apart(&artifacts, "--key", &folder.path().join(file));
+            assert_eq!(kept.is_ok(), is_apart, "{file}");
+        }
     }
 }

@@ -67,6 +67,13 @@ pub(super) fn open(wanted: &Wanted<'_>) -> Result<Vec<Listener>, CommandError> {
         listeners.extend(listen(&addresses, wanted.port, Scheme::Http)?);
     }
     if let Some(port) = wanted.tls_port.filter(|_| !has_tls) {
+        let is_taken = |listener: &Listener| port != 0 && listener.address.port() == port;
+        if listeners.iter().any(is_taken) {
+            return Err(CommandError::usage(format!(
+                "port {port} cannot speak both HTTP and HTTPS"
+            ))
+            .hint("give --port and --tls-port different numbers"));
+        }
         listeners.extend(listen(&addresses, port, Scheme::Https)?);
     }
     Ok(listeners)

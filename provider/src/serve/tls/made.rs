@@ -70,8 +70,15 @@ impl Made {
 
     /// The certificate for `names`: the one that is there, or a new one when that does not cover them all.
     pub(super) fn identity(&self, names: &[String]) -> Result<Identity, Problem> {
-        std::fs::create_dir_all(&self.folder)
-            .map_err(|error| Problem::file(&self.folder, error))?;
+        let failed = |error| Problem::file(&self.folder, error);
+        std::fs::create_dir_all(&self.folder).map_err(failed)?;
+        // Whoever may write the state directory must not choose where root writes.
+        if !self.folder.symlink_metadata().map_err(failed)?.is_dir() {
+            return Err(Problem::content(
+                &self.folder,
+                "must be a directory, not a link",
+            ));
+        }
         let authority_key = self.key("authority.key")?;
         let authority = authority_params(&authority_key);
         let server_key = self.key("server.key")?;

@@ -113,7 +113,25 @@ fn what_keeps_it_from_starting_is_said_in_one_line() {
         3,
         &["/nowhere.key: ", "hint: make a key"],
     );
-    let bad = tree.path("bad.key");
+    let served = tree.path("bad.key");
+    serve(
+        &["-a", root, "--key", served.to_str().unwrap()],
+        3,
+        &["bad.key: lies in the artifacts directory", "hint: move it"],
+    );
+    serve(
+        &["-a", root, "--access-log", served.to_str().unwrap()],
+        3,
+        &["--access-log ", "lies in the artifacts directory"],
+    );
+    serve(
+        &["-a", root, "-p", "18080", "--tls-port", "18080"],
+        2,
+        &["port 18080 cannot speak both HTTP and HTTPS", "hint: "],
+    );
+    let outside = tempfile::tempdir().unwrap();
+    let bad = outside.path().join("bad.key");
+    fs::copy(served, &bad).unwrap();
     serve(
         &["-a", root, "--key", bad.to_str().unwrap()],
         3,

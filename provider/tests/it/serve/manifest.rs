@@ -225,7 +225,8 @@ fn with_a_key_what_lies_there_is_signed_and_only_again_when_it_changes() {
         ("stable/x86_64/vmlinuz", b"kernel one"),
         ("stable/x86_64/initrd", b"initramfs"),
     ]);
-    let key_file = tree.path("signing.key");
+    let keys = tempfile::tempdir().unwrap();
+    let key_file = keys.path().join("signing.key");
     write_key(&key_file);
     let flags = [
         "--key",

@@ -191,7 +191,8 @@ fn clients_can_be_hidden_from_others() {
 #[test]
 fn the_access_log_has_a_line_for_each_answer() {
     let tree = tree();
-    let log = tree.path("access.log");
+    let logs = tempfile::tempdir().unwrap();
+    let log = logs.path().join("access.log");
     let flags = [
         "--arch",
         "x86_64",
@@ -228,7 +229,7 @@ fn the_access_log_has_a_line_for_each_answer() {
     provider.signal(rustix::process::Signal::TERM);
     assert!(provider.wait().success());
 
-    let nowhere = tree.path("none/access.log");
+    let nowhere = logs.path().join("none/access.log");
     let output = plasmd(&[
         "serve",
         "--port",
@@ -363,7 +364,8 @@ fn a_provider_is_controlled_by_its_own_user_and_nobody_else() {
 #[test]
 fn a_reload_takes_what_it_can_and_keeps_the_rest() {
     let tree = tree();
-    let (file, log) = (tree.path("plasmd.toml"), tree.path("access.log"));
+    let logs = tempfile::tempdir().unwrap();
+    let (file, log) = (tree.path("plasmd.toml"), logs.path().join("access.log"));
     let socket = tree.path("control.sock");
     let socket = socket.to_str().unwrap();
     let settings = |extra: &str| {
@@ -386,7 +388,7 @@ fn a_reload_takes_what_it_can_and_keeps_the_rest() {
     wait_until("the first line", || {
         lines(&log).contains("/before").then_some(())
     });
-    let old = tree.path("access.log.1");
+    let old = logs.path().join("access.log.1");
     fs::rename(&log, &old).unwrap();
     settings("log_level = \"debug\"\nvalid_days = 5\nkey = \"/none\"\n");
     let (code, said) = reload();

@@ -279,13 +279,14 @@ fn clients_that_do_not_shake_hands() {
 
 #[test]
 fn what_is_wrong_with_a_certificate_is_said_at_the_start() {
-    let tree = Tree::new(&[("none", b"no PEM")]);
+    let (served, tree) = (Tree::new(&[]), Tree::new(&[("none", b"no PEM")]));
     for name in ["first", "second"] {
         make(tree.root(), name, "rsa:2048");
     }
     let path = |name: &str| text(&tree.path(name)).to_owned();
     let check = |flags: &[&str], code: i32, said: &[&str]| {
-        let common = ["serve", "-b", "127.0.0.1", "-p", "0", "-a", &path("")];
+        let artifacts = text(served.root());
+        let common = ["serve", "-b", "127.0.0.1", "-p", "0", "-a", artifacts];
         let output = plasmd(&[&common, flags].concat());
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{flags:?}: {error}");
