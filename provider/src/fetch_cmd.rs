@@ -1,6 +1,7 @@
 //! `phase-fetch`: a verified manifest, then the artifacts it names, into a directory.
 //!
-//! The manifest comes from the first of the URLs that has one which verifies; the artifacts from all of them at once.
+//! All of the URLs are asked for their manifest, and the newest that verifies counts; the artifacts come from all of them
+//! at once.
 //! The manifest is verified before anything else is asked for. A file appears under its own name when all of it was
 //! verified and is durable; until then it is `.NAME.partial`, from which the next run goes on. `manifest.json` comes
 //! last, so that a directory with a new manifest also has the new files.
@@ -19,7 +20,7 @@ use boot_manifest::{
     Arch, Artifact, Channel, Digest, Expect, Expiry, Floor, MANIFEST_SIZE_MAX, Manifest, Verified,
     verify,
 };
-use fetch::{FetchError, Fetcher, Limits, Providers, Report, Url};
+use fetch::{FetchError, Fetcher, Limits, Mirror, Mirrors, Newest, Offer, Report, Url};
 
 use crate::exit::{CommandError, Exit};
 use crate::out;
@@ -206,7 +207,7 @@ fn hint(error: &FetchError) -> Option<&'static str> {
             "curl URL/status tells what the provider serves; -c and -A select a channel and an architecture"
         }
         FetchError::CutShort { .. } => "run the same command again: it goes on where it stopped",
-        FetchError::TooSlow { .. } => {
+        FetchError::TooSlow { .. } | FetchError::TooLate { .. } => {
             "run the same command again: it goes on where it stopped; --timeout gives it more time"
         }
         FetchError::BadHash(_) | FetchError::TooShort { .. } | FetchError::TooLarge { .. } => {
@@ -323,7 +324,7 @@ async fn obtain_manifest(
     args: &Args,
     trust: &Trust,
     fetcher: &mut Fetcher,
-) -> Result<(Verified<Manifest>, Providers), Failure> {
+) -> Result<(Verified<Manifest>, Mirrors), Failure> {
     let expect = Expect {
         now: trust::now(),
         floor: Floor::default(),
@@ -336,7 +337,7 @@ async fn obtain_manifest(
         },
     };
     let providers = args.providers()?;
-    let (manifest, urls) = match &args.manifest {
+    let (manifest, mirrors) = match &args.manifest {
         Some(file) if providers.is_empty() => {
             let file = file.display();
             let message =
@@ -353,12 +354,12 @@ async fn obtain_manifest(
                 )
                 .into());
         }
-        None => first_manifest(args, trust, fetcher, &expect, &providers).await?,
+        None => newest_manifest(args, trust, fetcher, &expect, &providers).await?,
     };
     if manifest.expired() {
         tracing::warn!(expired_at = %manifest.expires_at, now = %expect.now, "an expired manifest is accepted because of --allow-expired");
     }
-    Ok((manifest, Providers(urls)))
+    Ok((manifest, Mirrors(mirrors)))
 }
 
 /// The manifest in a file. Its files are looked for as if it had come from where each provider keeps it.
@@ -367,7 +368,7 @@ fn manifest_of(
     trust: &Trust,
     expect: &Expect<'_>,
     providers: &[Url],
-) -> Result<(Verified<Manifest>, Vec<Url>), Failure> {
+) -> Result<(Verified<Manifest>, Vec<Mirror>), Failure> {
     let bytes = trust::read(file, MANIFEST_SIZE_MAX, "manifest")?;
     let manifest = verify(&bytes, &trust.root, expect).map_err(|error| {
         let failed = CommandError::failed(format!("{}: {error}", file.display()));
@@ -383,56 +384,66 @@ fn manifest_of(
         }
     })?;
     let select = (manifest.channel.as_str(), manifest.arch.as_str());
-    let urls = providers
+    let mirrors = providers
         .iter()
-        .map(|base| fetch::manifest_url(base, Some(select)))
+        .map(|base| {
+            let manifest = fetch::manifest_url(base, Some(select))?;
+            let artifacts = None;
+            Ok(Mirror {
+                manifest,
+                artifacts,
+            })
+        })
         .collect::<Result<_, _>>()
         .map_err(FetchError::Url)?;
-    Ok((manifest, urls))
+    Ok((manifest, mirrors))
 }
 
-/// The manifest of the first provider that has one which verifies. Those before it are not asked for anything else.
-async fn first_manifest(
+/// The newest manifest that a provider has. Those that have none which verifies are not asked for anything else.
+async fn newest_manifest(
     args: &Args,
     trust: &Trust,
     fetcher: &mut Fetcher,
     expect: &Expect<'_>,
     providers: &[Url],
-) -> Result<(Verified<Manifest>, Vec<Url>), Failure> {
+) -> Result<(Verified<Manifest>, Vec<Mirror>), Failure> {
     let arch = args.arch.unwrap_or(Arch::host());
     let channel = args.channel.as_ref().map_or("stable", Channel::as_str);
     let selected = args.channel.is_some() || args.arch.is_some();
     let select = selected.then_some((channel, arch.as_str()));
-    let mut urls = providers
+    let urls = providers
         .iter()
         .map(|base| fetch::manifest_url(base, select))
         .collect::<Result<Vec<Url>, _>>()
         .map_err(FetchError::Url)?;
-    let mut errors = Vec::new();
-    for (index, url) in urls.iter().enumerate() {
-        match fetcher.manifest(url, &trust.root, expect).await {
-            Ok(manifest) => {
-                urls.drain(..index);
-                return Ok((manifest, urls));
+    let Newest { manifest, offers } = fetcher.newest_manifest(&urls, &trust.root, expect).await?;
+    let mut mirrors = Vec::new();
+    for (url, offer) in urls.into_iter().zip(offers) {
+        let artifacts = match offer {
+            Offer::Failed(error) => {
+                tracing::warn!(%error, "provider dropped: no manifest from it");
+                continue;
             }
-            // Nothing that another provider could do better.
-            Err(error @ FetchError::Local(_)) => return Err(error.into()),
-            Err(error) => {
-                if index + 1 < urls.len() {
-                    tracing::warn!(%error, "provider dropped: no manifest from it");
+            Offer::Unknown => None,
+            Offer::Manifest {
+                sequence,
+                artifacts,
+            } => {
+                if sequence < manifest.sequence {
+                    tracing::warn!(
+                        %url, sequence, newest = manifest.sequence,
+                        "an older release is there, and only what did not change is fetched from it"
+                    );
                 }
-                errors.push(error);
+                Some(artifacts)
             }
-        }
+        };
+        mirrors.push(Mirror {
+            manifest: url,
+            artifacts,
+        });
     }
-    let error = match errors.len() {
-        1 => errors.remove(0),
-        _ => FetchError::Exhausted {
-            name: "a manifest".to_owned(),
-            errors,
-        },
-    };
-    Err(error.into())
+    Ok((manifest, mirrors))
 }
 
 fn not_a_url(text: &str, error: fetch::UrlError) -> Failure {
@@ -465,7 +476,7 @@ async fn fetch_one(
     fetcher: &mut Fetcher,
     manifest: &Verified<Manifest>,
     artifact: &Artifact,
-    providers: &Providers,
+    providers: &Mirrors,
     folder: &Folder,
 ) -> Result<Done, Failure> {
     let artifact = artifact.clone();

@@ -385,9 +385,17 @@ impl<'a, S: Sink> Download<'a, S> {
     }
 
     fn too_late(&self, limit: Duration) -> FetchError {
-        match self.sources.first() {
-            Some(source) => FetchError::too_slow(source.url(), TooSlow::Total { limit }),
-            None => self.lost_without_source(),
+        match &self.sources[..] {
+            [] => self.lost_without_source(),
+            [source] => FetchError::too_slow(source.url(), TooSlow::Total { limit }),
+            sources => FetchError::TooLate {
+                name: self.common.artifact.name.to_string(),
+                limit,
+                sources: sources
+                    .iter()
+                    .map(|source| (source.url().clone(), source.received()))
+                    .collect(),
+            },
         }
     }
 
@@ -459,8 +467,8 @@ impl Source {
     }
 }
 
-/// A lane that panicked is a fault of this program, and is not hidden.
-fn raise(lane: Result<(), tokio::task::JoinError>) {
+/// A task that panicked is a fault of this program, and is not hidden.
+pub(crate) fn raise(lane: Result<(), tokio::task::JoinError>) {
     if let Err(error) = lane
         && error.is_panic()
     {

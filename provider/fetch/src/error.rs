@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::ops::Range;
+use std::time::Duration;
 
 use boot_manifest::{Digest, VerifyError};
 use http::StatusCode;
@@ -144,6 +145,16 @@ pub enum FetchError {
         /// Of each source, the last one.
         errors: Vec<FetchError>,
     },
+    /// Several sources together were not done in time.
+    #[error("{name}: not done within {limit:?}: {}", brought(sources))]
+    TooLate {
+        /// What was asked for.
+        name: String,
+        /// The time it had.
+        limit: Duration,
+        /// What each source was, and the bytes that it brought.
+        sources: Vec<(Url, u64)>,
+    },
     /// This machine is in the way: no more connections, no certificates.
     #[error("{0}")]
     Local(String),
@@ -188,7 +199,7 @@ impl FetchError {
             Self::Tls { .. } => "bad-certificate",
             Self::NotHttp { .. } => "not-http",
             Self::CutShort { .. } | Self::TooShort { .. } => "cut-short",
-            Self::TooSlow { .. } => "too-slow",
+            Self::TooSlow { .. } | Self::TooLate { .. } => "too-slow",
             Self::TooLarge { .. } => "too-large",
             Self::BadHash(_) => "bad-hash",
             Self::Verify { source, .. } => source.code(),
@@ -222,6 +233,7 @@ impl FetchError {
             | Self::Verify { .. }
             | Self::NoSuchArtifact { .. }
             | Self::NoSource { .. }
+            | Self::TooLate { .. }
             | Self::Sink(_) => false,
         }
     }
@@ -270,6 +282,13 @@ fn shared_code(errors: &[FetchError]) -> &'static str {
 fn list(errors: &[FetchError]) -> String {
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     texts.join("; ")
+}
+
+fn brought(sources: &[(Url, u64)]) -> String {
+    let texts = sources
+        .iter()
+        .map(|(url, bytes)| format!("{url} brought {bytes} bytes"));
+    texts.collect::<Vec<String>>().join(", ")
 }
 
 /// The text of an error and of what caused it, where the causes add something.

@@ -2,7 +2,7 @@
 //!
 //! A crate of its own because pull-through caches and the client tools both use it, without the servers of `provider`.
 //!
-//! - [`Fetcher::manifest`] gives a manifest only after `boot_manifest::verify` accepted it.
+//! - [`Fetcher::manifest`] and [`Fetcher::newest_manifest`] give a manifest only after `boot_manifest::verify` accepted it.
 //! - [`Fetcher::artifact`] takes such a manifest and fills a [`Sink`] with chunks that have the digests it names, from
 //!   all [`Sources`] at once.
 //!
@@ -11,6 +11,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | `manifests` | one manifest, or the newest of several servers |
 //! | `schedule` | who fetches what; sources that fail, lie or lag (pure) |
 //! | `download` | the shell around it |
 //! | `lane`, `part` | one request: its answer, chunks and checks |
@@ -26,6 +27,7 @@ mod download;
 mod error;
 mod lane;
 mod limits;
+mod manifests;
 mod pace;
 mod part;
 mod report;
@@ -38,20 +40,18 @@ mod url;
 
 use std::sync::Arc;
 
-use boot_manifest::{Artifact, Expect, MANIFEST_SIZE_MAX, Manifest, TrustRoot, Verified, verify};
-use http::StatusCode;
-use tokio::time::timeout;
+use boot_manifest::{Artifact, Manifest, Verified};
 
 use crate::connect::Dialer;
 use crate::download::{Clients, Download};
-use crate::schedule::{jittered, seed};
 
 pub use crate::error::{BadHash, FetchError};
 pub use crate::limits::{Limits, SOURCES_MAX};
+pub use crate::manifests::{Newest, Offer};
 pub use crate::pace::TooSlow;
 pub use crate::report::{Progress, Report, SourceReport};
 pub use crate::sink::{Sink, SinkChunk, SinkError};
-pub use crate::sources::{Providers, Sources, manifest_url, sources};
+pub use crate::sources::{Mirror, Mirrors, Providers, Sources, manifest_url, sources};
 pub use crate::tls::Trust;
 pub use crate::url::{Url, UrlError};
 
@@ -75,70 +75,6 @@ impl Fetcher {
         Self {
             clients: Clients::new(limits, Dialer::new(Some(trust), true)),
         }
-    }
-
-    /// Fetches the manifest at `url` and verifies it. Retries what may pass, within the limits.
-    pub async fn manifest(
-        &mut self,
-        url: &Url,
-        root: &TrustRoot,
-        expect: &Expect<'_>,
-    ) -> Result<Verified<Manifest>, FetchError> {
-        let limit = self.clients.limits().total;
-        let bytes = timeout(limit, self.manifest_bytes(url))
-            .await
-            .map_err(|_| FetchError::too_slow(url, TooSlow::Total { limit }))??;
-        verify(&bytes, root, expect).map_err(|source| FetchError::Verify {
-            url: url.clone(),
-            source,
-        })
-    }
-
-    async fn manifest_bytes(&mut self, url: &Url) -> Result<Vec<u8>, FetchError> {
-        let mut failures = 0;
-        loop {
-            match self.small_file(url, MANIFEST_SIZE_MAX).await {
-                Err(error) if error.is_transient() && failures < self.clients.limits().retries => {
-                    let delay = jittered(self.clients.limits().retry_delay, failures, seed());
-                    tracing::warn!(%error, ?delay, "no manifest yet, trying again");
-                    failures += 1;
-                    tokio::time::sleep(delay).await;
-                }
-                result => return result,
-            }
-        }
-    }
-
-    /// A file of unknown size, up to a limit, into memory.
-    async fn small_file(&mut self, url: &Url, size_max: usize) -> Result<Vec<u8>, FetchError> {
-        let mut client = self.clients.take(url);
-        let mut answer = client.get(url, None).await?;
-        if answer.status != StatusCode::OK {
-            return Err(FetchError::status(&answer.url, answer.status));
-        }
-        let limit = size_max as u64;
-        let found = answer.content_length();
-        if found.is_some_and(|found| found > limit) {
-            return Err(FetchError::TooLarge {
-                url: answer.url.clone(),
-                limit,
-                found,
-            });
-        }
-        let mut bytes = Vec::new();
-        while let Some(data) = answer.next().await? {
-            if bytes.len() + data.len() > size_max {
-                return Err(FetchError::TooLarge {
-                    url: answer.url.clone(),
-                    limit,
-                    found: None,
-                });
-            }
-            bytes.extend_from_slice(&data);
-        }
-        client.keep(answer);
-        self.clients.give_back(client);
-        Ok(bytes)
     }
 
     /// Fetches the chunks of artifact `name` that `sink` misses, from all `sources` that have the file.

@@ -19,6 +19,10 @@ pub(crate) const CONNECTIONS_MAX: usize = 4;
 /// Sources that one fetch may be given.
 pub const SOURCES_MAX: usize = 32;
 
+/// When one server has given a manifest, the others have this long to give a newer one: a lost SYN is repeated after a
+/// second, and nobody wants to wait for a server that is off.
+pub(crate) const NEWER_WAIT: Duration = Duration::from_secs(2);
+
 /// A request to one of several sources is for what it brings in this time: long enough that the round trips do not
 /// count, short enough that a source which slows down holds up little.
 pub(crate) const RUN_TIME: Duration = Duration::from_secs(2);

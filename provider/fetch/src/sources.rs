@@ -1,6 +1,6 @@
 //! Where artifacts may be.
 
-use boot_manifest::{Artifact, Manifest};
+use boot_manifest::{Artifact, Digest, Manifest};
 
 use crate::url::{Url, UrlError};
 
@@ -19,6 +19,35 @@ impl Sources for Providers {
         self.0
             .iter()
             .map(|url| sources(url, manifest, artifact))
+            .collect()
+    }
+}
+
+/// A server that is known by the URL of its manifest, and perhaps by what that names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Where its manifest is.
+    pub manifest: Url,
+    /// The digests of the artifacts that it has; nothing when that is not known.
+    pub artifacts: Option<Vec<Digest>>,
+}
+
+/// Servers that may be behind: those are asked only for what their own manifest names as well. Servers that nothing is
+/// known about come last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirrors(pub Vec<Mirror>);
+
+impl Sources for Mirrors {
+    fn places(&self, manifest: &Manifest, artifact: &Artifact) -> Vec<Vec<Url>> {
+        let has = |mirror: &&Mirror| {
+            let digests = mirror.artifacts.as_ref();
+            digests.is_none_or(|digests| digests.contains(&artifact.digest))
+        };
+        let mut mirrors: Vec<&Mirror> = self.0.iter().filter(has).collect();
+        mirrors.sort_by_key(|mirror| mirror.artifacts.is_none());
+        let places = mirrors.iter();
+        places
+            .map(|mirror| sources(&mirror.manifest, manifest, artifact))
             .collect()
     }
 }

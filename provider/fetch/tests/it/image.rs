@@ -49,6 +49,15 @@ impl Image {
         created_at: Timestamp,
         files: Vec<(&'static str, &'static str, Vec<u8>)>,
     ) -> Self {
+        Self::numbered(7, created_at, files)
+    }
+
+    /// The same with a sequence number of one's own.
+    pub(crate) fn numbered(
+        sequence: u64,
+        created_at: Timestamp,
+        files: Vec<(&'static str, &'static str, Vec<u8>)>,
+    ) -> Self {
         let key = SecretKey::from_seed([7; 32]);
         let artifacts = files.iter().map(|(name, filename, bytes)| {
             let mut hasher = ArtifactHasher::new(bytes.len() as u64).expect("a sound length");
@@ -64,7 +73,7 @@ impl Image {
         });
         let manifest = Manifest {
             generation: 1,
-            sequence: 7,
+            sequence,
             security_version: 1,
             version: "0.1.0".to_owned(),
             channel: "stable".parse().expect("a channel"),

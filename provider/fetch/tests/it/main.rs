@@ -4,6 +4,7 @@ mod artifacts;
 mod image;
 mod manifests;
 mod memory;
+mod newest;
 mod server;
 mod several;
 

@@ -88,26 +88,27 @@ fn patient() -> Limits {
 
 #[test]
 fn two_shaped_servers_are_used_together() {
-    let image = image_of(24);
-    let (a, b) = (shaped(&image, 16 << 10), shaped(&image, 16 << 10));
+    // Slow enough that hashing in a debug build, beside other tests, is not what it waits for.
+    let image = image_of(16);
+    let (a, b) = (shaped(&image, 6 << 10), shaped(&image, 6 << 10));
     let alone = fetch_from(&[&a], &image, patient());
     let together = fetch_from(&[&a, &b], &image, patient());
     let (alone, together) = (alone.report(), together.report());
     println!("alone {:?}, together {:?}", alone.elapsed, together.elapsed);
     assert!(
-        together.elapsed < alone.elapsed * 3 / 4,
+        together.elapsed < alone.elapsed * 4 / 5,
         "{:?} is not much less than {:?}",
         together.elapsed,
         alone.elapsed
     );
     for source in &together.sources {
-        assert!(source.bytes_kept >= 6 * MIB, "{:?}", together.sources);
+        assert!(source.bytes_kept >= 4 * MIB, "{:?}", together.sources);
         assert_eq!(source.dropped, None);
     }
     let kept: u64 = together.sources.iter().map(|one| one.bytes_kept).sum();
-    assert_eq!(kept, 24 * MIB);
+    assert_eq!(kept, 16 * MIB);
     assert!(
-        together.bytes_received < 26 * MIB,
+        together.bytes_received < 18 * MIB,
         "too much was asked twice: {}",
         together.bytes_received
     );
@@ -246,6 +247,33 @@ fn the_rate_limit_holds_for_all_connections_together() {
     // The last piece of each connection is not waited for.
     let least = Duration::from_millis(400);
     assert!(outcome.report().elapsed > least, "{:?}", outcome.report());
+}
+
+#[test]
+fn when_time_is_up_everybody_who_was_asked_is_named() {
+    let image = image_of(8);
+    let stalling = |amount: usize| {
+        provider(&image, move |request, stream, bytes| {
+            (request.target == KERNEL).then(|| {
+                let body = head_of(request, stream, bytes);
+                send(stream, &body[..amount]);
+                Then::Keep
+            })
+        })
+    };
+    let (a, b) = (stalling(1_000), stalling(0));
+    let hurried = Limits {
+        total: Duration::from_millis(800),
+        ..patient()
+    };
+    let outcome = fetch_from(&[&a, &b], &image, hurried);
+    let error = outcome.error();
+    assert_eq!(error.code(), "too-slow");
+    let text = error.to_string();
+    for (server, bytes) in [(&a, 1_000), (&b, 0)] {
+        let part = format!("{} brought {bytes} bytes", server.url(KERNEL));
+        assert!(text.contains(&part), "{part:?} is missing: {text}");
+    }
 }
 
 #[test]

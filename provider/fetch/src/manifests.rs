@@ -1,0 +1,209 @@
+//! Getting a manifest: from one server, or the newest that several have.
+//!
+//! A mirror that is behind, or held back by somebody, still has a manifest that verifies. Only the others can tell that
+//! there is a newer one, so all are asked, and none can hold up the rest for long.
+
+use boot_manifest::{Digest, Expect, MANIFEST_SIZE_MAX, Manifest, TrustRoot, Verified, verify};
+use http::StatusCode;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::Fetcher;
+use crate::client::Client;
+use crate::download::raise;
+use crate::error::FetchError;
+use crate::limits::{CONNECTIONS_MAX, Limits, NEWER_WAIT};
+use crate::pace::TooSlow;
+use crate::schedule::{jittered, seed};
+use crate::url::Url;
+
+/// The newest manifest of several servers, and what each of them has.
+#[derive(Debug)]
+pub struct Newest {
+    /// The one with the highest sequence number.
+    pub manifest: Verified<Manifest>,
+    /// What came of each server, in the order they were given.
+    pub offers: Vec<Offer>,
+}
+
+/// What came of asking one server for its manifest.
+#[derive(Debug)]
+pub enum Offer {
+    /// It has one that verifies, of this sequence number, which names artifacts with these digests.
+    Manifest {
+        /// The manifest's.
+        sequence: u64,
+        /// Those of its artifacts.
+        artifacts: Vec<Digest>,
+    },
+    /// It was not waited for any longer: another one had a manifest.
+    Unknown,
+    /// It has none that can be used.
+    Failed(FetchError),
+}
+
+impl Fetcher {
+    /// Fetches the manifest at `url` and verifies it. Retries what may pass, within the limits.
+    pub async fn manifest(
+        &mut self,
+        url: &Url,
+        root: &TrustRoot,
+        expect: &Expect<'_>,
+    ) -> Result<Verified<Manifest>, FetchError> {
+        let mut client = self.clients.take(url);
+        let bytes = manifest_bytes(&mut client, self.clients.limits(), url).await;
+        self.clients.give_back(client);
+        verified(url, &bytes?, root, expect)
+    }
+
+    /// Fetches the manifests at all `urls`, some at a time, and gives the newest that verifies. Once there is one, the
+    /// others have two seconds.
+    pub async fn newest_manifest(
+        &mut self,
+        urls: &[Url],
+        root: &TrustRoot,
+        expect: &Expect<'_>,
+    ) -> Result<Newest, FetchError> {
+        let mut offers: Vec<Offer> = urls.iter().map(|_| Offer::Unknown).collect();
+        let mut newest: Option<(usize, Verified<Manifest>)> = None;
+        let mut until = None;
+        let mut waiting = urls.iter().cloned().enumerate();
+        let mut asked = JoinSet::new();
+        loop {
+            while asked.len() < CONNECTIONS_MAX
+                && let Some((index, url)) = waiting.next()
+            {
+                let (mut client, limits) = (self.clients.take(&url), self.clients.limits().clone());
+                asked.spawn(async move {
+                    let bytes = manifest_bytes(&mut client, &limits, &url).await;
+                    (index, client, bytes)
+                });
+            }
+            let ended = match until {
+                None => asked.join_next().await,
+                Some(until) => timeout_at(until, asked.join_next()).await.unwrap_or(None),
+            };
+            let (index, client, bytes) = match ended {
+                None => break,
+                Some(Ok(ended)) => ended,
+                Some(ended @ Err(_)) => {
+                    raise(ended.map(drop));
+                    continue;
+                }
+            };
+            self.clients.give_back(client);
+            match bytes.and_then(|bytes| verified(&urls[index], &bytes, root, expect)) {
+                Ok(manifest) => {
+                    offers[index] = Offer::of(&manifest);
+                    until.get_or_insert_with(|| Instant::now() + NEWER_WAIT);
+                    if newest.as_ref().is_none_or(|(other, known)| {
+                        manifest.sequence > known.sequence
+                            || (manifest.sequence == known.sequence && index < *other)
+                    }) {
+                        newest = Some((index, manifest));
+                    }
+                }
+                // Nothing that another server could do better.
+                Err(error @ FetchError::Local(_)) => return Err(error),
+                Err(error) => offers[index] = Offer::Failed(error),
+            }
+        }
+        match newest {
+            Some((_, manifest)) => Ok(Newest { manifest, offers }),
+            None => Err(all_failed(offers)),
+        }
+    }
+}
+
+impl Offer {
+    fn of(manifest: &Manifest) -> Self {
+        let artifacts = manifest.artifacts.iter();
+        Self::Manifest {
+            sequence: manifest.sequence,
+            artifacts: artifacts.map(|artifact| artifact.digest).collect(),
+        }
+    }
+}
+
+fn all_failed(offers: Vec<Offer>) -> FetchError {
+    let errors = offers.into_iter().filter_map(|offer| match offer {
+        Offer::Failed(error) => Some(error),
+        Offer::Manifest { .. } | Offer::Unknown => None,
+    });
+    let mut errors: Vec<FetchError> = errors.collect();
+    let name = "a manifest".to_owned();
+    match errors.len() {
+        0 => FetchError::NoSource { name },
+        1 => errors.remove(0),
+        _ => FetchError::Exhausted { name, errors },
+    }
+}
+
+fn verified(
+    url: &Url,
+    bytes: &[u8],
+    root: &TrustRoot,
+    expect: &Expect<'_>,
+) -> Result<Verified<Manifest>, FetchError> {
+    verify(bytes, root, expect).map_err(|source| FetchError::Verify {
+        url: url.clone(),
+        source,
+    })
+}
+
+async fn manifest_bytes(
+    client: &mut Client,
+    limits: &Limits,
+    url: &Url,
+) -> Result<Vec<u8>, FetchError> {
+    let limit = limits.total;
+    timeout(limit, patiently(client, limits, url))
+        .await
+        .unwrap_or_else(|_| Err(FetchError::too_slow(url, TooSlow::Total { limit })))
+}
+
+async fn patiently(client: &mut Client, limits: &Limits, url: &Url) -> Result<Vec<u8>, FetchError> {
+    let mut failures = 0;
+    loop {
+        match small_file(client, url, MANIFEST_SIZE_MAX).await {
+            Err(error) if error.is_transient() && failures < limits.retries => {
+                let delay = jittered(limits.retry_delay, failures, seed());
+                tracing::warn!(%error, ?delay, "no manifest yet, trying again");
+                failures += 1;
+                tokio::time::sleep(delay).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// A file of unknown size, up to a limit, into memory.
+async fn small_file(
+    client: &mut Client,
+    url: &Url,
+    size_max: usize,
+) -> Result<Vec<u8>, FetchError> {
+    let mut answer = client.get(url, None).await?;
+    if answer.status != StatusCode::OK {
+        return Err(FetchError::status(&answer.url, answer.status));
+    }
+    let limit = size_max as u64;
+    let found = answer.content_length();
+    let too_large = |url: &Url, found| FetchError::TooLarge {
+        url: url.clone(),
+        limit,
+        found,
+    };
+    if found.is_some_and(|found| found > limit) {
+        return Err(too_large(&answer.url, found));
+    }
+    let mut bytes = Vec::new();
+    while let Some(data) = answer.next().await? {
+        if bytes.len() + data.len() > size_max {
+            return Err(too_large(&answer.url, None));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    client.keep(answer);
+    Ok(bytes)
+}
