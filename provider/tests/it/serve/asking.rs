@@ -1,6 +1,6 @@
 //! One connection that is kept, and asked one thing after another: what a client sees without the pauses of a new process.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -91,7 +91,13 @@ impl Asking {
 fn receive(stream: &mut TcpStream, size: usize, bytes: &mut Vec<u8>) -> usize {
     let filled = bytes.len();
     bytes.resize(filled + size, 0);
-    let read = stream.read(&mut bytes[filled..]).unwrap();
+    let read = loop {
+        // A wait with a limit is not taken up again by itself when the process was stopped meanwhile.
+        match stream.read(&mut bytes[filled..]) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            read => break read.unwrap(),
+        }
+    };
     bytes.truncate(filled + read);
     read
 }
