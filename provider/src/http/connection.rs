@@ -315,7 +315,13 @@ impl<H: Handler> Connection<H> {
         } else {
             Method::GET
         };
-        if written == head_size + promised {
+        // TLS takes what the socket does not, and nothing but a flush makes that leave.
+        let has_left = stream.socket().is_some()
+            || matches!(
+                Pin::new(&mut *stream).poll_flush(context),
+                Poll::Ready(Ok(()))
+            );
+        if written == head_size + promised && has_left {
             self.handler.answered(&Answered {
                 client: self.client,
                 method: &method,

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -220,6 +220,28 @@ impl<'a> Account<'a> {
         }
     }
 
+    /// All that was written is with the kernel.
+    fn flushed(&self) {
+        let mut ledger = self.ledger();
+        ledger.is_flushed = true;
+        // What is answered next waits for nothing the client does.
+        if ledger.is_answering {
+            self.waits(Waits::Busy);
+        }
+    }
+
+    /// hyper has asked for a request, and whether none is there.
+    fn reads(&self, is_pending: bool) {
+        let mut ledger = self.ledger();
+        ledger.is_reading = is_pending;
+        // As long as something is to leave, that is what is waited for: the bytes of a request that come meanwhile must
+        // not begin that wait anew.
+        let has_left = ledger.answers == 0 || ledger.is_flushed && ledger.sent >= ledger.promised;
+        if is_pending && !ledger.is_answering && has_left {
+            self.waits(Waits::Head);
+        }
+    }
+
     fn waits(&self, waits: Waits) -> bool {
         self.place.is_none_or(|place| place.waits(waits))
     }
@@ -277,10 +299,7 @@ impl<S: AsyncRead + Unpin> Read for Wire<'_, S> {
     ) -> Poll<io::Result<()>> {
         let wire = &mut *self;
         let result = wire.inlet.poll_read(&mut wire.stream, context, buffer);
-        wire.account.ledger().is_reading = result.is_pending();
-        if result.is_pending() && !wire.account.ledger().is_answering {
-            wire.account.waits(Waits::Head);
-        }
+        wire.account.reads(result.is_pending());
         result
     }
 }
@@ -309,10 +328,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Wire<'_, S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper asks for this when it has written all it has.
-        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        self.account.ledger().is_flushed = true;
-        Poll::Ready(Ok(()))
+        // hyper asks for this when it has written all it has. TLS holds back what the socket does not take.
+        match Pin::new(&mut self.stream).poll_flush(context)? {
+            Poll::Pending if self.account.waits(Waits::Write) => Poll::Pending,
+            Poll::Pending => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Ready(()) => {
+                self.account.flushed();
+                Poll::Ready(Ok(()))
+            }
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use boot_manifest::Digest;
 use http_semantics::labels::{Facts, Labels};
-use tokio::io::{AsyncReadExt as _, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, DuplexStream};
 
 use super::*;
 use crate::http::refuse;
@@ -219,6 +219,119 @@ async fn an_answer_that_is_cut_off_is_told_with_what_left() {
             panic!("{told:?}");
         };
         assert!((1000..3000).contains(&sent), "{sent}");
+    }
+}
+
+/// Takes everything at once, as TLS does, and lets it go when it is flushed.
+struct Holding {
+    held: Vec<u8>,
+    stream: DuplexStream,
+}
+
+impl AsyncRead for Holding {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Holding {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.held.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        slices
+            .iter()
+            .for_each(|slice| self.held.extend_from_slice(slice));
+        Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while !this.held.is_empty() {
+            let written = ready!(Pin::new(&mut this.stream).poll_write(context, &this.held))?;
+            this.held.drain(..written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(context))?;
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl Stream for Holding {
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+/// A client of a connection over a stream that holds back, the seats it is swept in, and its task.
+fn holding(room: usize) -> (DuplexStream, tokio::task::JoinHandle<()>) {
+    let connection = connection(Shelf {
+        has_at_hand: true,
+        told: Mutex::default(),
+    });
+    let (client, stream) = tokio::io::duplex(room);
+    let seats = Arc::clone(connection.place.seats());
+    tokio::spawn(Arc::clone(&seats).sweep(Arc::clone(&connection.metrics)));
+    let id = connection.place.id();
+    let held = Vec::new();
+    let task = tokio::spawn(async move { connection.serve(Holding { held, stream }).await });
+    seats.seat_task(id, task.abort_handle());
+    (client, task)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stream_holds_back_leaves_before_the_next_request() {
+    for target in ["/large", "/large?x"] {
+        let (mut client, _task) = holding(1_000);
+        for _ in 0..2 {
+            let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+            client.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = vec![0; LARGE];
+            let whole = client.read_exact(&mut answer);
+            let whole = tokio::time::timeout(Duration::from_secs(5), whole).await;
+            whole.expect(target).unwrap();
+            let mut rest = [0; 4_096];
+            let head = answer.windows(4).position(|end| end == b"\r\n\r\n");
+            let rest = client.read_exact(&mut rest[..head.unwrap() + 4]);
+            let rest = tokio::time::timeout(Duration::from_secs(5), rest).await;
+            rest.expect(target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_no_answer_leaves_whatever_it_sends_meanwhile() {
+    for target in ["/large", "/large?x"] {
+        let (mut client, task) = holding(1_000);
+        let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        for byte in b"GET /small" {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            // It may have been cut by now.
+            let _ = client.write_all(&[*byte]).await;
+        }
+        assert!(task.is_finished(), "{target}");
     }
 }
 
