@@ -37,6 +37,7 @@ mod status;
 mod stopping;
 mod summary;
 pub(crate) mod tls;
+mod trusted;
 mod watchdog;
 
 use std::sync::Arc;
@@ -104,7 +105,7 @@ async fn serve(
     (control, control_note): (Option<Listening>, String),
     bounds: Bounds,
 ) -> Result<Exit, CommandError> {
-    let shutdown = shutdown_signal(Arc::clone(&app.notifier))?;
+    let shutdown = shutdown_signal(Arc::clone(&app.notifier), bounds.drain_max)?;
     let reloading = reload_signal(Arc::clone(&app.reloads))?;
     summarise(&app, bounds.connections_max);
     let (stop, stopped) = watch::channel(false);

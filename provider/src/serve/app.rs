@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use boot_manifest::handoff::Report;
-use boot_manifest::{Arch, Channel, TrustRoot};
+use boot_manifest::{Arch, Channel};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
@@ -30,6 +30,8 @@ use crate::serve::refusal::Refusal;
 use crate::serve::reload::Reloads;
 use crate::serve::request_id::{self, RequestIds};
 use crate::serve::tls::Certificates;
+use crate::serve::trusted::Trusted;
+use crate::serve::watchdog::Question;
 
 /// There is no distributed hash table in this version; nobody is left to believe otherwise.
 pub(crate) const DHT: &str = "not in this version";
@@ -45,7 +47,7 @@ pub(crate) struct App {
     /// The configuration.
     pub(crate) in_force: Arc<Mutex<InForce>>,
     /// Whose manifests are believed, for `/health`.
-    pub(crate) trust_root: Option<TrustRoot>,
+    pub(crate) trusted: Arc<Trusted>,
     /// What is counted.
     pub(crate) metrics: Arc<Metrics>,
     /// Who fetched what.
@@ -68,6 +70,8 @@ pub(crate) struct App {
     pub(crate) certificates: Option<Arc<Certificates>>,
     /// What can be read again.
     pub(crate) reloads: Arc<Reloads>,
+    /// What this process asks itself.
+    pub(crate) question: Question,
     /// The service manager.
     pub(crate) notifier: Arc<Notifier>,
     /// What this process is to the machine.
@@ -106,6 +110,10 @@ impl Handler for App {
             sent,
             ..
         } = *answered;
+        // It shows that this process lives, and nothing about clients.
+        if self.question.is_asked_by(answered.agent) {
+            return;
+        }
         let path = answered.path();
         self.metrics.answered(method, status, answered.took);
         add(

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use artifact_store::{MANIFEST_FILE, Store};
-use boot_manifest::TrustRoot;
 
 use crate::control::{DEFAULT_SOCKET, Listening, Socket};
 use crate::exit::CommandError;
@@ -27,10 +26,12 @@ use crate::serve::process::Process;
 use crate::serve::reload::{Outcome, Reloads};
 use crate::serve::request_id::RequestIds;
 use crate::serve::settings;
-use crate::serve::setup::{KeyFile, keep_apart, no_store, read_trust_root};
+use crate::serve::setup::{KeyFile, keep_apart, no_store};
 use crate::serve::signer::Signing;
 use crate::serve::sockets::{self, Listener, Scheme};
 use crate::serve::tls::Certificates;
+use crate::serve::trusted::Trusted;
+use crate::serve::watchdog::Question;
 
 /// Puts the parts together. Reads every file that is named by a flag; afterwards only artifacts are read, and what a
 /// reload reads again.
@@ -44,11 +45,7 @@ pub(super) fn build(
     let store = Store::open(&args.artifacts).map_err(|error| no_store(&args.artifacts, error))?;
     let store = Arc::new(store);
     keep_secrets_apart(&args, listeners)?;
-    let trust_root = args
-        .trust_root
-        .as_deref()
-        .map(read_trust_root)
-        .transpose()?;
+    let trusted = Arc::new(Trusted::open(args.trust_root.clone())?);
     // What a reload reads again.
     let mut files: Vec<PathBuf> = [&args.key, &args.trust_root]
         .into_iter()
@@ -59,7 +56,7 @@ pub(super) fn build(
     let key_file = args.key.map(|path| KeyFile {
         path,
         args: args.signing,
-        generation: trust_root.as_ref().map_or(1, TrustRoot::generation),
+        generation: trusted.root().map_or(1, |root| root.generation()),
     });
     let signing = Signing::new(key_file)?;
     let init = InitLink::from_env()
@@ -99,6 +96,12 @@ pub(super) fn build(
     reloads.add("artifacts and signing key", move || {
         let is_changed = reloaded.reload().map_err(|error| error.to_string())?;
         Ok(Outcome::of(is_changed))
+    });
+    let reloaded = (Arc::clone(&trusted), Arc::clone(&catalog));
+    reloads.add("trust root", move || {
+        let (trusted, catalog) = &reloaded;
+        let signs = catalog.signer().is_some();
+        trusted.reload(signs).map_err(|error| error.to_string())
     });
     let mut process = Process::of(listeners);
     files.extend(certificates.iter().flat_map(|own| own.files()));
@@ -140,7 +143,8 @@ pub(super) fn build(
         channel: args.channel,
         arch: args.arch,
         in_force,
-        trust_root,
+        trusted,
+        question: Question::new(),
         metrics,
         clients: Clients::default(),
         access_log,

@@ -37,6 +37,13 @@ pub(crate) const WORKERS_MIN: usize = 2;
 /// Threads that may hash at once are as many as there are processors, but not more than this.
 pub(crate) const HASHERS_MAX: usize = 16;
 
+/// How long the service manager may take to make room for a message. It reads all day; after a start of many services at once
+/// it may need some milliseconds.
+pub(crate) const TELL_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Time for the end besides the drain: the goodbye, the last lines of the access log, and a busy machine.
+pub(crate) const END_WAIT_MAX: Duration = Duration::from_secs(10);
+
 /// Time for the goodbye to the local network when the process ends; the library needs milliseconds, or 2 s at worst.
 pub(crate) const GOODBYE_MAX: Duration = Duration::from_secs(3);
 

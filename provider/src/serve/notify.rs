@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use crate::serve::limits::TELL_WAIT_MAX;
+
 /// Where the service manager listens. Connected once, before the process gives up what it needs for that.
 #[derive(Debug)]
 pub(crate) struct Notifier(Option<UnixDatagram>);
@@ -46,9 +48,15 @@ impl Notifier {
         self.tell(&states);
     }
 
-    /// No more connections are accepted.
-    pub(crate) fn stopping(&self, status: &str) {
-        self.tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+    /// No more connections are accepted, and the process ends `within` this time: a service manager that would wait for less
+    /// is asked to wait for as long.
+    pub(crate) fn stopping(&self, status: &str, within: Duration) {
+        let micros = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
+        self.tell(&[
+            NotifyState::Stopping,
+            NotifyState::Status(status),
+            NotifyState::ExtendTimeoutUsec(micros),
+        ]);
     }
 
     /// An answer was seen just now.
@@ -67,8 +75,8 @@ impl Notifier {
 
 fn connect(address: SocketAddr) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
-    // A service manager that does not read must not stop requests.
-    socket.set_nonblocking(true)?;
+    // A service manager that is busy gets some time, and one that does not read at all must not stop requests for long.
+    socket.set_write_timeout(Some(TELL_WAIT_MAX))?;
     socket.connect_addr(&address)?;
     Ok(socket)
 }

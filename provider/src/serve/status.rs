@@ -69,11 +69,12 @@ impl App {
             .unhashable
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        let root = self.trusted.root();
         health::check(health::Subject {
             catalog: &self.catalog,
             channel: &self.channel,
             arch: self.arch,
-            root: self.trust_root.as_ref(),
+            root: root.as_deref(),
             metrics: &self.metrics,
             unhashable: &unhashable,
         })

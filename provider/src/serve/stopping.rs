@@ -2,16 +2,19 @@
 //! long, is the server's business.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{CommandError, Exit};
+use crate::serve::limits::END_WAIT_MAX;
 use crate::serve::notify::Notifier;
 use crate::serve::reload::Reloads;
 
 /// Ends when the process is told to; a second signal does not wait for the drain.
 pub(super) fn shutdown_signal(
     notifier: Arc<Notifier>,
+    drain_max: Duration,
 ) -> Result<impl Future<Output = ()>, CommandError> {
     let listen = |kind| {
         signal(kind).map_err(|error| CommandError::local(format!("cannot handle signals: {error}")))
@@ -25,7 +28,7 @@ pub(super) fn shutdown_signal(
         let mut next = async || tokio::select! { _ = terminate.recv() => "SIGTERM", _ = interrupt.recv() => "SIGINT" };
         let name = next().await;
         tracing::info!(signal = name, "stopping: running downloads may finish");
-        notifier.stopping("running downloads may finish");
+        notifier.stopping("running downloads may finish", drain_max + END_WAIT_MAX);
         let _ = told.send(());
         let name = next().await;
         tracing::warn!(signal = name, "stopping at once");

@@ -17,9 +17,39 @@ use crate::serve::metrics::get;
 /// Of the time between two signs of life that are wanted, the part between two questions. Two may fail.
 const QUESTIONS: u32 = 3;
 
-/// A question that needs no content. On a socket that speaks TLS it is answered as well, by a hint.
-const QUESTION: &[u8] =
-    b"HEAD / HTTP/1.1\r\nHost: localhost\r\nUser-Agent: plasmd-watchdog\r\nConnection: close\r\n\r\n";
+/// What the process asks itself. It needs no content; on a socket that speaks TLS it is answered as well, by a hint.
+///
+/// Its User-Agent is made anew in each process and known to no other, so that these requests, and none of a client, stay out
+/// of what is counted and logged.
+#[derive(Debug)]
+pub(crate) struct Question {
+    agent: String,
+}
+
+impl Question {
+    /// Of this process.
+    pub(super) fn new() -> Self {
+        let mut secret = [0; 16];
+        // Without randomness the figures could be kept from counting a client, which is no harm.
+        let _ = rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty());
+        let secret = u128::from_ne_bytes(secret);
+        Self {
+            agent: format!("plasmd-watchdog/{secret:032x}"),
+        }
+    }
+
+    /// Whether a request with this User-Agent is this question.
+    pub(super) fn is_asked_by(&self, agent: Option<&[u8]>) -> bool {
+        agent == Some(self.agent.as_bytes())
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "HEAD / HTTP/1.1\r\nHost: localhost\r\nUser-Agent: {}\r\nConnection: close\r\n\r\n",
+            self.agent
+        )
+    }
+}
 
 /// How every answer begins.
 const ANSWER: &[u8] = b"HTTP/1.1 ";
@@ -36,7 +66,7 @@ pub(super) async fn watch(
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         period.tick().await;
-        let answer = tokio::time::timeout(pause, ask(address)).await;
+        let answer = tokio::time::timeout(pause, ask(address, &app.question)).await;
         let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let is_full = get(&app.metrics.connections_open) >= connections_max as u64;
         match answer {
@@ -49,9 +79,9 @@ pub(super) async fn watch(
     }
 }
 
-async fn ask(address: SocketAddr) -> io::Result<()> {
+async fn ask(address: SocketAddr, question: &Question) -> io::Result<()> {
     let mut stream = TcpStream::connect(reachable(address).as_slice()).await?;
-    stream.write_all(QUESTION).await?;
+    stream.write_all(question.text().as_bytes()).await?;
     let mut answer = [0; ANSWER.len()];
     stream.read_exact(&mut answer).await?;
     if answer == ANSWER {
@@ -86,14 +116,26 @@ mod tests {
         ] {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
+            let question = Question::new();
+            let size = question.text().len();
             let answering = tokio::spawn(async move {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                stream.read_exact(&mut [0; QUESTION.len()]).await.unwrap();
+                stream.read_exact(&mut vec![0; size]).await.unwrap();
                 stream.write_all(answer).await.unwrap();
             });
-            assert_eq!(ask(address).await.is_ok(), is_answer, "{answer:?}");
+            let answered = ask(address, &question).await;
+            assert_eq!(answered.is_ok(), is_answer, "{answer:?}");
             answering.await.unwrap();
         }
+    }
+
+    #[test]
+    fn no_client_is_taken_for_it() {
+        let question = Question::new();
+        assert!(question.is_asked_by(Some(question.agent.as_bytes())));
+        assert!(!question.is_asked_by(Some(b"plasmd-watchdog")));
+        assert!(!question.is_asked_by(Some(Question::new().agent.as_bytes())));
+        assert!(!question.is_asked_by(None));
     }
 
     #[test]

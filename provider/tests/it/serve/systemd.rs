@@ -61,6 +61,11 @@ fn the_service_manager_is_told() {
     provider.signal(Signal::TERM);
     let stopping = manager.next();
     assert!(stopping.starts_with("STOPPING=1\nSTATUS="), "{stopping}");
+    // The drain of 10 s, and some more.
+    assert!(
+        stopping.ends_with("\nEXTEND_TIMEOUT_USEC=20000000\n"),
+        "{stopping}"
+    );
     assert_eq!(provider.wait().code(), Some(0));
 }
 
@@ -74,10 +79,15 @@ fn the_watchdog_hears_of_answers_and_of_nothing_else() {
     for _ in 0..3 {
         assert_eq!(manager.next(), "WATCHDOG=1\n");
     }
-    let answered = provider.get("/status").json()["metrics"]["requests_total"]
-        .as_u64()
-        .unwrap();
-    assert!(answered > 3, "each was an answer to a request: {answered}");
+    let status = provider.get("/status").json();
+    let count = |name: &str| status["metrics"][name].as_u64().unwrap();
+    assert!(
+        count("connections_total") > 3,
+        "each was an answer to a request"
+    );
+    // Which are nobody's business.
+    assert_eq!(count("requests_total"), 1, "{status}");
+    assert_eq!(status["clients"], serde_json::json!([]));
     // A process that does not run answers nothing.
     provider.signal(Signal::STOP);
     manager.socket.set_nonblocking(true).unwrap();
@@ -87,6 +97,50 @@ fn the_watchdog_hears_of_answers_and_of_nothing_else() {
     manager.socket.set_nonblocking(false).unwrap();
     provider.signal(Signal::CONT);
     assert_eq!(manager.next(), "WATCHDOG=1\n");
+}
+
+#[test]
+fn a_provider_without_places_is_busy_and_not_dead() {
+    let tree = Tree::new(&[("stable/x86_64/vmlinuz", &vec![1; 32 << 20])]);
+    let manager = Manager::new();
+    let socket = manager.folder.path().join("control.sock");
+    let mut command = manager.command(&tree);
+    command
+        .args(["--connections-max", "2", "--control-socket"])
+        .arg(&socket)
+        .env("WATCHDOG_USEC", "300000");
+    let mut provider = Provider::spawn(&mut command);
+    assert!(manager.next().starts_with("READY=1\n"));
+    let _downloads = [(); 2].map(|()| {
+        let mut stream = provider.connect();
+        let request = b"GET /stable/x86_64/vmlinuz HTTP/1.1\r\nHost: x\r\n\r\n";
+        stream.write_all(request).unwrap();
+        stream.read_exact(&mut [0; 1_000]).unwrap();
+        stream
+    });
+    // Both are served, and nobody else is.
+    let open = || {
+        let output = Command::new("curl")
+            .args(["-s", "--max-time", "30", "http://x/status", "--unix-socket"])
+            .arg(&socket)
+            .output()
+            .unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        status["metrics"]["connections_open"].as_u64()
+    };
+    wait_until("all places to be taken", || {
+        (open() == Some(2)).then_some(())
+    });
+    manager.socket.set_nonblocking(true).unwrap();
+    while manager.socket.recv(&mut [0; 64]).is_ok() {}
+    manager.socket.set_nonblocking(false).unwrap();
+    for _ in 0..3 {
+        assert_eq!(manager.next(), "WATCHDOG=1\n");
+    }
+    assert_eq!(open(), Some(2), "all that time");
+    provider.signal(Signal::KILL);
+    let log = provider.whole_log();
+    assert!(!log.contains("was not answered"), "{log}");
 }
 
 #[test]
