@@ -56,6 +56,9 @@ pub(crate) fn run(args: &Args) -> Result<Exit, CommandError> {
     out::line(format_args!("pin          {}", shown.pin));
     out::line(format_args!("             {} (curl)", shown.pin_curl));
     out::line(format_args!("certificate  {}", shown.fingerprint));
+    if let Some(expires_at) = shown.expires_at {
+        out::line(format_args!("expires      {expires_at}"));
+    }
     if let Some(authority) = shown.authority_fingerprint {
         out::line(format_args!("authority    {authority}"));
         out::line(format_args!("trust        {}", trusted.display()));

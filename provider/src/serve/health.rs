@@ -10,6 +10,7 @@ use crate::serve::catalog::{Catalog, now};
 use crate::serve::limits::{ACCEPT_FAILURE_MEMORY, DISK_FREE_MIN};
 use crate::serve::metrics::{Metrics, get};
 use crate::serve::signed::SignedFile;
+use crate::serve::tls::shown::Shown;
 
 /// The outcome, as `/health` shows it.
 #[derive(Debug, Clone, Serialize)]
@@ -79,6 +80,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) metrics: &'a Metrics,
     /// Files that could not be hashed, and why.
     pub(crate) unhashable: &'a [String],
+    /// The certificate of HTTPS.
+    pub(crate) certificate: Option<&'a Shown>,
 }
 
 /// Looks at the folder, at the file system and at the listening sockets.
@@ -135,6 +138,8 @@ pub(crate) fn check(subject: Subject<'_>) -> Health {
     let hashes_ok = subject.unhashable.is_empty();
     problems.extend_from_slice(subject.unhashable);
     let listener_ok = listener_ok(subject.metrics, &mut problems);
+    // Like that of a manifest, its end does not stop serving: HTTP goes on, and who pins it does not look.
+    notes.extend(subject.certificate.and_then(|shown| shown.ending(now())));
     let checks = Checks {
         artifacts_readable,
         disk_space_ok,

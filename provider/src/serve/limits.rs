@@ -73,6 +73,9 @@ pub(crate) const HAND_FILES_MAX: usize = 32;
 /// Bytes of a file of certificates or a key: a chain of ten has 20 KiB.
 pub(crate) const PEM_SIZE_MAX: usize = 256 * 1024;
 
+/// Days before the end of a certificate at which that is said. Those who renew by themselves do it earlier.
+pub(crate) const CERTIFICATE_WARN_DAYS: u32 = 14;
+
 /// Names and addresses in a certificate that is made here. Firmware reads certificates into small buffers.
 pub(crate) const NAMES_MAX: usize = 64;
 

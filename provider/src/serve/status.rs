@@ -33,6 +33,11 @@ impl App {
             hashing_passes_total: self.catalog.store().hashes().passes_total(),
             checks: health.checks.named().to_vec(),
             manifest_expires: health.manifest_expires,
+            certificate_expires: self
+                .certificates
+                .as_ref()
+                .and_then(|own| own.shown().expires_at)
+                .map(|end| end.unix()),
             process: process::look(),
         };
         respond::page(text::MEDIA_TYPE, text::page(&self.metrics, &beside))
@@ -70,6 +75,7 @@ impl App {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let root = self.trusted.root();
+        let certificate = self.certificates.as_ref().map(|own| own.shown());
         health::check(health::Subject {
             catalog: &self.catalog,
             channel: &self.channel,
@@ -77,6 +83,7 @@ impl App {
             root: root.as_deref(),
             metrics: &self.metrics,
             unhashable: &unhashable,
+            certificate: certificate.as_ref(),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use crate::config::Source;
 use crate::serve::app::{self, App};
+use crate::serve::catalog::now;
 use crate::serve::confine;
 
 /// What an operator wants to see first: where, what, and what does not work.
@@ -33,8 +34,12 @@ pub(super) fn summarise(app: &App, connections_max: usize) {
             pin = shown.pin,
             fingerprint = shown.fingerprint,
             authority_fingerprint = shown.authority_fingerprint,
+            expires_at = shown.expires_at.map(tracing::field::display),
             "certificate"
         );
+        if let Some(ending) = shown.ending(now()) {
+            tracing::warn!("{ending}");
+        }
     }
     let (mode, confinement) = app.process.confinement;
     tracing::info!(

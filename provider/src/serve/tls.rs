@@ -5,6 +5,7 @@
 
 pub(crate) mod made;
 pub(crate) mod shown;
+mod validity;
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};

@@ -25,6 +25,8 @@ pub(crate) struct Beside {
     pub(crate) checks: Vec<(&'static str, bool)>,
     /// Seconds since 1970 at which the manifest that is served expires.
     pub(crate) manifest_expires: Option<i64>,
+    /// Seconds since 1970 at which the certificate of HTTPS expires.
+    pub(crate) certificate_expires: Option<i64>,
     /// Figures about the process.
     pub(crate) process: Process,
 }
@@ -288,6 +290,11 @@ fn about(page: &mut Page, beside: &Beside) {
         "When the manifest of the default channel and architecture expires.",
         beside.manifest_expires,
     );
+    page.maybe(
+        "plasmd_certificate_expiry_timestamp_seconds",
+        "When the certificate of HTTPS expires.",
+        beside.certificate_expires,
+    );
     let name = "plasmd_build_info";
     page.family(name, "gauge", "Always 1; the labels say what runs.");
     page.line(name, &[("version", beside.version)], 1);
@@ -361,6 +368,7 @@ mod tests {
             hashing_passes_total: 3,
             checks: vec![("disk_space_ok", false)],
             manifest_expires: None,
+            certificate_expires: Some(2_519_596_800),
             process: Process::default(),
         };
         let metrics = Metrics::default();
@@ -384,5 +392,6 @@ mod tests {
             "\nplasmd_artifact_sent_bytes_total{channel=\"stable\",arch=\"x86_64\",file=\"vmlinuz\"} 7\n"
         ));
         assert!(!text.contains("manifest_expiry"));
+        assert!(text.contains("\nplasmd_certificate_expiry_timestamp_seconds 2519596800\n"));
     }
 }

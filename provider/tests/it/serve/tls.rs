@@ -192,6 +192,29 @@ fn a_certificate_of_ones_own_is_renewed_and_a_bad_one_is_not_taken() {
         provider.get("/status").json()["tls"],
         shown(&["--cert", text(&certificate)])
     );
+    // It is good for two days, by openssl's reckoning as well.
+    let end = run(
+        "openssl",
+        &[
+            "x509",
+            "-noout",
+            "-dateopt",
+            "iso_8601",
+            "-enddate",
+            "-in",
+            text(&certificate),
+        ],
+    );
+    let end = String::from_utf8_lossy(&end.stdout).replace("notAfter=", "");
+    let end = end.trim().replace(' ', "T");
+    let note = format!("the certificate of HTTPS expires at {end}");
+    let notes = provider.get("/health").json()["notes"].clone();
+    assert!(
+        notes.as_array().unwrap().contains(&note.clone().into()),
+        "no {note} in {notes}"
+    );
+    let metrics = provider.get("/metrics").text();
+    assert!(metrics.contains("\nplasmd_certificate_expiry_timestamp_seconds "));
     for (certificate, key) in [
         ("second", "first.key"),
         ("first.key", "first"),
