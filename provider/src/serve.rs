@@ -111,12 +111,12 @@ async fn serve(
     let (stop, stopped) = watch::channel(false);
     let wanted = app.announcement.is_wanted();
     let announced = sockets::announced(&listeners).filter(|_| wanted);
-    let announcer = announced.map(|address| {
+    let announcer = announced.map(|listen| {
         let announcer = Announcer {
             catalog: Arc::clone(&app.catalog),
             channel: app.channel.clone(),
             arch: app.arch,
-            address,
+            listen,
             announcement: Arc::clone(&app.announcement),
         };
         tokio::spawn(announcer.run(stopped))

@@ -1,6 +1,6 @@
 //! Saying what this machine serves.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use boot_manifest::{Arch, Channel, Digest, KeyId};
 use mdns_sd::{IfKind, IfPredicate, ServiceInfo};
@@ -25,9 +25,11 @@ const KEY_IDS_MAX: usize = 8;
 pub struct Advert {
     /// Name of this machine; characters that are not of host names become hyphens.
     pub host: String,
-    /// Where the HTTP server listens. Only addresses that lead there are announced: those of IPv4 for 0.0.0.0, all for
-    /// `::`, or just the one.
-    pub listen: SocketAddr,
+    /// The addresses the HTTP server listens on. Only those of this machine that lead there are announced: those of IPv4
+    /// for 0.0.0.0, all for `::`, or just the one.
+    pub listen: Vec<IpAddr>,
+    /// Its port, the same on each of them.
+    pub port: u16,
     /// Channel served.
     pub channel: Channel,
     /// Architecture served.
@@ -94,7 +96,7 @@ fn service_info(advert: &Advert) -> Result<ServiceInfo, DiscoveryError> {
             txt::VERSION,
             printable(&advert.version, txt::VERSION_LENGTH_MAX),
         ),
-        (txt::HTTP_PORT, advert.listen.port().to_string()),
+        (txt::HTTP_PORT, advert.port.to_string()),
     ];
     if let Some(digest) = &advert.manifest {
         properties.push((txt::MANIFEST, digest.to_string()));
@@ -114,13 +116,13 @@ fn service_info(advert: &Advert) -> Result<ServiceInfo, DiscoveryError> {
         &instance(&advert.host),
         &format!("{host}.local."),
         "",
-        advert.listen.port(),
+        advert.port,
         properties.as_slice(),
     )?
     .enable_addr_auto();
-    let listen = advert.listen.ip();
+    let listen = advert.listen.clone();
     info.set_interfaces(vec![IfKind::Predicate(IfPredicate::new(
-        move |interface| leads_to(listen, interface.ip()),
+        move |interface| listen.iter().any(|one| leads_to(*one, interface.ip())),
     ))]);
     Ok(info)
 }
@@ -172,7 +174,8 @@ mod tests {
     fn advert(host: &str) -> Advert {
         Advert {
             host: host.to_owned(),
-            listen: "0.0.0.0:8080".parse().unwrap(),
+            listen: vec!["0.0.0.0".parse().unwrap()],
+            port: 8080,
             channel: "stable".parse().unwrap(),
             arch: Arch::X86_64,
             version: "1.2\n3".to_owned(),

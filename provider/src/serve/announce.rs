@@ -3,7 +3,7 @@
 //! Only a provider that has a manifest is announced, and only when it can be reached from other machines. What is
 //! announced is a hint; clients verify what they fetch.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use boot_manifest::{Arch, Channel};
@@ -92,8 +92,8 @@ pub(crate) struct Announcer {
     pub(crate) channel: Channel,
     /// Its architecture.
     pub(crate) arch: Arch,
-    /// Where clients connect.
-    pub(crate) address: SocketAddr,
+    /// Where clients connect: addresses, and the port of all of them.
+    pub(crate) listen: (Vec<IpAddr>, u16),
     /// What people are told about it.
     pub(crate) announcement: Arc<Announcement>,
 }
@@ -131,7 +131,8 @@ impl Announcer {
                 .nodename()
                 .to_string_lossy()
                 .into_owned(),
-            listen: self.address,
+            listen: self.listen.0.clone(),
+            port: self.listen.1,
             channel: self.channel.clone(),
             arch: self.arch,
             version: manifest.version,

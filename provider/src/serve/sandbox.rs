@@ -5,7 +5,7 @@
 //! watchdog), and reaches neither signals nor abstract sockets of other processes. UDP is beyond Landlock.
 //!
 //! *seccomp*: system calls that serving never needs and that exploits like answer `EPERM`, among them every way to start
-//! a program, to become somebody else, to own or re-label files, to make memory executable, and every kind of socket but
+//! a program, to become somebody else, to own or re-label files, to type into a terminal, to make memory executable, and every kind of socket but
 //! those of IP, Unix and the kernel's list of addresses. It lists what is forbidden: a list of what is allowed would have
 //! to follow every change of the runtime.
 //!
@@ -278,6 +278,9 @@ const FORBIDDEN_HERE: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const FORBIDDEN_HERE: &[libc::c_long] = &[];
 
+/// Requests of `ioctl`: `TIOCSTI` and `TIOCLINUX`, whose type differs between C libraries.
+const INTO_TERMINAL: [u64; 2] = [0x5412, 0x541c];
+
 fn filter() -> Result<BpfProgram, BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = FORBIDDEN
         .iter()
@@ -285,6 +288,13 @@ fn filter() -> Result<BpfProgram, BackendError> {
         .map(|call| (*call, Vec::new()))
         .collect();
     rules.insert(libc::SYS_socket, sockets()?);
+    // What is put into a terminal is read by the shell that started this.
+    let into_terminal = INTO_TERMINAL
+        .map(|request| SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, request)?]));
+    rules.insert(
+        libc::SYS_ioctl,
+        into_terminal.into_iter().collect::<Result<_, _>>()?,
+    );
     // Code comes from the program's file, and nowhere else.
     let executable = SeccompCmpOp::MaskedEq(bits(libc::PROT_EXEC));
     for call in [libc::SYS_mmap, libc::SYS_mprotect, libc::SYS_pkey_mprotect] {

@@ -101,13 +101,18 @@ fn listen(
     Ok(listeners)
 }
 
-/// The plain HTTP listener that other machines are told about.
-pub(super) fn announced(listeners: &[Listener]) -> Option<SocketAddr> {
-    listeners
+/// What other machines are told about: the port of the first plain HTTP listener that they reach, and all addresses where
+/// that port is listened on. One announcement has one port.
+pub(super) fn announced(listeners: &[Listener]) -> Option<(Vec<IpAddr>, u16)> {
+    let mut reached = listeners
         .iter()
         .filter(|listener| listener.scheme == Scheme::Http)
         .map(|listener| listener.address)
-        .find(|address| !address.ip().is_loopback())
+        .filter(|address| !address.ip().is_loopback())
+        .peekable();
+    let port = reached.peek()?.port();
+    let same_port = reached.filter(|address| address.port() == port);
+    Some((same_port.map(|address| address.ip()).collect(), port))
 }
 
 /// `addresses` as they are written best, each once, without those that another one covers.
@@ -186,6 +191,30 @@ mod tests {
             };
             assert_eq!(uncovered(&parse(given)), parse(expected), "{given:?}");
         }
+    }
+
+    #[test]
+    fn all_addresses_of_one_port_are_announced() {
+        let listener = |scheme, address: &str| Listener {
+            socket: TcpListener::bind("127.0.0.1:0").unwrap(),
+            scheme,
+            address: address.parse().unwrap(),
+        };
+        let http = |address| listener(Scheme::Http, address);
+        let said = |listeners: &[Listener]| {
+            let (addresses, port) = announced(listeners)?;
+            let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+            Some(format!("{} {port}", addresses.join(" ")))
+        };
+        let all = [
+            listener(Scheme::Https, "10.0.0.9:443"),
+            http("127.0.0.1:80"),
+            http("10.0.0.1:80"),
+            http("10.0.0.3:8080"),
+            http("[fd00::1]:80"),
+        ];
+        assert_eq!(said(&all).as_deref(), Some("10.0.0.1 fd00::1 80"));
+        assert_eq!(said(&all[..2]), None);
     }
 
     #[test]

@@ -324,6 +324,8 @@ fn files(inside: &Path, outside: &Path) {
     let owner = rustix::fs::fchown(&open, None, None);
     denied("owners", owner.map_err(Into::into));
     denied("unsharing", unshare());
+    // On a terminal it would type; on a file it is not possible either way, for another reason.
+    denied("typing", type_into(&open));
 }
 
 /// A rename across folders is refused with EXDEV, and a path that cannot be walked with ENOENT: refused as well.
@@ -339,6 +341,18 @@ fn unshare() -> std::io::Result<()> {
     #[expect(unsafe_code, reason = "no wrapper asks for a namespace without it")]
     let outcome = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWUSER) };
     outcome.map_err(Into::into)
+}
+
+fn type_into(file: &File) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+
+    #[expect(unsafe_code, reason = "no wrapper asks a terminal for this")]
+    // SAFETY: the kernel reads one byte that is there.
+    let outcome = unsafe { libc::ioctl(file.as_raw_fd(), libc::TIOCSTI, b"x".as_ptr()) };
+    if outcome == 0 {
+        return Ok(());
+    }
+    Err(std::io::Error::last_os_error())
 }
 
 fn processes() {
