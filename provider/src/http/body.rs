@@ -70,7 +70,10 @@ impl FilePart {
     pub(crate) fn send_to(&self, socket: impl AsFd, size: u64) -> io::Result<usize> {
         let size = usize::try_from(size.min(self.left())).unwrap_or(usize::MAX);
         let mut at = self.at;
-        let sent = rustix::fs::sendfile(socket, &self.file, Some(&mut at), size)?;
+        // Network file systems may be interrupted.
+        let sent = rustix::io::retry_on_intr(|| {
+            rustix::fs::sendfile(&socket, &self.file, Some(&mut at), size)
+        })?;
         if sent == 0 {
             return Err(shorter());
         }

@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, REFERER, USER_AGENT};
@@ -33,10 +33,10 @@ use tokio::net::TcpStream;
 use crate::http::answered::{Answered, RequestId};
 use crate::http::body::Body;
 use crate::http::fast::answer::Answer;
-use crate::http::fast::send::{Outgoing, Sent, with_room};
+use crate::http::fast::send::{Drained, Outgoing, Sent, with_room};
 use crate::http::fast::{self, Look, Plain};
 use crate::http::inlet::Inlet;
-use crate::http::limits::{DRAIN_LOOK, HEAD_SIZE_MAX, REQUESTS_READ_SIZE};
+use crate::http::limits::{HEAD_SIZE_MAX, REQUESTS_READ_SIZE};
 use crate::http::record::Record;
 use crate::http::respond;
 use crate::http::seats::{Place, Waits};
@@ -83,8 +83,8 @@ enum Turn {
     End,
     /// The turn of others.
     Others,
-    /// Another look, soon.
-    Soon,
+    /// Another look, after this time.
+    Later(Duration),
 }
 
 /// How hyper ended.
@@ -373,7 +373,7 @@ impl<H: Handler> Connection<H> {
                 Ok(Turn::End) => break Ok(()),
                 // Unlike waking itself, this wakes no other thread to take the task over.
                 Ok(Turn::Others) => tokio::task::yield_now().await,
-                Ok(Turn::Soon) => tokio::time::sleep(DRAIN_LOOK).await,
+                Ok(Turn::Later(time)) => tokio::time::sleep(time).await,
                 Err(error) => break Err(error),
             }
         };
@@ -548,15 +548,20 @@ impl Sending {
         let (Sent::All(written)
         | Sent::Some(written)
         | Sent::Stuck(written)
-        | Sent::Draining(written)) = sent;
+        | Sent::Draining(written, _)) = sent;
         let head = self.head_left.min(written);
         self.head_left -= head;
         self.record.sent += written - head;
         metrics::add(&connection.metrics.body_bytes_total, written - head);
-        connection.place.sent(written);
+        let arrived = match sent {
+            Sent::Draining(_, Drained { acknowledged, .. }) => acknowledged,
+            _ => 0,
+        };
+        // The kernel's memory may be a minute's worth of a slow link: who takes from there is not silent either.
+        connection.place.sent(written + arrived);
         // While bytes leave, the time for taking the next ones counts anew.
-        let mut may_stay = written == 0 || connection.place.waits(Waits::Busy);
-        if matches!(sent, Sent::Stuck(_) | Sent::Draining(_)) {
+        let mut may_stay = written + arrived == 0 || connection.place.waits(Waits::Busy);
+        if matches!(sent, Sent::Stuck(_) | Sent::Draining(..)) {
             may_stay = may_stay && connection.place.waits(Waits::Write);
         }
         if !may_stay {
@@ -565,7 +570,7 @@ impl Sending {
         match sent {
             Sent::All(_) => Poll::Ready(Ok(Turn::End)),
             Sent::Some(_) => Poll::Ready(Ok(Turn::Others)),
-            Sent::Draining(_) => Poll::Ready(Ok(Turn::Soon)),
+            Sent::Draining(_, Drained { again, .. }) => Poll::Ready(Ok(Turn::Later(again))),
             Sent::Stuck(_) => Poll::Pending,
         }
     }

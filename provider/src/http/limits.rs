@@ -61,8 +61,16 @@ pub(crate) const TURN_SIZE: u64 = 1024 * 1024;
 /// Bytes at the end of a piece of a file that never go by reference: as many as are read at once.
 pub(crate) const REFERRED_END: u64 = FRAME_SIZE as u64;
 
+/// Bytes of a piece of a file from which on it goes by reference. Below, waiting for the client to have them would be more
+/// than a tenth of the time they take at 10 Gbit/s, and copying them costs 2 ms at most.
+pub(crate) const REFERRED_MIN: u64 = 8 * 1024 * 1024;
+
 /// How soon to look again whether a client has what went by reference: about a round trip in a building.
 pub(crate) const DRAIN_LOOK: Duration = Duration::from_millis(1);
+
+/// The same when it takes long: 10,000 clients that acknowledge nothing cost 10,000 looks in a second, a tenth of a
+/// processor.
+pub(crate) const DRAIN_LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// Descriptors for everything that is no connection or its file, files at hand included.
 pub(crate) const FILES_RESERVED: u64 = 96;

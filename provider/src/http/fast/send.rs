@@ -19,7 +19,10 @@
 //! better bargain; where they do not, the server's time is what counts. Mappings would count as this process's memory.
 //!
 //! Bytes that went by reference are the file's until the client has them. So the end of such a piece waits until it has
-//! all the others, and is copied after a look whether the file has changed: nobody gets a complete lie.
+//! all the others, and is copied after a look whether the file has changed: nobody gets a complete lie. That is a round
+//! trip with nothing on the way, which is why short pieces are copied.
+
+mod drain;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -32,7 +35,9 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::http::body::{Body, FilePart};
-use crate::http::limits::{FRAME_SIZE, REFERRED_END, TURN_SIZE};
+pub(crate) use crate::http::fast::send::drain::Drained;
+use crate::http::fast::send::drain::Draining;
+use crate::http::limits::{FRAME_SIZE, REFERRED_END, REFERRED_MIN, TURN_SIZE};
 use crate::http::stream::Stream;
 
 /// Pieces in memory that leave with one call: two of a head, a body, and one to spare.
@@ -55,6 +60,8 @@ pub(crate) struct Outgoing {
     refers: Option<bool>,
     /// Whether bytes went by reference since the socket was last seen empty.
     has_referred: bool,
+    /// The wait until the client has them.
+    draining: Option<Draining>,
 }
 
 #[derive(Debug)]
@@ -72,8 +79,8 @@ pub(crate) enum Sent {
     Some(u64),
     /// So many bytes; the client takes no more for now.
     Stuck(u64),
-    /// So many bytes; the client must have them before it gets more. Look again soon.
-    Draining(u64),
+    /// So many bytes; the client must have them before it gets more. Look again as it says.
+    Draining(u64, Drained),
 }
 
 impl Outgoing {
@@ -130,8 +137,12 @@ impl Outgoing {
             if sent >= TURN_SIZE {
                 return Ok(Sent::Some(sent));
             }
-            if self.must_drain(stream)? {
-                return Ok(Sent::Draining(sent));
+            match self.must_drain(stream) {
+                Ok(None) => {}
+                Ok(Some(drained)) => return Ok(Sent::Draining(sent, drained)),
+                // As below.
+                Err(_) if sent > 0 => return Ok(Sent::Some(sent)),
+                Err(error) => return Err(error),
             }
             match self.poll_once(stream, context) {
                 Poll::Pending => return Ok(Sent::Stuck(sent)),
@@ -152,19 +163,20 @@ impl Outgoing {
         }
     }
 
-    /// Whether the end of a piece must wait until all bytes before it have arrived.
-    fn must_drain<S: Stream>(&mut self, stream: &S) -> io::Result<bool> {
+    /// What the end of a piece must wait for: that all bytes before it have arrived.
+    fn must_drain<S: Stream>(&mut self, stream: &S) -> io::Result<Option<Drained>> {
         let is_end = |part: &FilePart| part.left() <= REFERRED_END;
         if !self.has_referred
             || !matches!(self.pieces.front(), Some(Piece::File(part)) if is_end(part))
         {
-            return Ok(false);
+            return Ok(None);
         }
-        self.has_referred = match stream.socket() {
-            Some(socket) => unacknowledged(socket)? > 0,
-            None => false,
+        let drained = match stream.socket() {
+            Some(socket) => Draining::look(&mut self.draining, socket)?,
+            None => None,
         };
-        Ok(self.has_referred)
+        self.has_referred = drained.is_some();
+        Ok(drained)
     }
 
     fn poll_once<S: Stream>(
@@ -177,6 +189,7 @@ impl Outgoing {
             ready!(socket.poll_write_ready(context))?;
             if let Some(Piece::File(part)) = self.pieces.front()
                 && part.left() > REFERRED_END
+                && (self.has_referred || part.left() >= REFERRED_MIN)
                 && *self.refers.get_or_insert_with(|| is_elsewhere(socket))
             {
                 let size = TURN_SIZE.min(part.left() - REFERRED_END);
@@ -234,15 +247,6 @@ fn is_elsewhere(socket: &TcpStream) -> bool {
         }
         _ => false,
     }
-}
-
-/// Bytes that the other side has not acknowledged.
-#[expect(unsafe_code, reason = "an ioctl for which there is no safe function")]
-fn unacknowledged(socket: &TcpStream) -> io::Result<u64> {
-    type Outgoing = rustix::ioctl::Getter<{ libc::TIOCOUTQ as rustix::ioctl::Opcode }, libc::c_int>;
-    // SAFETY: SIOCOUTQ, which has this number, writes one int.
-    let count = unsafe { rustix::ioctl::ioctl(socket, Outgoing::new()) }?;
-    Ok(u64::try_from(count).unwrap_or(0))
 }
 
 #[cfg(test)]

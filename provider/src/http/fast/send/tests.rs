@@ -8,7 +8,9 @@ use artifact_store::Store;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
+use super::drain::unacknowledged;
 use super::*;
+use crate::http::limits::DRAIN_LOOK_MAX;
 
 const SIZE: usize = 12 << 20;
 
@@ -79,10 +81,10 @@ async fn send(
         match sent.await? {
             Sent::All(sent) => return Ok(total + sent),
             Sent::Some(sent) | Sent::Stuck(sent) => total += sent,
-            Sent::Draining(sent) => {
+            Sent::Draining(sent, drained) => {
                 total += sent;
                 stuck();
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::time::sleep(drained.again).await;
             }
         }
     }
@@ -162,4 +164,81 @@ async fn what_a_client_has_not_taken_is_not_acknowledged() {
     );
     assert_eq!(unacknowledged(&desk.theirs).unwrap(), 0);
     assert!(!is_elsewhere(&desk.ours), "this machine is not elsewhere");
+}
+
+/// The end of a file of which the rest went by reference, to a client that has not taken it.
+async fn draining(desk: &mut Desk) -> Outgoing {
+    desk.ours.writable().await.unwrap();
+    while desk.ours.try_write(&[0; 1 << 16]).is_ok() {}
+    let mut outgoing = desk.outgoing(true, 0, REFERRED_END);
+    outgoing.advance(4);
+    outgoing.has_referred = true;
+    let sent = poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context))).await;
+    assert!(matches!(sent, Ok(Sent::Draining(0, _))), "{sent:?}");
+    outgoing
+}
+
+#[tokio::test]
+async fn waiting_for_a_client_costs_less_the_longer_it_takes() {
+    let mut desk = Desk::new().await;
+    let mut outgoing = draining(&mut desk).await;
+    let mut look = || {
+        let mut waker = Context::from_waker(std::task::Waker::noop());
+        match outgoing.poll(&mut desk.ours, &mut waker).unwrap() {
+            Sent::Draining(0, drained) => Some(drained),
+            Sent::All(_) | Sent::Some(_) | Sent::Stuck(_) => None,
+            other @ Sent::Draining(..) => panic!("{other:?}"),
+        }
+    };
+    tokio::time::sleep(Duration::from_millis(40)).await;
+    let again = look().unwrap().again;
+    assert!((Duration::from_millis(10)..=DRAIN_LOOK_MAX).contains(&again));
+    // Who takes something shows it; in the end the rest is sent.
+    let (mut acknowledged, mut room) = (0, vec![0; 1 << 20]);
+    while let Some(drained) = look() {
+        acknowledged += drained.acknowledged;
+        let read = desk.theirs.read(&mut room);
+        // Nothing may be there for the moment.
+        let _ = tokio::time::timeout(Duration::from_millis(1), read).await;
+    }
+    assert!(acknowledged > 0);
+}
+
+#[tokio::test]
+async fn a_client_that_resets_is_not_waited_for() {
+    let mut desk = Desk::new().await;
+    let mut outgoing = draining(&mut desk).await;
+    // Over unread bytes this is a reset.
+    drop(desk.theirs);
+    let began = std::time::Instant::now();
+    loop {
+        let sent = poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context))).await;
+        match sent {
+            Err(_) => break,
+            Ok(sent) => assert!(began.elapsed().as_secs() < 10, "{sent:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_piece_that_is_not_long_is_copied() {
+    let mut desk = Desk::new().await;
+    let mut outgoing = desk.outgoing(true, 0, REFERRED_MIN - 1);
+    let mut received = Vec::new();
+    let sending = async {
+        loop {
+            let sent = poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context)));
+            let sent = sent.await.unwrap();
+            assert!(!outgoing.has_referred);
+            if matches!(sent, Sent::All(_)) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(desk.ours);
+    };
+    let ((), read) = tokio::join!(sending, desk.theirs.read_to_end(&mut received));
+    read.unwrap();
+    assert_eq!(received.len() as u64, 7 + REFERRED_MIN - 1);
 }
