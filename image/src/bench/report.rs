@@ -153,52 +153,65 @@ impl Report {
         text
     }
 
-    /// How many goals were reached, and which were not.
-    fn verdict(&self) -> String {
-        let judged: Vec<(&Figure, bool)> = self
-            .parts
+    /// Every figure that has a goal, and whether it is reached.
+    fn judged(&self) -> impl Iterator<Item = (&Figure, bool)> {
+        self.parts
             .iter()
             .flat_map(|part| &part.figures)
             .filter_map(|figure| Some((figure, figure.reached()?)))
-            .collect();
-        let short: Vec<&str> = judged
-            .iter()
-            .filter(|(_, reached)| !reached)
-            .map(|(figure, _)| figure.name.trim())
-            .collect();
-        let reached = judged.len() - short.len();
-        let all = judged.len();
-        if short.is_empty() {
-            format!("{reached} of {all} goals reached")
-        } else {
-            format!(
-                "{reached} of {all} goals reached; short: {}",
-                short.join("; ")
-            )
+    }
+
+    /// How many goals were reached.
+    fn reached(&self) -> String {
+        let reached = self.judged().filter(|(_, reached)| *reached).count();
+        format!("{reached} of {} goals reached", self.judged().count())
+    }
+
+    /// How many goals were reached, and which were not.
+    fn verdict(&self) -> String {
+        let mut text = self.reached();
+        let short = self.judged().filter(|(_, reached)| !reached);
+        for (number, (figure, _)) in short.enumerate() {
+            text.push_str(if number == 0 { "; short: " } else { "; " });
+            text.push_str(figure.name.trim());
         }
+        text
     }
 
     /// The README's block, with the lines it begins and ends with.
     fn markdown(&self) -> String {
         let mut text = format!(
-            "{}\nMeasured with `cargo appliance bench` on {}; {} rounds, medians, the spread of the rounds in parentheses. {}.\n",
+            "{}\nMedians of {} rounds, the spread in parentheses; measured on {}. {}; figures without a goal stand in the \
+             command's own table.\n",
             BLOCK[0],
-            self.machine.show(),
             self.rounds,
-            self.verdict()
+            self.machine.show(),
+            self.reached(),
         );
         for part in self.parts.iter().filter(|part| !part.figures.is_empty()) {
+            let figures = chosen(&part.figures);
             text.push_str(&format!(
                 "\n| {} | ratio | goal | ours | best rival |\n| --- | --- | --- | --- | --- |\n",
                 part.part.name()
             ));
-            text.push_str(&figure::markdown(&part.figures));
+            text.push_str(&figure::markdown(&figures));
             for note in &part.notes {
                 text.push_str(&format!("\n{note}\n"));
             }
         }
         text.push_str(&format!("{}\n", BLOCK[1]));
         text
+    }
+}
+
+/// What the README shows of a part: the figures with goals, or all where none has one.
+fn chosen(figures: &[Figure]) -> Vec<Figure> {
+    let judged = |figure: &&Figure| figure.reached().is_some();
+    let with_goals: Vec<Figure> = figures.iter().filter(judged).cloned().collect();
+    if with_goals.is_empty() {
+        figures.to_vec()
+    } else {
+        with_goals
     }
 }
 
@@ -353,7 +366,7 @@ mod tests {
         let readme = format!("before\n{}\nold\n{}\nafter\n", BLOCK[0], BLOCK[1]);
         let once = replaced(&readme, &block).unwrap();
         assert!(
-            once.starts_with("before\n<!-- bench -->\nMeasured")
+            once.starts_with("before\n<!-- bench -->\nMedians")
                 && once.ends_with("<!-- /bench -->\nafter\n")
         );
         assert_eq!(replaced(&once, &block), Some(once.clone()));
