@@ -1,10 +1,12 @@
 //! `cargo appliance package`: plasmd as a Debian package.
 //!
 //! The files are staged below `target/appliance` and packed by `dpkg-deb`, Debian's own tool. The same source and
-//! SOURCE_DATE_EPOCH give the same bytes. What goes where is in [`tree`]; what `dpkg` is told, in [`control`]. Scripts, the
+//! SOURCE_DATE_EPOCH give the same bytes. What goes where is in [`tree`]; what `dpkg` is told, in [`control`]; whose work is
+//! in it, in [`notices`]. Scripts, the
 //! configuration file and the copyright lie in `provider/debian`, the units in `provider/systemd`.
 
 pub mod control;
+pub mod notices;
 pub mod tree;
 
 use std::path::{Path, PathBuf};

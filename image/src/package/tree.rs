@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use boot_manifest::Timestamp;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
-use crate::package::{Recipe, control, run};
+use crate::package::{Recipe, control, notices, run};
 
 /// The names under which plasmd is a client tool.
 const TOOLS: [&str; 3] = ["phase-discover", "phase-fetch", "phase-verify"];
@@ -153,7 +153,17 @@ pub fn fill(tree: &mut Tree, recipe: &Recipe<'_>) -> Result<()> {
     tree.file(&format!("{doc}/changelog"), 0o644, changelog.as_bytes())?;
     let guide = read(&recipe.root.join("docs/operators-guide.md"))?;
     tree.file(&format!("{doc}/operators-guide.md"), 0o644, &guide)?;
-    compress(tree, doc, &["changelog", "operators-guide.md"])
+    let notices = notices::collect(recipe.root)?;
+    tree.file(
+        &format!("{doc}/third-party-notices"),
+        0o644,
+        notices.as_bytes(),
+    )?;
+    compress(
+        tree,
+        doc,
+        &["changelog", "operators-guide.md", "third-party-notices"],
+    )
 }
 
 /// The units, whichever there are; the service must be.

@@ -98,6 +98,7 @@ fn two_packages_are_the_same_and_in_order() {
         "./usr/share/fish/vendor_completions.d/plasmd.fish",
         "./usr/share/doc/plasmd/copyright",
         "./usr/share/doc/plasmd/changelog.gz",
+        "./usr/share/doc/plasmd/third-party-notices.gz",
         "./var/lib/plasm/artifacts/",
     ] {
         assert!(
@@ -120,6 +121,29 @@ fn two_packages_are_the_same_and_in_order() {
 
 fn run_if_there(program: &str, arguments: &[&str]) -> Option<std::process::Output> {
     Command::new(program).args(arguments).output().ok()
+}
+
+#[test]
+fn the_licences_of_what_is_linked_are_told_and_of_nothing_else() {
+    let notices = package::notices::collect(&root()).unwrap();
+    // A library, one in the middle of the graph, and the texts that their terms ask for.
+    for part in [
+        "  hyper ",
+        "  ring ",
+        "  tokio ",
+        "Permission is hereby granted",
+        "Apache License",
+    ] {
+        assert!(notices.contains(part), "{part:?} is missing");
+    }
+    // Only tests and the image tool use these.
+    for other in ["  tempfile ", "  fatfs ", "  provider "] {
+        assert!(!notices.contains(other), "{other:?} is not in the program");
+    }
+    assert!(
+        !notices.contains("/registry/"),
+        "it tells where it was built"
+    );
 }
 
 /// What happens in the copy: a script whose lines must all succeed. It says what it checks, so that a failure has a place.
