@@ -129,6 +129,9 @@ struct Source {
     slow_since: Option<Duration>,
     /// When it last began a run or had a chunk kept.
     moved: Duration,
+    /// It was asked to shorten its run since then, and had begun all of it: to ask again before anything changes would
+    /// go on for ever.
+    gave_nothing: bool,
     /// What it becomes when its run has ended.
     sentence: Option<Dropped>,
 }
@@ -157,6 +160,7 @@ impl Schedule {
             rate: None,
             slow_since: None,
             moved: Duration::ZERO,
+            gave_nothing: false,
             sentence: None,
         };
         let missing: BTreeSet<usize> = plan.missing.iter().copied().collect();
@@ -217,6 +221,7 @@ impl Schedule {
                 if let Some(source) = self.sources.get_mut(source) {
                     source.failures = 0;
                     source.moved = now;
+                    source.gave_nothing = false;
                 }
             }
             Event::Wrong {
@@ -254,19 +259,30 @@ impl Schedule {
                 }
                 let source = &mut self.sources[index];
                 source.moved = now;
+                source.gave_nothing = false;
                 source.state = State::Busy {
                     run: run.clone(),
                     stopping: false,
                 };
                 actions.push(Action::Fetch { source: index, run });
             } else if let Some(action) = self.relieve(index, &asked, now) {
-                if let Action::Stop { source } | Action::Shrink { source, .. } = action {
-                    asked.insert(source);
+                match action {
+                    Action::Shrink { source, .. } => {
+                        asked.insert(source);
+                    }
+                    Action::Stop { source } => self.set_stopping(source),
+                    Action::Fetch { .. } => {}
                 }
                 actions.push(action);
             }
         }
         actions
+    }
+
+    fn set_stopping(&mut self, index: usize) {
+        if let State::Busy { stopping, .. } = &mut self.sources[index].state {
+            *stopping = true;
+        }
     }
 
     /// Sources that are not dropped, and will not be.
@@ -293,10 +309,12 @@ impl Schedule {
     fn next_run(&self, index: usize) -> Option<Range<usize>> {
         let alone = self.usable().all(|other| other == index);
         let own = |from: &BTreeSet<usize>| from.contains(&index);
+        // When everybody sent it wrong, somebody has to try again, and be dropped for it.
+        let by_all = |from: &BTreeSet<usize>| self.usable().all(|other| from.contains(&other));
         let suspect = self
             .suspects
             .iter()
-            .find(|(chunk, from)| self.free.contains(chunk) && (alone || !own(from)));
+            .find(|(chunk, from)| self.free.contains(chunk) && (!own(from) || by_all(from)));
         if let Some((&chunk, _)) = suspect {
             return Some(chunk..chunk + 1);
         }
@@ -353,7 +371,7 @@ impl Schedule {
             let waiting = run.end.saturating_sub(current + 1);
             let left = (waiting + 1) as f64 * chunk_size;
             let time = source.rate.map_or(f64::INFINITY, |rate| left / rate);
-            if waiting > 0 && time > STEAL_TIME_MIN.as_secs_f64() {
+            if waiting > 0 && !source.gave_nothing && time > STEAL_TIME_MIN.as_secs_f64() {
                 let share = match (helper_rate, source.rate) {
                     (Some(helper), Some(victim)) if helper + victim > 0.0 => {
                         helper / (helper + victim)
@@ -432,10 +450,12 @@ impl Schedule {
     }
 
     fn shrunk(&mut self, index: usize, end: usize) {
-        if let Some(State::Busy { run, .. }) =
-            self.sources.get_mut(index).map(|source| &mut source.state)
-        {
+        let Some(source) = self.sources.get_mut(index) else {
+            return;
+        };
+        if let State::Busy { run, .. } = &mut source.state {
             let released = end.min(run.end)..run.end;
+            source.gave_nothing = released.is_empty();
             run.end = released.start;
             for chunk in released {
                 if self.missing.contains(&chunk) {

@@ -149,6 +149,29 @@ fn the_tail_of_the_longest_run_is_taken_over() {
 }
 
 #[test]
+fn who_has_nothing_left_to_give_is_not_asked_again_at_once() {
+    let mut schedule = schedule(3, 8);
+    let mut actions = schedule.poll(Duration::ZERO);
+    assert_eq!(actions[..2], [fetch(0, 0..4), fetch(1, 4..8)]);
+    // Both have begun all of their chunks, and none is checked yet: they end where they would have ended.
+    for (source, end) in [(0, 4), (1, 8)] {
+        let asked =
+            matches!(actions[..], [.., Action::Shrink { source: one, .. }] if one == source);
+        assert!(asked, "{actions:?}");
+        schedule.handle(&Event::Shrunk { source, end }, MS);
+        actions = schedule.poll(MS);
+    }
+    assert_eq!(actions, [], "it would be asked for ever");
+    // With each chunk that comes there may be something to give again.
+    schedule.keep(0, 0..1, 2 * MS);
+    let actions = schedule.poll(2 * MS);
+    assert!(
+        matches!(actions[..], [Action::Shrink { source: 0, .. }]),
+        "{actions:?}"
+    );
+}
+
+#[test]
 fn a_stalled_last_chunk_changes_hands() {
     let mut schedule = schedule(2, 8);
     schedule.poll(Duration::ZERO);
@@ -161,6 +184,7 @@ fn a_stalled_last_chunk_changes_hands() {
     assert_eq!(schedule.poll(S + 900 * MS), [], "it may be on its way");
     let actions = schedule.poll(S + 1100 * MS);
     assert_eq!(actions, [Action::Stop { source: 1 }]);
+    assert_eq!(schedule.poll(S + 1100 * MS), [], "it is told once");
     schedule.end(1, End::Stopped, 3 * S);
     assert_eq!(schedule.poll(3 * S), [fetch(0, 7..8)]);
     assert_eq!(
@@ -237,6 +261,25 @@ fn a_wrong_chunk_is_asked_from_somebody_else_alone() {
     schedule.poll(S);
     schedule.end(0, End::Stopped, S);
     assert_eq!(schedule.dropped(0), Some(Dropped::Wrong));
+}
+
+#[test]
+fn a_chunk_that_everybody_sends_wrong_is_an_error_and_not_waited_for() {
+    let mut schedule = schedule(2, 2);
+    assert_eq!(schedule.poll(S)[0], fetch(0, 0..2));
+    schedule.keep(0, 0..1, S);
+    schedule.wrong_from(0, 1, false);
+    schedule.poll(S);
+    schedule.end(0, End::Stopped, S);
+    assert_eq!(schedule.poll(S), [fetch(1, 1..2)]);
+    schedule.wrong_from(1, 1, false);
+    schedule.end(1, End::Stopped, S);
+    for source in [0, 1] {
+        assert_eq!(schedule.poll(S), [fetch(source, 1..2)]);
+        schedule.wrong_from(source, 1, false);
+        schedule.end(source, End::Stopped, S);
+    }
+    assert!(schedule.is_lost());
 }
 
 #[test]
@@ -337,23 +380,34 @@ fn chaos_ends_and_never_hands_a_chunk_out_twice() {
         let mut now = Duration::ZERO;
         for step in 0.. {
             assert!(step < 20_000, "seed {seed} does not end");
-            for action in schedule.poll(now) {
-                match action {
-                    Action::Fetch { source, run } => {
-                        assert!(!run.is_empty() && runs[source].is_none(), "seed {seed}");
-                        for chunk in run.clone() {
-                            assert!(!kept.contains(&chunk), "seed {seed}: fetched twice");
-                            let taken = runs.iter().flatten().any(|(run, _)| run.contains(&chunk));
-                            assert!(!taken, "seed {seed}: chunk {chunk} is with two");
+            // As the shell does it: until there is nothing more to do.
+            for round in 0.. {
+                assert!(round < 100, "seed {seed} never has done");
+                let actions = schedule.poll(now);
+                if actions.is_empty() {
+                    break;
+                }
+                for action in actions {
+                    match action {
+                        Action::Fetch { source, run } => {
+                            assert!(!run.is_empty() && runs[source].is_none(), "seed {seed}");
+                            for chunk in run.clone() {
+                                assert!(!kept.contains(&chunk), "seed {seed}: fetched twice");
+                                let taken =
+                                    runs.iter().flatten().any(|(run, _)| run.contains(&chunk));
+                                assert!(!taken, "seed {seed}: chunk {chunk} is with two");
+                            }
+                            runs[source] = Some((run, false));
                         }
-                        runs[source] = Some((run, false));
-                    }
-                    Action::Stop { source } => runs[source].as_mut().unwrap().1 = true,
-                    Action::Shrink { source, end } => {
-                        let (run, _) = runs[source].as_mut().unwrap();
-                        let end = end.clamp(run.start, run.end);
-                        run.end = end;
-                        schedule.handle(&Event::Shrunk { source, end }, now);
+                        Action::Stop { source } => runs[source].as_mut().unwrap().1 = true,
+                        Action::Shrink { source, end } => {
+                            let (run, _) = runs[source].as_mut().unwrap();
+                            // It may have begun more than is known, or everything.
+                            let begun = run.start + dice(1 + run.len() as u64) as usize;
+                            let end = end.clamp(begun, run.end);
+                            run.end = end;
+                            schedule.handle(&Event::Shrunk { source, end }, now);
+                        }
                     }
                 }
             }
