@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use http::Method;
 use http_semantics::gate::Gate;
 use http_semantics::refusal::Refusal;
 use hyper::rt::ReadBufCursor;
@@ -14,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::http::limits::{FAREWELL_MAX, FAREWELL_REST_MAX, READ_SIZE};
+use crate::serve::limits::LOG_TARGET_MAX;
 use crate::serve::metrics::Reason;
 
 /// The incoming half of a connection.
@@ -58,6 +60,26 @@ impl Inlet {
     /// What is about to be refused, once.
     pub(crate) fn refuses(&self) -> Option<Refusal> {
         self.refusal.filter(|_| self.farewell.is_none())
+    }
+
+    /// What a refused head seems to ask for, for the logs: two words of its first line, each `-` when there is none. Nothing in
+    /// them steers a terminal.
+    pub(crate) fn asked(&self) -> (Method, Box<str>) {
+        let line = self.held[..].split(|byte| *byte == b'\n').next();
+        let mut words = line.unwrap_or_default().split(|byte| *byte == b' ');
+        let mut word = || {
+            let word = words.next().unwrap_or_default().trim_ascii();
+            let word = word.get(..LOG_TARGET_MAX).unwrap_or(word);
+            if word.is_empty() { &b"-"[..] } else { word }
+        };
+        let method = Method::from_bytes(word());
+        let method = method.or_else(|_| Method::from_bytes(b"-"));
+        let printable = |byte: &u8| match byte.is_ascii_graphic() {
+            true => char::from(*byte),
+            false => '?',
+        };
+        let target: String = word().iter().map(printable).collect();
+        (method.unwrap_or_default(), target.into())
     }
 
     /// Gives hyper what may go through; nothing at the end of the input.
@@ -213,6 +235,23 @@ mod tests {
         read.unwrap();
         serving.await.unwrap();
         answer
+    }
+
+    #[test]
+    fn what_was_asked_is_known_as_far_as_it_can_be() {
+        for (held, method, target) in [
+            ("GET /a b HTTP/1.1\r\nHost: x\r\n\r\n", "GET", "/a"),
+            ("BREW\r\n", "BREW", "-"),
+            ("", "-", "-"),
+            ("\n\n", "-", "-"),
+            ("\u{16}\u{3} /\u{1b}[2J\u{e9}", "-", "/?[2J??"),
+        ] {
+            let inlet = Inlet::with(held.as_bytes().to_vec());
+            let (found, path) = inlet.asked();
+            assert_eq!((found.as_str(), &*path), (method, target), "{held:?}");
+        }
+        let (_, long) = Inlet::with(format!("GET /{}", "x".repeat(9_999)).into()).asked();
+        assert_eq!(long.len(), LOG_TARGET_MAX);
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -344,6 +345,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Wire<'_, S> {
         wire.account.waits(Waits::Write);
         if let Some(refusal) = wire.inlet.refuses() {
             wire.account.metrics.refused(Reason::of_head(&refusal));
+            let (method, target) = wire.inlet.asked();
+            wire.account.ledger().done.push(Record {
+                method,
+                target,
+                agent: None,
+                referer: None,
+                status: refusal.status,
+                promised: 0,
+                sent: 0,
+                request_id: None,
+                started: Instant::now(),
+                is_fast: false,
+            });
             tracing::debug!(code = refusal.code, "request refused: {refusal}");
         }
         wire.inlet.poll_shutdown(&mut wire.stream, context)

@@ -209,17 +209,21 @@ fn the_access_log_has_a_line_for_each_answer() {
         &["-r", "0-9", "-H", "X-Request-Id: boot-42"],
     );
     provider.curl("/none?x=1", &["-A", "\"quoted\" \\"]);
-    let lines = wait_until("three lines", || {
+    // No request at all, by the rules.
+    let refused = provider.raw(b"GET /\x1b[2J HTTP/1.1\r\n\r\n");
+    assert!(refused.starts_with("HTTP/1.1 400 "), "{refused}");
+    let lines = wait_until("four lines", || {
         let text = fs::read_to_string(&log).unwrap();
         let lines: Vec<Value> = text
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
-        (lines.len() == 3).then_some(lines)
+        (lines.len() == 4).then_some(lines)
     });
     let column =
         |name: &str| -> Vec<Value> { lines.iter().map(|line| line[name].clone()).collect() };
-    assert_eq!(column("status"), [200, 206, 404]);
+    assert_eq!(column("status"), [200, 206, 404, 400]);
+    assert_eq!(lines[3]["target"], "/?[2J");
     assert_eq!(lines[0]["bytes"], 5_000);
     assert_eq!(lines[1]["bytes"], 10);
     assert_eq!(lines[1]["id"], "boot-42");
