@@ -6,7 +6,7 @@
 //! verified and is durable; until then it is `.NAME.partial`, from which the next run goes on. `manifest.json` comes
 //! last, so that a directory with a new manifest also has the new files.
 
-mod flags;
+pub(crate) mod flags;
 mod tell;
 
 use std::fs::File;

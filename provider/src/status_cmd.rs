@@ -2,18 +2,23 @@
 //!
 //! Nothing here is verified: it is for people who look after a provider. `phase-verify` and `phase-fetch` verify.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use boot_manifest::Digest;
 use bytes::Bytes;
+use fetch::Trust;
 use http::header::{CONNECTION, HOST};
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::exit::{CommandError, Exit};
+use crate::fetch_cmd::flags;
 use crate::out::{self, printable};
 
 /// Time for one answer, connecting included. A provider on the same network needs milliseconds; a first manifest may
@@ -45,9 +50,30 @@ pub(crate) struct Args {
         default_value = "http://localhost:8080"
     )]
     addr: String,
+    /// For https: believe the certificate authorities in this PEM file instead of the system's
+    #[arg(long, value_name = "FILE", conflicts_with = "pin")]
+    cacert: Option<PathBuf>,
+    /// For https: believe only this certificate, or this public key (SHA-256)
+    #[arg(long, value_name = "sha256:HEX", value_parser = flags::pin)]
+    pin: Option<Digest>,
     /// Print the provider's own JSON
     #[arg(long)]
     json: bool,
+}
+
+impl Args {
+    fn trust(&self) -> Result<Trust, CommandError> {
+        let trust = match (&self.cacert, self.pin) {
+            (Some(file), _) => Trust::File(file.clone()),
+            (None, Some(pin)) => Trust::Pin(pin),
+            (None, None) => Trust::System,
+        };
+        if trust != Trust::System && !self.addr.starts_with("https:") {
+            let message = "--cacert and --pin are about https, and --addr is no https URL";
+            return Err(CommandError::usage(message));
+        }
+        Ok(trust)
+    }
 }
 
 /// Asks and prints.
@@ -57,7 +83,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CommandError> {
         Command::List(args) => (args, "/manifest.json", show_artifacts),
         Command::Keyid(args) => (args, "/manifest.json", show_key_ids),
     };
-    let answer = runtime()?.block_on(ask(&args.addr, path))?;
+    let answer = runtime()?.block_on(ask(&args.addr, path, &args.trust()?))?;
     if args.json {
         out::line(String::from_utf8_lossy(&answer).trim_end());
         return Ok(Exit::Done);
@@ -82,13 +108,13 @@ fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
 
 /// What a provider says of its health: whether its status code is good, and the object, null when it sent none.
 pub(crate) fn health(base: &str, wait: Duration) -> Result<(bool, Value), CommandError> {
-    let (status, body) = runtime()?.block_on(answer(base, "/health", wait))?;
+    let (status, body) = runtime()?.block_on(answer(base, "/health", wait, &Trust::System))?;
     let health = serde_json::from_slice(&body).unwrap_or(Value::Null);
     Ok((status.is_success(), health))
 }
 
-async fn ask(base: &str, path: &str) -> Result<Bytes, CommandError> {
-    let (status, body) = answer(base, path, ANSWER_WAIT_MAX).await?;
+async fn ask(base: &str, path: &str, trust: &Trust) -> Result<Bytes, CommandError> {
+    let (status, body) = answer(base, path, ANSWER_WAIT_MAX, trust).await?;
     if status.is_success() {
         return Ok(body);
     }
@@ -106,6 +132,7 @@ async fn answer(
     base: &str,
     path: &str,
     wait: Duration,
+    trust: &Trust,
 ) -> Result<(StatusCode, Bytes), CommandError> {
     let url = url_of(base, path);
     let unreachable = |reason: String| {
@@ -115,12 +142,12 @@ async fn answer(
     let uri: Uri = url
         .parse()
         .map_err(|error| CommandError::usage(format!("{url}: {error}")))?;
-    let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+    let (Some("http" | "https"), Some(_)) = (uri.scheme_str(), uri.authority()) else {
         return Err(CommandError::usage(format!(
-            "{url}: not a URL that begins with http://"
+            "{url}: not a URL that begins with http:// or https://"
         )));
     };
-    match tokio::time::timeout(wait, exchange(&uri, authority.as_str())).await {
+    match tokio::time::timeout(wait, connect(&uri, trust)).await {
         Ok(answer) => answer.map_err(|error| unreachable(error.to_string())),
         Err(_) => Err(unreachable(format!(
             "no answer within {} s",
@@ -129,10 +156,24 @@ async fn answer(
     }
 }
 
-async fn exchange(uri: &Uri, authority: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+async fn connect(uri: &Uri, trust: &Trust) -> anyhow::Result<(StatusCode, Bytes)> {
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await?;
+    let is_https = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
+    let stream = TcpStream::connect((host, port)).await?;
+    if !is_https {
+        return exchange(uri, stream).await;
+    }
+    let stream = trust.connect(host, stream).await;
+    exchange(uri, stream.map_err(anyhow::Error::msg)?).await
+}
+
+async fn exchange<S>(uri: &Uri, stream: S) -> anyhow::Result<(StatusCode, Bytes)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::get(path)
         .header(HOST, authority)

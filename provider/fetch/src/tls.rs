@@ -15,6 +15,9 @@ use rustls::{
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::limits::CERTIFICATES_SIZE_MAX;
 
@@ -28,6 +31,27 @@ pub enum Trust {
     /// The server whose certificate, or the public key in it (SubjectPublicKeyInfo), has this SHA-256, and no other;
     /// names and dates in the certificate do not matter then.
     Pin(Digest),
+}
+
+impl Trust {
+    /// Speaks TLS over `stream` with the server that `host` names, for callers that ask one thing and need no [`Fetcher`].
+    ///
+    /// # Errors
+    /// One sentence about why the server is not believed, or cannot be spoken to.
+    ///
+    /// [`Fetcher`]: crate::Fetcher
+    pub async fn connect(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, String> {
+        let connector = TlsConnector::from(Arc::new(config(self)?));
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+        let connected = connector.connect(name, stream).await;
+        connected.map_err(|error| {
+            reason(&error).unwrap_or_else(|| format!("during the TLS handshake: {error}"))
+        })
+    }
 }
 
 /// What TLS needs to know, or one sentence about why there is none.

@@ -22,7 +22,7 @@ pub(super) fn rate(text: &str) -> Result<NonZeroU64, String> {
 }
 
 /// `sha256:` and 64 hexadecimal digits; also the `AB:CD:...` form that certificate tools print.
-pub(super) fn pin(text: &str) -> Result<Digest, String> {
+pub(crate) fn pin(text: &str) -> Result<Digest, String> {
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
     let digits = digits.replace(':', "").to_ascii_lowercase();
     format!("sha256:{digits}").parse().map_err(|_| {

@@ -84,6 +84,32 @@ fn a_certificate_is_made_once_and_believed_by_those_who_trust_its_authority() {
 }
 
 #[test]
+fn a_provider_is_asked_over_https_by_those_who_believe_it() {
+    let tree = Tree::new(&[("stable/x86_64/vmlinuz", b"kernel")]);
+    let state = tempfile::tempdir().unwrap();
+    let (_provider, port) = start(&tree, &["--state-dir", text(state.path())]);
+    let url = format!("https://127.0.0.1:{port}");
+    let authority = state.path().join("tls-v1/authority.pem");
+    let pin = shown(&["--state-dir", text(state.path())])["pin"].clone();
+    let (pin, other) = (pin.as_str().unwrap(), format!("sha256:{}", "0".repeat(64)));
+    for (flags, code, said) in [
+        (&["--cacert", text(&authority)][..], 0, "provider   plasmd"),
+        (&["--pin", pin], 0, "provider   plasmd"),
+        (&["--pin", &other], 1, "another certificate than the pinned"),
+        (&[], 1, "https://127.0.0.1"),
+        (&["--cacert", "/nowhere"], 1, "/nowhere: "),
+    ] {
+        let output = plasmd(&[&["provider", "status", "--addr", &url], flags].concat());
+        let both = [output.stdout, output.stderr].concat();
+        let both = String::from_utf8_lossy(&both);
+        assert_eq!(output.status.code(), Some(code), "{flags:?}: {both}");
+        assert!(both.contains(said), "{flags:?}: {both}");
+    }
+    let plain = plasmd(&["provider", "status", "--pin", pin]);
+    assert_eq!(plain.status.code(), Some(2));
+}
+
+#[test]
 fn versions_protocols_and_names() {
     let tree = Tree::new(&[("stable/x86_64/vmlinuz", b"kernel")]);
     let state = tempfile::tempdir().unwrap();
