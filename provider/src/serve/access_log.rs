@@ -85,6 +85,11 @@ impl AccessLog {
         &self.path
     }
 
+    /// Whether it has no name to open again.
+    pub(crate) fn is_stdout(&self) -> bool {
+        self.path == Path::new(STDOUT)
+    }
+
     /// Leaves a line in the queue. Never waits.
     pub(crate) fn answered(&self, answered: &Answered<'_>, id: &str) {
         let line = line(self.format, answered, id, SystemTime::now());

@@ -124,7 +124,8 @@ pub(super) fn build(
         Some(path) => Some(open_log(path, watching.access_log_format, &metrics)?),
         None => None,
     };
-    if let Some(log) = &access_log {
+    // Standard output stays what it is, and may be a pipe that nobody reads just now.
+    if let Some(log) = access_log.as_ref().filter(|log| !log.is_stdout()) {
         let log = Arc::clone(log);
         reloads.add("access log", move || {
             log.reopen().map_err(|error| error.to_string())?;

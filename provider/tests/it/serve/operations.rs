@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::provider::{PLASMD, Provider, Tree, plasmd, wait_until};
+use crate::serve::asking::Asking;
 
 fn tree() -> Tree {
     Tree::new(&[
@@ -246,6 +247,29 @@ fn the_access_log_has_a_line_for_each_answer() {
     ]);
     assert_eq!(output.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&output.stderr).contains("access log"));
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up() {
+    let tree = tree();
+    let mut command = Command::new(PLASMD);
+    command
+        .args(["serve", "--no-mdns", "--bind", "127.0.0.1", "--port", "0"])
+        .args(["--access-log", "-", "--artifacts"])
+        .arg(tree.root())
+        .stdout(Stdio::piped());
+    let mut provider = Provider::spawn(&mut command);
+    let mut asking = Asking::new(&provider);
+    // More than a pipe holds.
+    let path = format!("/?{}", "x".repeat(1_000));
+    for _ in 0..100 {
+        assert_eq!(asking.get(&path).status, 200);
+    }
+    provider.signal(rustix::process::Signal::HUP);
+    provider.wait_for_log(" reloaded ");
+    assert_eq!(asking.get("/").status, 200);
+    provider.signal(rustix::process::Signal::TERM);
+    assert!(provider.wait().success());
 }
 
 #[test]
