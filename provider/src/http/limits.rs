@@ -58,8 +58,16 @@ pub(crate) const RATE_WINDOW: Duration = Duration::from_secs(20);
 /// Body bytes sent for one connection before others get their turn: at memory speed less than half a millisecond.
 pub(crate) const TURN_SIZE: u64 = 1024 * 1024;
 
-/// Bytes at the end of a piece of a file that never go by reference: as many as are read at once.
-pub(crate) const REFERRED_END: u64 = FRAME_SIZE as u64;
+/// The same when they go by reference, which takes a fraction of that time: as many as the kernel holds for a connection.
+/// Measured: 1 MiB costs 1.5 times as much of the processor with one download, 1.1 times with 16.
+pub(crate) const REFERRED_TURN_SIZE: u64 = 4 * 1024 * 1024;
+
+/// Bytes at the end of a piece of a file that never go by reference. They are on their way while it is looked at whether
+/// those before them have arrived: 2 ms at 1 Gbit/s.
+pub(crate) const REFERRED_END: u64 = 256 * 1024;
+
+/// Bytes at the very end of such a piece, which wait until that is known.
+pub(crate) const HELD_END: u64 = 16 * 1024;
 
 /// Bytes of a piece of a file from which on it goes by reference. Below, waiting for the client to have them would be more
 /// than a tenth of the time they take at 10 Gbit/s, and copying them costs 2 ms at most.

@@ -3,24 +3,14 @@
 //! Bytes of files go through memory that all connections of a thread share, and are only read when the socket has room:
 //! a client that takes nothing costs a few hundred bytes, however much it asked for.
 //!
-//! To clients on other machines, long pieces go by reference instead (`sendfile`), all but their end. Measured with 1 GiB
-//! from the page cache on two processors that were busy with other work, CPU seconds for each GB of server and client, and
-//! GB/s with 16 downloads:
+//! Long pieces go by reference instead (`sendfile`), all but their end, whoever asks. Copying would be faster where server
+//! and client share processors (16 downloads over loopback: 1.4 times nginx's rate instead of 1.2), because what is not
+//! copied here is copied by the client, from colder memory. But it costs the server 4.5 times nginx's time, and where
+//! clients are other machines nothing but that time counts.
 //!
-//! | | server | client | rate |
-//! | --- | --- | --- | --- |
-//! | `sendfile` | 0.04 to 0.11 | 0.48 to 0.51 | 1.0 |
-//! | `splice` through a pipe | 0.04 to 0.11 | 0.43 to 0.51 | 1.2 |
-//! | `pread` and `write`, 256 KiB | 0.18 to 0.28 | 0.17 to 0.29 | 1.3 |
-//! | the same, 1 MiB | 0.21 to 0.30 | 0.17 to 0.27 | 1.1 |
-//! | mapping 256 KiB at a time | 0.17 to 0.30 | 0.19 to 0.29 | 1.7 |
-//!
-//! What is not copied here is copied by the client, and from colder memory: where both share processors, copying is the
-//! better bargain; where they do not, the server's time is what counts. Mappings would count as this process's memory.
-//!
-//! Bytes that went by reference are the file's until the client has them. So the end of such a piece waits until it has
-//! all the others, and is copied after a look whether the file has changed: nobody gets a complete lie. That is a round
-//! trip with nothing on the way, which is why short pieces are copied.
+//! Bytes that went by reference are the file's until the client has them. So the last few of such a piece wait until it
+//! has all those, and are copied after a look whether the file has changed: nobody gets a complete lie. Some copied before
+//! them are on their way meanwhile; still, short pieces are copied as a whole.
 
 mod drain;
 
@@ -31,13 +21,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
+use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::http::body::{Body, FilePart};
 pub(crate) use crate::http::fast::send::drain::Drained;
 use crate::http::fast::send::drain::Draining;
-use crate::http::limits::{FRAME_SIZE, REFERRED_END, REFERRED_MIN, TURN_SIZE};
+use crate::http::limits::{
+    FRAME_SIZE, HELD_END, REFERRED_END, REFERRED_MIN, REFERRED_TURN_SIZE, TURN_SIZE,
+};
 use crate::http::stream::Stream;
 
 /// Pieces in memory that leave with one call: two of a head, a body, and one to spare.
@@ -56,10 +49,10 @@ pub(crate) fn with_room<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
     pieces: VecDeque<Piece>,
-    /// Whether files go by reference; not known before the first.
-    refers: Option<bool>,
-    /// Whether bytes went by reference since the socket was last seen empty.
-    has_referred: bool,
+    /// Whether files cannot go by reference.
+    cannot_refer: bool,
+    /// Bytes that were copied behind some that went by reference, until those are known to have arrived.
+    behind: Option<u64>,
     /// The wait until the client has them.
     draining: Option<Draining>,
 }
@@ -163,19 +156,21 @@ impl Outgoing {
         }
     }
 
-    /// What the end of a piece must wait for: that all bytes before it have arrived.
+    /// What the last bytes of a piece must wait for: that all bytes before them that went by reference have arrived.
     fn must_drain<S: Stream>(&mut self, stream: &S) -> io::Result<Option<Drained>> {
-        let is_end = |part: &FilePart| part.left() <= REFERRED_END;
-        if !self.has_referred
-            || !matches!(self.pieces.front(), Some(Piece::File(part)) if is_end(part))
-        {
+        let (Some(behind), Some(Piece::File(part))) = (self.behind, self.pieces.front()) else {
+            return Ok(None);
+        };
+        if part.left() > HELD_END {
             return Ok(None);
         }
         let drained = match stream.socket() {
-            Some(socket) => Draining::look(&mut self.draining, socket)?,
+            Some(socket) => Draining::look(&mut self.draining, socket, behind)?,
             None => None,
         };
-        self.has_referred = drained.is_some();
+        if drained.is_none() {
+            self.behind = None;
+        }
         Ok(drained)
     }
 
@@ -187,32 +182,57 @@ impl Outgoing {
         if let Some(socket) = stream.socket() {
             // What is read and not taken must be read again.
             ready!(socket.poll_write_ready(context))?;
-            if let Some(Piece::File(part)) = self.pieces.front()
-                && part.left() > REFERRED_END
-                && (self.has_referred || part.left() >= REFERRED_MIN)
-                && *self.refers.get_or_insert_with(|| is_elsewhere(socket))
-            {
-                let size = TURN_SIZE.min(part.left() - REFERRED_END);
-                match socket.try_io(Interest::WRITABLE, || part.send_to(socket, size)) {
-                    Ok(sent) => {
-                        self.has_referred = true;
-                        return Poll::Ready(Ok(sent));
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        // It was not ready after all, which is known now.
-                        ready!(socket.poll_write_ready(context))?;
-                        context.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
-                    // Some file systems cannot.
-                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                        self.refers = Some(false);
-                    }
-                    Err(error) => return Poll::Ready(Err(error)),
+            match self.refer(socket) {
+                None => {}
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // It was not ready after all, which is known now.
+                    ready!(socket.poll_write_ready(context))?;
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
+                // Some file systems cannot.
+                Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                    self.cannot_refer = true;
+                }
+                Some(sent) => return Poll::Ready(sent),
             }
         }
-        with_room(|room| self.poll_copy(stream, context, room))
+        let copied = ready!(with_room(|room| self.poll_copy(stream, context, room)))?;
+        if let Some(behind) = &mut self.behind {
+            *behind += copied as u64;
+        }
+        Poll::Ready(Ok(copied))
+    }
+
+    /// Gives the next bytes to the socket by reference, or a head that such bytes follow, if that is how they go.
+    fn refer(&mut self, socket: &TcpStream) -> Option<io::Result<usize>> {
+        if self.cannot_refer {
+            return None;
+        }
+        match (self.pieces.front()?, self.pieces.get(1)) {
+            (Piece::File(part), _)
+                if part.left() >= REFERRED_MIN
+                    || self.behind.is_some() && part.left() > REFERRED_END =>
+            {
+                let size = REFERRED_TURN_SIZE.min(part.left() - REFERRED_END);
+                let sent = socket.try_io(Interest::WRITABLE, || part.send_to(socket, size));
+                if sent.is_ok() {
+                    self.behind = Some(0);
+                }
+                Some(sent)
+            }
+            (Piece::Bytes(head), Some(Piece::File(part))) if part.left() >= REFERRED_MIN => {
+                let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+                let sent = socket.try_io(Interest::WRITABLE, || {
+                    Ok(rustix::net::send(socket, head, flags)?)
+                });
+                if let (Some(behind), Ok(sent)) = (&mut self.behind, &sent) {
+                    *behind += *sent as u64;
+                }
+                Some(sent)
+            }
+            _ => None,
+        }
     }
 
     fn poll_copy<S: Stream>(
@@ -227,7 +247,14 @@ impl Outgoing {
             match piece {
                 Piece::Bytes(bytes) => slices[count] = IoSlice::new(bytes),
                 Piece::File(part) => {
-                    let read = part.read(room)?;
+                    // The last bytes wait.
+                    let size = match self.behind {
+                        Some(_) if part.left() > HELD_END => part.left() - HELD_END,
+                        _ => part.left(),
+                    };
+                    let size =
+                        usize::try_from(size).map_or(room.len(), |size| size.min(room.len()));
+                    let read = part.read(&mut room[..size])?;
                     slices[count] = IoSlice::new(&room[..read]);
                     count += 1;
                     break;
@@ -236,16 +263,6 @@ impl Outgoing {
             count += 1;
         }
         Pin::new(stream).poll_write_vectored(context, &slices[..count])
-    }
-}
-
-/// Whether the other side is another machine, as far as addresses tell.
-fn is_elsewhere(socket: &TcpStream) -> bool {
-    match (socket.local_addr(), socket.peer_addr()) {
-        (Ok(here), Ok(there)) => {
-            here.ip() != there.ip() && !there.ip().to_canonical().is_loopback()
-        }
-        _ => false,
     }
 }
 

@@ -26,13 +26,17 @@ pub(crate) struct Drained {
 }
 
 impl Draining {
-    /// Looks, for the first time or once more; nothing when the other side has everything.
+    /// Looks, for the first time or once more; nothing when the other side has everything but the last `behind` bytes.
     ///
     /// # Errors
     /// When the connection is gone: nobody acknowledges anything any more.
-    pub(crate) fn look(wait: &mut Option<Self>, socket: &TcpStream) -> io::Result<Option<Drained>> {
+    pub(crate) fn look(
+        wait: &mut Option<Self>,
+        socket: &TcpStream,
+        behind: u64,
+    ) -> io::Result<Option<Drained>> {
         let unacknowledged = unacknowledged(socket)?;
-        if unacknowledged == 0 {
+        if unacknowledged <= behind {
             *wait = None;
             return Ok(None);
         }

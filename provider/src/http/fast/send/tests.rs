@@ -43,7 +43,7 @@ impl Desk {
             .find(&"stable".parse().unwrap(), "x86_64", &name)
             .unwrap();
         let mut outgoing = Outgoing {
-            refers: Some(refers),
+            cannot_refer: !refers,
             ..Outgoing::default()
         };
         outgoing.push(Bytes::from_static(b"head"));
@@ -163,19 +163,46 @@ async fn what_a_client_has_not_taken_is_not_acknowledged() {
         "{sent}"
     );
     assert_eq!(unacknowledged(&desk.theirs).unwrap(), 0);
-    assert!(!is_elsewhere(&desk.ours), "this machine is not elsewhere");
 }
 
 /// The end of a file of which the rest went by reference, to a client that has not taken it.
 async fn draining(desk: &mut Desk) -> Outgoing {
     desk.ours.writable().await.unwrap();
     while desk.ours.try_write(&[0; 1 << 16]).is_ok() {}
-    let mut outgoing = desk.outgoing(true, 0, REFERRED_END);
+    let mut outgoing = desk.outgoing(true, 0, HELD_END);
     outgoing.advance(4);
-    outgoing.has_referred = true;
+    outgoing.behind = Some(0);
     let sent = poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context))).await;
     assert!(matches!(sent, Ok(Sent::Draining(0, _))), "{sent:?}");
     outgoing
+}
+
+#[tokio::test]
+async fn only_the_very_last_bytes_wait() {
+    let mut desk = Desk::new().await;
+    // More than the other side takes in by itself, and less than this one has room for.
+    let before = 1 << 19;
+    socket2::SockRef::from(&desk.theirs)
+        .set_recv_buffer_size(1 << 14)
+        .unwrap();
+    desk.ours.writable().await.unwrap();
+    assert_eq!(desk.ours.try_write(&vec![0; before]).unwrap(), before);
+    let mut outgoing = desk.outgoing(true, 0, REFERRED_END);
+    outgoing.advance(4);
+    outgoing.behind = Some(0);
+    let look = poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context)));
+    let Ok(Sent::Draining(sent, _)) = look.await else {
+        panic!("nothing waits");
+    };
+    assert_eq!(sent, REFERRED_END - HELD_END);
+    assert_eq!(outgoing.behind, Some(sent));
+    // What was copied may still be on its way when the rest leaves.
+    desk.theirs
+        .read_exact(&mut vec![0; before + 1])
+        .await
+        .unwrap();
+    let rest = send(&mut outgoing, &mut desk.ours, || {}).await.unwrap();
+    assert_eq!(rest, HELD_END + 3);
 }
 
 #[tokio::test]
@@ -230,7 +257,7 @@ async fn a_piece_that_is_not_long_is_copied() {
         loop {
             let sent = poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context)));
             let sent = sent.await.unwrap();
-            assert!(!outgoing.has_referred);
+            assert_eq!(outgoing.behind, None);
             if matches!(sent, Sent::All(_)) {
                 break;
             }
