@@ -59,6 +59,17 @@ pub fn evaluate(headers: &HeaderMap, has: Validators<'_>) -> Verdict {
     }
 }
 
+/// The same for a representation that has neither: no tag names it but `*`, and dates are ignored (RFC 9110, 13.1).
+pub fn evaluate_unnamed(headers: &HeaderMap) -> Verdict {
+    if headers.contains_key(IF_MATCH) && !listed(headers, &IF_MATCH, "", Compare::Strong) {
+        Verdict::Failed
+    } else if listed(headers, &IF_NONE_MATCH, "", Compare::Weak) {
+        Verdict::NotModified
+    } else {
+        Verdict::Proceed
+    }
+}
+
 /// Whether weak tags count as equal to strong ones.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Compare {

@@ -82,6 +82,12 @@ impl Inlet {
         (method.unwrap_or_default(), target.into())
     }
 
+    /// The answer to what was refused, once there is one, and how much of it was written.
+    pub(crate) fn farewell(&self) -> Option<(&[u8], usize)> {
+        let farewell = self.farewell.as_ref()?;
+        Some((&farewell.answer, farewell.written))
+    }
+
     /// Gives hyper what may go through; nothing at the end of the input.
     pub(crate) fn poll_read<S: AsyncRead + Unpin>(
         &mut self,

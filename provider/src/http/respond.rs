@@ -115,6 +115,26 @@ pub(crate) fn content(method: &Method, asked: &HeaderMap, content: Content) -> R
     response
 }
 
+/// The answer to a request for a page that is made anew each time, after its preconditions. Without them the page itself
+/// must have been a success for them to count (RFC 9110, 13.2.1).
+pub(crate) fn made_anew(asked: &HeaderMap, page: Response<Body>) -> Response<Body> {
+    if !page.status().is_success() {
+        return page;
+    }
+    match condition::evaluate_unnamed(asked) {
+        Verdict::Proceed | Verdict::ProceedWhole => page,
+        Verdict::Failed => refuse::precondition(),
+        Verdict::NotModified => {
+            let mut response = Response::new(Body::Empty);
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response
+                .headers_mut()
+                .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response
+        }
+    }
+}
+
 /// 304 says only what finds and renews the client's copy (RFC 9110, 15.4.5).
 fn not_modified(labels: &Labels) -> Response<Body> {
     let mut response = Response::new(Body::Empty);

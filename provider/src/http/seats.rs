@@ -10,8 +10,11 @@
 //! ```
 //!
 //! When all places are taken, those leave that wait longest for a client: silent ones first, then readers that are slower
-//! than [`RATE_MIN`]. Whoever only holds a place cannot keep it from others. Nobody who is being served leaves.
+//! than [`RATE_MIN`]. The networks with most connections give first, so that one that opens many does not make the few of
+//! others leave, such as firmware that is silent between two requests. Whoever only holds a place cannot keep it from
+//! others. Nobody who is being served leaves.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -236,7 +239,8 @@ impl Seats {
         self.left.notified().await;
     }
 
-    /// Makes up to `count` connections leave, those that wait longest for their client first. Returns how many.
+    /// Makes up to `count` connections leave: those of the networks that have most, and of them those that wait longest for
+    /// their client. Returns how many.
     fn make_room(
         &self,
         list: &mut List,
@@ -245,7 +249,12 @@ impl Seats {
         metrics: &Metrics,
     ) -> usize {
         let now = self.now.load(Ordering::Relaxed);
-        let mut waiting: Vec<(bool, u64, u64)> = list
+        // Networks are alike when neither has twice as many.
+        let crowd = |taken: &Taken| {
+            let count = list.by_network.get(&taken.network);
+            Reverse(count.and_then(|count| count.checked_ilog2()))
+        };
+        let mut waiting: Vec<(Reverse<Option<u32>>, bool, u64, u64)> = list
             .taken
             .iter()
             .filter(|(_, taken)| network.is_none_or(|network| taken.network == network))
@@ -253,9 +262,11 @@ impl Seats {
                 let state = taken.seat.state.load(Ordering::Relaxed);
                 match Waits::of(state) {
                     Waits::Idle | Waits::Head | Waits::Handshake => {
-                        Some((false, state >> KIND_BITS, *id))
+                        Some((crowd(taken), false, state >> KIND_BITS, *id))
                     }
-                    Waits::Write => taken.slow_since.map(|since| (true, since, *id)),
+                    Waits::Write => taken
+                        .slow_since
+                        .map(|since| (crowd(taken), true, since, *id)),
                     Waits::Busy | Waits::Leaves => None,
                 }
             })
@@ -265,7 +276,7 @@ impl Seats {
             waiting.truncate(count);
         }
         let mut left = 0;
-        for (is_slow, _, id) in waiting {
+        for (_, is_slow, _, id) in waiting {
             let cut = if is_slow { Cut::Slow } else { Cut::Idle };
             let taken = list.taken.get_mut(&id);
             left += usize::from(taken.is_some_and(|taken| taken.leave(cut, metrics)));

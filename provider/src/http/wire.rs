@@ -13,7 +13,9 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::Method;
 use http_body::{Frame, SizeHint};
+use http_semantics::refusal::Refusal;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -115,6 +117,31 @@ pub(crate) struct Promise {
     pub(crate) elsewhere: Option<Body>,
     /// Whether the connection ends with it.
     pub(crate) closes: bool,
+}
+
+impl Promise {
+    /// That of the answer to bytes that are no request.
+    fn of_refusal(refusal: &Refusal, (method, target): (Method, Box<str>), answer: &[u8]) -> Self {
+        let body = answer.windows(4).position(|end| end == b"\r\n\r\n");
+        let head = body.map_or(answer.len(), |at| at + 4);
+        Self {
+            head: head as u64,
+            record: Record {
+                method,
+                target,
+                agent: None,
+                referer: None,
+                status: refusal.status,
+                promised: (answer.len() - head) as u64,
+                sent: 0,
+                request_id: None,
+                started: Instant::now(),
+                is_fast: false,
+            },
+            elsewhere: None,
+            closes: true,
+        }
+    }
 }
 
 /// What is to be done with the connection.
@@ -343,23 +370,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Wire<'_, S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = &mut *self;
         wire.account.waits(Waits::Write);
-        if let Some(refusal) = wire.inlet.refuses() {
+        let refusal = wire.inlet.refuses();
+        let written = |inlet: &Inlet| inlet.farewell().map_or(0, |(_, written)| written);
+        let before = written(&wire.inlet);
+        let shut = wire.inlet.poll_shutdown(&mut wire.stream, context);
+        if let Some(refusal) = refusal
+            && let Some((answer, _)) = wire.inlet.farewell()
+        {
+            let promise = Promise::of_refusal(&refusal, wire.inlet.asked(), answer);
             wire.account.metrics.refused(Reason::of_head(&refusal));
-            let (method, target) = wire.inlet.asked();
-            wire.account.ledger().done.push(Record {
-                method,
-                target,
-                agent: None,
-                referer: None,
-                status: refusal.status,
-                promised: 0,
-                sent: 0,
-                request_id: None,
-                started: Instant::now(),
-                is_fast: false,
-            });
             tracing::debug!(code = refusal.code, "request refused: {refusal}");
+            wire.account.promises(promise);
         }
-        wire.inlet.poll_shutdown(&mut wire.stream, context)
+        let written = written(&wire.inlet) - before;
+        if written > 0 {
+            wire.account.wrote(written as u64);
+        }
+        shut
     }
 }

@@ -159,10 +159,10 @@ impl App {
             return self.content(method, headers, content);
         }
         match target::parse(path) {
-            Target::Root => respond::json(StatusCode::OK, &self.identity()),
-            Target::Health => self.health(),
-            Target::Status => self.status(client),
-            Target::Metrics => self.show_metrics(),
+            Target::Root => self.page(headers, respond::json(StatusCode::OK, &self.identity())),
+            Target::Health => self.page(headers, self.health()),
+            Target::Status => self.page(headers, self.status(client)),
+            Target::Metrics => self.page(headers, self.show_metrics()),
             Target::DefaultManifest => {
                 let folder = (&self.channel, self.arch);
                 self.manifest(method, headers, path, folder).await
@@ -213,7 +213,15 @@ impl App {
     }
 
     fn content(&self, method: &Method, headers: &HeaderMap, content: Content) -> Response<Body> {
-        let response = respond::content(method, headers, content);
+        self.counted(respond::content(method, headers, content))
+    }
+
+    /// A page about the provider itself.
+    fn page(&self, headers: &HeaderMap, page: Response<Body>) -> Response<Body> {
+        self.counted(respond::made_anew(headers, page))
+    }
+
+    fn counted(&self, response: Response<Body>) -> Response<Body> {
         match response.status() {
             StatusCode::PRECONDITION_FAILED => self.refuse(Reason::Precondition, response),
             StatusCode::RANGE_NOT_SATISFIABLE => self.refuse(Reason::Range, response),

@@ -63,6 +63,8 @@ struct Answer {
     content: Content,
     stamp: Stamp,
     looked: Instant,
+    /// Whether somebody asked for it since room was needed last.
+    is_used: AtomicBool,
 }
 
 impl Answer {
@@ -100,7 +102,14 @@ impl Hand {
         }
         let table = self.read();
         let answer = table.answers.get(key(path))?;
-        answer.is_good().then(|| answer.content.clone())
+        if !answer.is_good() {
+            return None;
+        }
+        // Nearly always so already, and then no other processor's copy is disturbed.
+        if !answer.is_used.load(Ordering::Relaxed) {
+            answer.is_used.store(true, Ordering::Relaxed);
+        }
+        Some(answer.content.clone())
     }
 
     /// Begins the look after which the answer to `path` may be kept; nothing when it may not, or when another request has
@@ -136,6 +145,7 @@ impl Hand {
             content,
             stamp,
             looked: look.begun,
+            is_used: AtomicBool::new(true),
         };
         let mut table = self.write();
         table.insert(key(look.path), answer);
@@ -198,15 +208,47 @@ impl Table {
         if let Some(before) = self.answers.remove(key) {
             self.count(&before.content, usize::wrapping_sub);
         }
-        let (bytes, files) = size(&answer.content);
-        let is_full = self.answers.len() >= HAND_MAX
-            || self.bytes + bytes > HAND_BYTES_MAX
-            || self.files + files > HAND_FILES_MAX;
-        if is_full {
-            *self = Self::default();
-        }
+        self.make_room(size(&answer.content));
         self.count(&answer.content, usize::wrapping_add);
         self.answers.insert(key.into(), answer);
+    }
+
+    /// Lets go of others until this much more may be kept, or nothing helps.
+    fn make_room(&mut self, (bytes, files): (usize, usize)) {
+        loop {
+            let is_in_the_way = if self.files + files > HAND_FILES_MAX {
+                |content: &Content| matches!(content.source, Source::File(_))
+            } else if self.bytes + bytes > HAND_BYTES_MAX {
+                |content: &Content| matches!(content.source, Source::Bytes(_))
+            } else if self.answers.len() >= HAND_MAX {
+                |_: &Content| true
+            } else {
+                return;
+            };
+            if !self.let_go(is_in_the_way) {
+                return;
+            }
+        }
+    }
+
+    /// Lets go of one: of one that nobody asked for since this was done last, if there is any.
+    fn let_go(&mut self, is_in_the_way: impl Fn(&Content) -> bool) -> bool {
+        let mut chosen: Option<(bool, &str)> = None;
+        for (key, answer) in &self.answers {
+            if is_in_the_way(&answer.content) {
+                let is_used = answer.is_used.swap(false, Ordering::Relaxed);
+                if chosen.is_none_or(|(was_used, _)| was_used && !is_used) {
+                    chosen = Some((is_used, key));
+                }
+            }
+        }
+        let Some(key) = chosen.map(|(_, key)| Box::<str>::from(key)) else {
+            return false;
+        };
+        if let Some(gone) = self.answers.remove(&key) {
+            self.count(&gone.content, usize::wrapping_sub);
+        }
+        true
     }
 
     fn count(&mut self, content: &Content, change: fn(usize, usize) -> usize) {

@@ -182,6 +182,22 @@ async fn both_ways_give_the_same_bytes_wherever_requests_are_cut() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_no_request_is_told_too() {
+    for (request, line) in [
+        ("HEAD /x HTTP/1.1\r\n\r\n", "HEAD /x"),
+        ("GET /x HTTP/1.1\nHost: x\n\n", "GET /x"),
+        ("\u{16}\u{3}\u{1}", "- -"),
+    ] {
+        let pieces = [SMALL.as_bytes(), request.as_bytes()];
+        let talk = talk(true, 1 << 16, &pieces).await;
+        let body = talk.answers.rsplit("\r\n\r\n").next().unwrap().len() as u64;
+        let told = (line.to_owned(), 400, body, true);
+        assert_eq!(talk.told.len(), 2, "{request:?}: {:?}", talk.told);
+        assert_eq!(talk.told[1], told, "{request:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn both_ways_give_the_same_bytes_to_clients_with_little_room() {
     let large = "GET /large HTTP/1.1\r\nHost: x\r\n\r\n";
     let requests = [large, SMALL, ODD, large, CLOSING].concat();

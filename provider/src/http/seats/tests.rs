@@ -88,6 +88,29 @@ async fn silent_clients_make_room_the_longest_silent_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_many_places_gives_before_who_has_few() {
+    let room = Room::new(Caps {
+        total: 40,
+        per_address: 40,
+        ..CAPS
+    });
+    let firmware = room.enter("10.0.0.1", Waits::Idle).unwrap();
+    later(5).await;
+    let crowd: Vec<_> = (0..39)
+        .map(|_| room.enter("10.0.0.2", Waits::Idle).unwrap())
+        .collect();
+    for _ in 0..2 {
+        later(1).await;
+        assert_eq!(room.enter("10.0.0.3", Waits::Busy).err(), Some(Full::All));
+        for guest in &crowd {
+            guest.place.idles_anew();
+        }
+    }
+    assert!(!firmware.was_ended().await);
+    assert_eq!(room.cuts(Cut::Idle), 2 * ROOM_BATCH as u64);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_who_is_served_makes_room() {
     let room = Room::new(CAPS);
     let served: Vec<_> = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]

@@ -106,6 +106,23 @@ fn the_table_is_bounded_in_every_way() {
 }
 
 #[test]
+fn what_is_asked_for_stays_while_others_come_and_go() {
+    let fixture = Fixture::new();
+    let hand = Hand::new(&fixture.store);
+    assert!(fixture.keep(&hand, "/small", bytes(1)));
+    assert!(fixture.keep(&hand, "/asked", fixture.file()));
+    for number in 0..HAND_FILES_MAX * 3 {
+        // The first time that room is needed, all were asked for.
+        let is_kept = hand.get("/asked").is_some()
+            || fixture.keep(&hand, "/asked", fixture.file()) && number == HAND_FILES_MAX - 1;
+        assert!(is_kept, "{number}");
+        assert!(fixture.keep(&hand, &format!("/file{number}"), fixture.file()));
+    }
+    assert_eq!(sizes(&hand).2, HAND_FILES_MAX, "no more leave than must");
+    assert!(hand.get("/small").is_some(), "it was in nobody's way");
+}
+
+#[test]
 fn what_changes_while_it_is_looked_at_is_not_kept() {
     let fixture = Fixture::new();
     let hand = Hand::new(&fixture.store);

@@ -225,6 +225,7 @@ fn the_access_log_has_a_line_for_each_answer() {
         |name: &str| -> Vec<Value> { lines.iter().map(|line| line[name].clone()).collect() };
     assert_eq!(column("status"), [200, 206, 404, 400]);
     assert_eq!(lines[3]["target"], "/?[2J");
+    assert!(lines[3]["bytes"].as_u64().unwrap() > 0);
     assert_eq!(lines[0]["bytes"], 5_000);
     assert_eq!(lines[1]["bytes"], 10);
     assert_eq!(lines[1]["id"], "boot-42");

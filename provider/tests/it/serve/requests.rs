@@ -223,6 +223,30 @@ fn preconditions() {
 }
 
 #[test]
+fn pages_without_a_tag_have_preconditions_too() {
+    let tree = Tree::new(&[("stable/x86_64/vmlinuz", &content())]);
+    let provider = Provider::start(tree.root(), &["--arch", "x86_64"]);
+    for page in ["/", "/health", "/status", "/metrics"] {
+        for (field, status) in [
+            ("If-Match: *", 200),
+            ("If-Match: \"x\"", 412),
+            ("If-None-Match: \"x\"", 200),
+            ("If-None-Match: *", 304),
+            ("If-Modified-Since: Fri, 31 Dec 9999 23:59:59 GMT", 200),
+            ("If-Unmodified-Since: Thu, 01 Jan 1970 00:00:00 GMT", 200),
+        ] {
+            let answer = provider.curl(page, &["-H", field]);
+            assert_eq!(answer.status, status, "{page} {field}");
+        }
+    }
+    // What is no success is said whatever was asked for.
+    for (path, status) in [("/none", 404), ("/stable/aarch64/manifest.json", 404)] {
+        let answer = provider.curl(path, &["-H", "If-None-Match: *"]);
+        assert_eq!(answer.status, status, "{path}");
+    }
+}
+
+#[test]
 fn nothing_was_modified_later_than_now() {
     let tree = Tree::new(&[
         ("stable/x86_64/vmlinuz", &content()),
