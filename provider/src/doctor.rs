@@ -80,7 +80,7 @@ fn examine(args: &Args, root: Option<&TrustRoot>) -> Vec<Finding> {
     let local = format!("http://localhost:{port}");
     let (service, answers) = service::check(args.addr.as_deref().unwrap_or(&local));
     let (on_disk, releases) = artifacts::check(&machine, artifacts);
-    let (manifests, newest_manifest) = manifests::check(&releases, root, now);
+    let (manifests, newest_manifest) = manifests::check(&releases, root, in_force.signs, now);
     let witnesses = Witnesses {
         file: newest_file(&releases),
         manifest: newest_manifest,

@@ -13,6 +13,8 @@ use crate::out::printable;
 pub(super) struct InForce {
     pub(super) artifacts: PathBuf,
     pub(super) port: u16,
+    /// Whether the provider signs what has no manifest.
+    pub(super) signs: bool,
 }
 
 /// Reads the settings as `plasmd serve` would. Where they are wrong, the defaults are gone on with.
@@ -63,6 +65,7 @@ fn in_force(settings: &[Setting]) -> InForce {
         port: value("port")
             .and_then(|port| port.parse().ok())
             .unwrap_or_default(),
+        signs: value("key").is_some_and(|file| !file.is_empty()),
     }
 }
 
@@ -79,6 +82,10 @@ mod tests {
             environment: Vec::new(),
             default_file: file.clone(),
         };
+        for (text, signs) in [("key = \"/etc/phase/release.key\"\n", true), ("", false)] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(judge(&[], &places).1.signs, signs, "{text}");
+        }
         for (text, level, port, artifacts) in [
             (
                 "port = 9000\n",

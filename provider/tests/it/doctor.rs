@@ -159,6 +159,11 @@ fn manifests_that_clients_will_refuse_are_bad() {
         found(&json, "manifest").starts_with("warn stable/x86_64: none"),
         "{json}"
     );
+    // A provider with a key signs what has no manifest.
+    let (_, json) = doctor_after(&desk, "export PLASMD_KEY=release.key; ", &["-k", "key.pub"]);
+    let signs = found(&json, "manifest").starts_with("ok stable/x86_64: signed by the provider");
+    assert!(signs, "{json}");
+
     // A manifest of next year says that this clock is behind.
     let future = Image::of(days_ago(-365), image.files.clone());
     fs::write(
