@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use boot_manifest::limits::{KEY_FILE_SIZE_MAX, TRUST_ROOT_SIZE_MAX};
-use boot_manifest::{PublicKey, Timestamp, TrustRoot, VerifyError};
+use boot_manifest::{Manifest, PublicKey, Timestamp, TrustRoot, Verified, VerifyError};
+use serde_json::{Value, json};
 
 use crate::exit::CommandError;
 
@@ -85,6 +86,21 @@ impl Args {
 }
 
 impl Trust {
+    /// What every object for programs tells about a manifest that was verified, and who vouched for it.
+    pub(crate) fn head(&self, manifest: &Verified<Manifest>) -> Value {
+        json!({
+            "manifest_version": manifest.sequence,
+            "version": manifest.version,
+            "channel": manifest.channel,
+            "arch": manifest.arch,
+            "key_id": manifest.signers().first(),
+            "key_ids": manifest.signers(),
+            "trusted_by": self.file.display().to_string(),
+            "development_key": self.root.is_development(),
+            "expired": manifest.expired(),
+        })
+    }
+
     /// The warning that belongs on every result under a development key.
     pub(crate) fn development_note(&self) -> Option<&'static str> {
         self.root

@@ -137,19 +137,9 @@ pub(super) fn json_result(
             "sources": report.map_or(Vec::new(), |report| report.sources.iter().map(json_source).collect()),
         })
     };
-    let signers: Vec<String> = manifest.signers().iter().map(ToString::to_string).collect();
-    json!({
-        "status": "ok",
-        "manifest": path.display().to_string(),
-        "manifest_version": manifest.sequence,
-        "version": manifest.version,
-        "channel": manifest.channel,
-        "arch": manifest.arch,
-        "key_id": signers.first(),
-        "key_ids": signers,
-        "trusted_by": trust.file.display().to_string(),
-        "development_key": trust.root.is_development(),
-        "expired": manifest.expired(),
-        "artifacts": done.iter().map(artifact).collect::<Vec<_>>(),
-    })
+    let mut object = trust.head(manifest);
+    object["status"] = "ok".into();
+    object["manifest"] = path.display().to_string().into();
+    object["artifacts"] = done.iter().map(artifact).collect();
+    object
 }

@@ -109,28 +109,26 @@ fn outcome_object(args: &Args, trust: &Trust, outcome: &Outcome) -> Value {
             });
         }
     };
-    let signers = signers(manifest);
     let first_bad = checked.iter().find(|one| !one.good());
-    json!({
-        "status": if first_bad.is_some() { "FAILED" } else { "VERIFIED" },
-        "manifest": outcome.file.display().to_string(),
-        "manifest_version": manifest.sequence,
-        "version": manifest.version,
-        "channel": manifest.channel,
-        "arch": manifest.arch,
-        "key_id": signers.first(),
-        "key_ids": signers,
-        "trusted_by": trust.file.display().to_string(),
-        "development_key": trust.root.is_development(),
-        "generation": manifest.generation,
-        "security_version": manifest.security_version,
-        "created_at": manifest.created_at,
-        "expires_at": manifest.expires_at,
-        "expired": (!args.no_clock).then(|| manifest.expired()),
-        "artifacts": checked.iter().map(artifact_object).collect::<Vec<_>>(),
-        "error": first_bad.and_then(Checked::problem),
-        "code": first_bad.and_then(Checked::code),
-    })
+    let status = if first_bad.is_some() {
+        "FAILED"
+    } else {
+        "VERIFIED"
+    };
+    let mut object = trust.head(manifest);
+    object["status"] = status.into();
+    object["manifest"] = outcome.file.display().to_string().into();
+    object["generation"] = manifest.generation.into();
+    object["security_version"] = manifest.security_version.into();
+    object["created_at"] = json!(manifest.created_at);
+    object["expires_at"] = json!(manifest.expires_at);
+    if args.no_clock {
+        object["expired"] = Value::Null;
+    }
+    object["artifacts"] = checked.iter().map(artifact_object).collect();
+    object["error"] = json!(first_bad.and_then(Checked::problem));
+    object["code"] = json!(first_bad.and_then(Checked::code));
+    object
 }
 
 fn artifact_object(one: &Checked) -> Value {
