@@ -217,7 +217,8 @@ fn the_access_log_has_a_line_for_each_answer() {
         let text = fs::read_to_string(&log).unwrap();
         let lines: Vec<Value> = text
             .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
+            // The last one may be half written.
+            .filter_map(|line| serde_json::from_str(line).ok())
             .collect();
         (lines.len() == 4).then_some(lines)
     });
