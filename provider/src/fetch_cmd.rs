@@ -220,6 +220,18 @@ fn hint(error: &FetchError) -> Option<&'static str> {
                 "use other providers, or ask for another channel or architecture with -c and -A"
             }
         }
+        FetchError::Tls { reason, .. }
+            if [
+                "certificate expired",
+                "not valid yet",
+                "Expired",
+                "NotValidYet",
+            ]
+            .iter()
+            .any(|part| reason.contains(part)) =>
+        {
+            "check this machine's clock; --pin sha256:HEX believes this one server whatever the dates say"
+        }
         FetchError::Tls { .. } => {
             "--cacert FILE trusts the authority that signed the certificate, --pin sha256:HEX this one server; both are for https only"
         }
@@ -510,4 +522,27 @@ async fn fetch_one(
         path,
         state: State::Fetched(report),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_out_of_its_time_is_a_question_of_the_clock() {
+        let hint_for = |error: rustls::CertificateError| {
+            let url = "https://192.0.2.1/".parse().unwrap();
+            let reason = rustls::Error::InvalidCertificate(error).to_string();
+            hint(&FetchError::Tls { url, reason }).unwrap()
+        };
+        for error in [
+            rustls::CertificateError::Expired,
+            rustls::CertificateError::NotValidYet,
+        ] {
+            let text = hint_for(error);
+            assert!(text.contains("this machine's clock"), "{text}");
+        }
+        let text = hint_for(rustls::CertificateError::UnknownIssuer);
+        assert!(text.contains("--cacert"), "{text}");
+    }
 }
