@@ -7,6 +7,7 @@
 pub(crate) mod answer;
 pub(crate) mod send;
 
+use http::Method;
 use http_semantics::head;
 
 /// What the bytes at the start of a buffer are.
@@ -62,6 +63,15 @@ pub(crate) fn look(bytes: &[u8], searched: usize) -> Look<'_> {
 }
 
 impl<'a> Plain<'a> {
+    /// The method.
+    pub(crate) fn method(&self) -> Method {
+        if self.is_head {
+            Method::HEAD
+        } else {
+            Method::GET
+        }
+    }
+
     /// The value of a field that nothing depends on.
     pub(crate) fn field(&self, name: &str) -> Option<&'a [u8]> {
         self.bytes.split(|byte| *byte == b'\n').find_map(|line| {

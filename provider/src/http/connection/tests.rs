@@ -1,15 +1,20 @@
 //! Both ways of answering, over streams that deliver bytes as the test wants.
 
+use std::io::IoSlice;
 use std::sync::Mutex;
 use std::time::{Duration, UNIX_EPOCH};
 
 use boot_manifest::Digest;
+use bytes::Bytes;
+use http::{Request, Response};
 use http_semantics::labels::{Facts, Labels};
+use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, DuplexStream};
 
 use super::*;
+use crate::http::body::Body;
 use crate::http::refuse;
-use crate::http::respond::{Content, Source};
+use crate::http::respond::{self, Content, Source};
 use crate::http::seats::{Caps, Seats};
 
 /// Has two contents, which are at hand or not.

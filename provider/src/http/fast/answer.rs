@@ -1,6 +1,9 @@
 //! The answer to a plain request: exactly the bytes that hyper would send for it, but for the moment in `Date`.
 
 use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -11,6 +14,7 @@ use http_semantics::labels::write_field;
 use crate::http::body::Body;
 use crate::http::fast::Plain;
 use crate::http::respond::{self, Content, Source};
+use crate::http::stream::Stream;
 
 /// `Connection: close`, `Date: ` with 29 bytes, and the empty line.
 const END_SIZE_MAX: usize = 19 + 37 + 2;
@@ -26,6 +30,8 @@ pub(crate) struct Answer {
     pub(crate) end: End,
     /// The body.
     pub(crate) body: Body,
+    /// Whether the connection ends with it.
+    pub(crate) closes: bool,
 }
 
 /// The last lines of a head: those that no two answers share.
@@ -44,7 +50,7 @@ impl Answer {
         }
         let end = End::now(closes);
         if plain.range.is_some() && !plain.is_head {
-            return Self::chosen(plain, content, end);
+            return Self::chosen(plain, content, end, closes);
         }
         let body = match content.source {
             _ if plain.is_head => Body::Empty,
@@ -59,11 +65,33 @@ impl Answer {
             head: content.labels.head.clone(),
             end,
             body,
+            closes,
         })
     }
 
+    /// Bytes of the head.
+    pub(crate) fn head_size(&self) -> u64 {
+        (self.head.len() + self.end.as_bytes().len()) as u64
+    }
+
+    /// Writes all of it with one call, unless some of it is in a file: then nothing.
+    pub(crate) fn poll_write<S: Stream>(
+        &self,
+        stream: &mut S,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<u64>> {
+        let bytes = match &self.body {
+            Body::File(_) | Body::Several(_) => return Poll::Pending,
+            Body::Empty => &[],
+            Body::Bytes(bytes) => &bytes[..],
+        };
+        let slices = [&self.head[..], self.end.as_bytes(), bytes].map(IoSlice::new);
+        let written = ready!(Pin::new(stream).poll_write_vectored(context, &slices))?;
+        Poll::Ready(Ok(written as u64))
+    }
+
     /// What depends on more than the path.
-    fn chosen(plain: &Plain<'_>, content: Content, end: End) -> Option<Self> {
+    fn chosen(plain: &Plain<'_>, content: Content, end: End, closes: bool) -> Option<Self> {
         let mut asked = HeaderMap::new();
         if let Some(range) = plain
             .range
@@ -78,6 +106,7 @@ impl Answer {
             head: head_of(&response),
             end,
             body,
+            closes,
         })
     }
 }
