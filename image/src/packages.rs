@@ -49,6 +49,7 @@ const TEST: &[&str] = &[
     "dbus",
     "dnsmasq-base",
     "fdisk",
+    "fish",
     "groff-base",
     "iproute2",
     "libclang-dev",
@@ -62,6 +63,7 @@ const TEST: &[&str] = &[
     "strace",
     "systemd",
     "wget",
+    "zsh",
 ];
 
 const BENCH: &[&str] = &[

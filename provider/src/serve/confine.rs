@@ -212,7 +212,9 @@ mod tests {
     #[test]
     fn links_in_a_folder_that_is_given_away_lead_nowhere() {
         if !privileges::is_root() {
-            eprintln!("skipped: only root gives files away");
+            eprintln!(
+                "SKIPPED: links_in_a_folder_that_is_given_away_lead_nowhere: only root gives files away"
+            );
             return;
         }
         const USER: Option<u32> = Some(65_534);

@@ -231,7 +231,7 @@ fn an_unreadable_file_is_named() {
     )
     .unwrap();
     if fs::read(tree.path("stable/x86_64/initrd")).is_ok() {
-        eprintln!("skipped: this user reads everything");
+        eprintln!("SKIPPED: an_unreadable_file_is_named: this user reads everything");
         return;
     }
     assert_eq!(

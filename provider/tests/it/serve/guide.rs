@@ -83,7 +83,7 @@ fn clients_resume_downloads() {
         {
             Ok(output) => output,
             Err(error) => {
-                eprintln!("skipped {program}: {error}");
+                eprintln!("SKIPPED: serve::guide: {program}: {error}");
                 continue;
             }
         };

@@ -205,7 +205,7 @@ fn ten_thousand_idle_connections_and_one_client() {
     let count = WANTED.min(possible);
     if count < WANTED {
         eprintln!(
-            "skipped: {WANTED} connections need more than {maximum} descriptors; {count} are held"
+            "SKIPPED: ten_thousand_idle_connections_and_one_client: {WANTED} connections need more than {maximum} descriptors; {count} are held"
         );
     }
     setrlimit(

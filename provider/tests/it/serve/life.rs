@@ -156,7 +156,7 @@ fn what_keeps_it_from_starting_is_said_in_one_line() {
 #[test]
 fn no_permission_is_said_in_one_line() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root to become another user");
+        eprintln!("SKIPPED: no_permission_is_said_in_one_line: needs root to become another user");
         return;
     }
     let tree = Tree::new(&[("hidden/stable/x86_64/vmlinuz", b"x")]);
@@ -197,7 +197,7 @@ fn dual_stack() {
         ])
         .arg(tree.root());
     if TcpListener::bind("[::1]:0").is_err() {
-        eprintln!("skipped: this machine has no IPv6");
+        eprintln!("SKIPPED: dual_stack: this machine has no IPv6");
         return;
     }
     command

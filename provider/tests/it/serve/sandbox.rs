@@ -94,7 +94,7 @@ fn every_thread_has_given_everything_up() {
 #[test]
 fn root_becomes_somebody_else() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root to become another user");
+        eprintln!("SKIPPED: root_becomes_somebody_else: needs root to become another user");
         return;
     }
     let tree = Tree::new(&[("stable/x86_64/vmlinuz", b"kernel")]);
@@ -222,7 +222,7 @@ fn has(wanted: &str) -> bool {
     let found = std::thread::spawn(|| enter(Mode::Auto, &Plan::default()).unwrap().0.to_string());
     let found = found.join().unwrap();
     if !found.starts_with(wanted) {
-        eprintln!("skipped: this kernel has only this: {found}");
+        eprintln!("SKIPPED: serve::sandbox: this kernel has only this: {found}");
     }
     found.starts_with(wanted)
 }

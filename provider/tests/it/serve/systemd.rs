@@ -244,7 +244,9 @@ fn units() -> std::path::PathBuf {
 fn systemd_starts_it_at_the_first_connection() {
     let activate = "systemd-socket-activate";
     if Command::new(activate).arg("--version").output().is_err() {
-        eprintln!("skipped: no {activate} on this machine");
+        eprintln!(
+            "SKIPPED: systemd_starts_it_at_the_first_connection: no {activate} on this machine"
+        );
         return;
     }
     let tree = Tree::new(&[("stable/x86_64/vmlinuz", b"kernel")]);
@@ -277,7 +279,9 @@ fn the_units_are_valid_and_leave_little() {
             .output()
     };
     if analyze(&["--version"]).is_err() {
-        eprintln!("skipped: no systemd-analyze on this machine");
+        eprintln!(
+            "SKIPPED: the_units_are_valid_and_leave_little: no systemd-analyze on this machine"
+        );
         return;
     }
     // The program is not installed where the unit says.
@@ -333,7 +337,9 @@ fn system_calls(words: &str) -> BTreeSet<String> {
 fn the_unit_allows_every_system_call_of_serving() {
     for program in ["strace", "systemd-analyze"] {
         if Command::new(program).arg("--version").output().is_err() {
-            eprintln!("skipped: no {program} on this machine");
+            eprintln!(
+                "SKIPPED: the_unit_allows_every_system_call_of_serving: no {program} on this machine"
+            );
             return;
         }
     }
