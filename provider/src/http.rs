@@ -20,6 +20,7 @@ pub(crate) mod answered;
 pub(crate) mod body;
 pub(crate) mod connection;
 pub(crate) mod fast;
+pub(crate) mod heads;
 pub(crate) mod inlet;
 pub(crate) mod limits;
 pub(crate) mod record;

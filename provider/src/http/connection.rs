@@ -60,6 +60,8 @@ enum Next {
     Send(Box<Sending>),
     /// What is held begins with something for hyper.
     Hyper,
+    /// There is no memory for what is held.
+    Crowded,
 }
 
 /// Counts an open connection for as long as it lives, also when its task panics.
@@ -123,6 +125,10 @@ impl<H: Handler> Connection<H> {
             let sending = match next.await {
                 Next::End => break,
                 Next::Send(sending) => sending,
+                Next::Crowded => {
+                    let held = std::mem::take(&mut held);
+                    return Box::pin(self.refuse_crowded(stream, held)).await;
+                }
                 Next::Hyper => {
                     let held_before = std::mem::take(&mut held);
                     // Boxed: most connections never need it, and it is large.
@@ -135,7 +141,7 @@ impl<H: Handler> Connection<H> {
                         }
                         Handed::Send(returned, rest, sending) => {
                             (stream, held) = (returned, rest);
-                            sending
+                            self.keep(&mut held, sending)
                         }
                     }
                 }
@@ -229,13 +235,30 @@ impl<H: Handler> Connection<H> {
             }
             searched = 0;
         }
-        if let Some(Next::Hyper | Next::Send(_)) = next
+        held.extend_from_slice(rest);
+        next = match next {
+            Some(Next::Send(sending)) => Some(Next::Send(self.keep(held, sending))),
+            None if !self.place.holds(held.len()) => Some(Next::Crowded),
+            next => next,
+        };
+        if let Some(Next::Hyper | Next::Crowded | Next::Send(_)) = next
             && !self.place.waits(Waits::Busy)
         {
             return Some(Next::End);
         }
-        held.extend_from_slice(rest);
         next
+    }
+
+    /// Has what came behind a request wait while it is answered. Without memory for that, the connection ends with the
+    /// answer.
+    fn keep(&self, held: &mut Vec<u8>, mut sending: Box<Sending>) -> Box<Sending> {
+        if !self.place.holds(held.len()) {
+            self.metrics.refused(Reason::HeadMemory);
+            *held = Vec::new();
+            self.place.holds(0);
+            sending.closes = true;
+        }
+        sending
     }
 
     /// Answers a plain request if that can be done without waiting for anything but the client. `Some(None)`: it was.

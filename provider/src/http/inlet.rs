@@ -14,9 +14,16 @@ use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::http::limits::{FAREWELL_MAX, FAREWELL_REST_MAX, READ_SIZE};
+use crate::http::limits::{FAREWELL_MAX, FAREWELL_REST_MAX, HEAD_FREE_SIZE, READ_SIZE};
 use crate::serve::limits::LOG_TARGET_MAX;
 use crate::serve::metrics::Reason;
+
+/// Said to whoever wants to hold more of a request than there is memory for.
+const CROWDED: Refusal = Refusal {
+    status: 431,
+    code: "heads-crowded",
+    text: "too many large requests are under way: send shorter fields, or ask again later",
+};
 
 /// The incoming half of a connection.
 #[derive(Debug, Default)]
@@ -26,6 +33,8 @@ pub(crate) struct Inlet {
     held: BytesMut,
     /// Bytes at the start of `held` that may be taken.
     through: usize,
+    /// The most bytes that were held. They may be hyper's by now.
+    peak: usize,
     is_ended: bool,
     refusal: Option<Refusal>,
     farewell: Option<Farewell>,
@@ -47,6 +56,7 @@ impl Inlet {
     /// Begins with bytes that were received already.
     pub(crate) fn with(received: Vec<u8>) -> Self {
         Self {
+            peak: received.len(),
             held: Bytes::from(received).into(),
             ..Self::default()
         }
@@ -55,6 +65,22 @@ impl Inlet {
     /// What was received and not taken.
     pub(crate) fn into_held(self) -> Vec<u8> {
         self.held.into()
+    }
+
+    /// The most bytes of requests that this and its reader may have.
+    pub(crate) fn peak(&self) -> usize {
+        self.peak
+    }
+
+    /// Whether a request has begun and not ended.
+    pub(crate) fn is_midway(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Refuses what is held, for want of memory.
+    pub(crate) fn refuse_crowded(&mut self) {
+        self.refusal = Some(CROWDED);
+        self.is_ended = true;
     }
 
     /// What is about to be refused, once.
@@ -131,6 +157,7 @@ impl Inlet {
         ready!(Pin::new(stream).poll_read(context, &mut room))?;
         self.is_ended = room.filled().is_empty();
         self.held.extend_from_slice(room.filled());
+        self.peak = self.peak.max(self.held.len());
         Poll::Ready(Ok(()))
     }
 
@@ -143,12 +170,12 @@ impl Inlet {
         let Some(refusal) = self.refusal else {
             return Pin::new(stream).poll_shutdown(context);
         };
-        let farewell = self.farewell.get_or_insert_with(|| Farewell {
-            answer: refusal.answer(&self.held, SystemTime::now()),
-            written: 0,
-            is_shut: false,
-            rest: FAREWELL_REST_MAX,
-            deadline: Box::pin(tokio::time::sleep(FAREWELL_MAX)),
+        let held = &mut self.held;
+        let farewell = self.farewell.get_or_insert_with(|| {
+            let answer = refusal.answer(held, SystemTime::now());
+            // The logs need its beginning. The rest must not be held for as long as its sender likes to read the answer.
+            *held = held[..held.len().min(HEAD_FREE_SIZE)].into();
+            Farewell::new(answer)
         });
         match farewell.poll(stream, context) {
             Poll::Pending => farewell.deadline.as_mut().poll(context).map(Ok),
@@ -166,6 +193,7 @@ impl Reason {
             "no-host" | "bad-host" => Self::BadHost,
             "other-version" => Self::Version,
             "no-length" | "unknown-coding" | "body-too-large" => Self::RequestBody,
+            "heads-crowded" => Self::HeadMemory,
             "head-too-large" | "too-many-fields" => Self::HeadTooLarge,
             "bad-target" | "target-too-long" => Self::BadTarget,
             "no-proxy" | "method-too-long" => Self::Method,
@@ -175,6 +203,16 @@ impl Reason {
 }
 
 impl Farewell {
+    fn new(answer: Vec<u8>) -> Self {
+        Self {
+            answer,
+            written: 0,
+            is_shut: false,
+            rest: FAREWELL_REST_MAX,
+            deadline: Box::pin(tokio::time::sleep(FAREWELL_MAX)),
+        }
+    }
+
     fn poll<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,

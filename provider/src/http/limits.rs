@@ -19,6 +19,17 @@ pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 /// Bytes of one request head.
 pub(crate) use http_semantics::limits::HEAD_SIZE_MAX;
 
+/// Bytes of an unfinished request that every connection may hold. Heads of firmware and browsers are smaller; all
+/// connections together are 24 MiB.
+pub(crate) const HEAD_FREE_SIZE: usize = 2 * 1024;
+
+/// Bytes of unfinished requests beyond those, in all connections together: some 500 of the largest heads at once, and a
+/// sixteenth of the smallest machine's memory.
+pub(crate) const HEADS_SIZE_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes that hyper has for a connection while it waits for the rest of a request: its first buffer.
+pub(crate) const HYPER_SIZE: usize = 8 * 1024;
+
 /// Bytes taken from a connection at once: a few pipelined requests.
 pub(crate) const READ_SIZE: usize = 4 * 1024;
 

@@ -25,8 +25,10 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::http::heads::{Budget, Share};
 use crate::http::limits::{
-    HEAD_WAIT_MAX, IDLE_MAX, RATE_MIN, RATE_WINDOW, ROOM_BATCH, SWEEP_PERIOD, WRITE_STALL_MAX,
+    HEAD_WAIT_MAX, HEADS_SIZE_MAX, IDLE_MAX, RATE_MIN, RATE_WINDOW, ROOM_BATCH, SWEEP_PERIOD,
+    WRITE_STALL_MAX,
 };
 use crate::serve::metrics::{Cut, Metrics};
 
@@ -112,6 +114,7 @@ pub(crate) struct Seats {
     is_stopping: AtomicBool,
     list: Mutex<List>,
     left: Notify,
+    heads: Arc<Budget>,
 }
 
 /// Why there is no place.
@@ -128,6 +131,7 @@ pub(crate) struct Place {
     seats: Arc<Seats>,
     seat: Arc<Seat>,
     id: u64,
+    head: Share,
 }
 
 impl Seats {
@@ -140,6 +144,7 @@ impl Seats {
             is_stopping: AtomicBool::new(false),
             list: Mutex::default(),
             left: Notify::new(),
+            heads: Budget::new(HEADS_SIZE_MAX),
         })
     }
 
@@ -176,6 +181,7 @@ impl Seats {
             seats: Arc::clone(self),
             seat,
             id,
+            head: self.heads.share(),
         })
     }
 
@@ -227,6 +233,12 @@ impl Seats {
     /// Whether no further requests are wanted.
     pub(crate) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::SeqCst)
+    }
+
+    /// What unfinished requests may take.
+    #[cfg(test)]
+    pub(crate) fn heads(&self) -> &Arc<Budget> {
+        &self.heads
     }
 
     /// How many places are taken.
@@ -382,6 +394,12 @@ impl Place {
         if Waits::of(self.seat.state.load(Ordering::Relaxed)) != Waits::Leaves {
             self.seat.state.store(state, Ordering::SeqCst);
         }
+    }
+
+    /// Says how many bytes of an unfinished request are held from now on. `false` when there is no memory for more than
+    /// before.
+    pub(crate) fn holds(&self, bytes: usize) -> bool {
+        self.head.resize(bytes)
     }
 
     /// Counts bytes that the client has taken.

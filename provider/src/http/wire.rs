@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::http::body::Body;
 use crate::http::inlet::Inlet;
+use crate::http::limits::HYPER_SIZE;
 use crate::http::record::Record;
 use crate::http::seats::{Place, Waits};
 use crate::serve::metrics::{self, Metrics, Reason};
@@ -274,6 +275,10 @@ impl<'a> Account<'a> {
         self.place.is_none_or(|place| place.waits(waits))
     }
 
+    fn holds(&self, bytes: usize) -> bool {
+        self.place.is_none_or(|place| place.holds(bytes))
+    }
+
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         // Whole at every unlock.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
@@ -302,6 +307,15 @@ impl<'a, S> Wire<'a, S> {
         (self.stream, self.inlet.into_held())
     }
 
+    /// Whether the connection may wait for its client to take bytes, with what is held of further requests.
+    fn may_stall(&self) -> bool {
+        let has_room = self.account.holds(self.inlet.peak());
+        if !has_room {
+            self.account.metrics.refused(Reason::HeadMemory);
+        }
+        has_room && self.account.waits(Waits::Write)
+    }
+
     fn written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let may_stay = match &written {
             Poll::Ready(Ok(written)) => {
@@ -309,7 +323,7 @@ impl<'a, S> Wire<'a, S> {
                 self.account.waits(Waits::Busy)
             }
             Poll::Ready(Err(_)) => true,
-            Poll::Pending => self.account.waits(Waits::Write),
+            Poll::Pending => self.may_stall(),
         };
         if may_stay {
             written
@@ -326,7 +340,12 @@ impl<S: AsyncRead + Unpin> Read for Wire<'_, S> {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let wire = &mut *self;
-        let result = wire.inlet.poll_read(&mut wire.stream, context, buffer);
+        let mut result = wire.inlet.poll_read(&mut wire.stream, context, buffer);
+        let held = wire.inlet.peak() + HYPER_SIZE;
+        if result.is_pending() && wire.inlet.is_midway() && !wire.account.holds(held) {
+            wire.inlet.refuse_crowded();
+            result = Poll::Ready(Ok(()));
+        }
         wire.account.reads(result.is_pending());
         result
     }
@@ -358,7 +377,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Wire<'_, S> {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper asks for this when it has written all it has. TLS holds back what the socket does not take.
         match Pin::new(&mut self.stream).poll_flush(context)? {
-            Poll::Pending if self.account.waits(Waits::Write) => Poll::Pending,
+            Poll::Pending if self.may_stall() => Poll::Pending,
             Poll::Pending => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Ready(()) => {
                 self.account.flushed();

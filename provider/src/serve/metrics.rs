@@ -78,6 +78,8 @@ labelled! {
         Range => "range",
         /// A head that is too large or has too many fields.
         HeadTooLarge => "head-too-large",
+        /// Unfinished requests of all connections have all the memory they may have.
+        HeadMemory => "head-memory",
         /// Bytes that are no HTTP request.
         Malformed => "malformed",
         /// Framing that two readers could understand differently.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use http::header::{CONNECTION, HeaderMap, HeaderValue, REFERER, USER_AGENT};
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
+use hyper::rt::Write as _;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 
@@ -94,6 +95,20 @@ impl<H: Handler> Connection<H> {
                 }
             }
         }
+    }
+
+    /// Refuses the request that begins with `held`, for want of memory: without hyper, which would need more.
+    pub(super) async fn refuse_crowded<S: Stream>(&self, stream: S, held: Vec<u8>) {
+        let account = Account::new(Some(&self.place), &self.metrics);
+        let _telling = TellingAll {
+            connection: self,
+            account: &account,
+        };
+        let mut inlet = Inlet::with(held);
+        inlet.refuse_crowded();
+        let mut wire = Wire::new(stream, inlet, &account);
+        // The client may be gone already.
+        let _ = poll_fn(|context| Pin::new(&mut wire).poll_shutdown(context)).await;
     }
 
     fn ended(&self, result: hyper::Result<()>) {

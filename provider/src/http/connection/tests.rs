@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, DuplexStream};
 
 use super::*;
 use crate::http::body::Body;
+use crate::http::limits::{HEAD_FREE_SIZE, HEADS_SIZE_MAX};
 use crate::http::refuse;
 use crate::http::respond::{self, Content, Source};
 use crate::http::seats::{Caps, Seats};
@@ -126,6 +127,63 @@ fn without_dates(text: &str) -> String {
         assert!(date.ends_with(" GMT"), "{date}");
         text + "Date: " + rest
     })
+}
+
+/// Memory for unfinished requests is gone but for `left` bytes; `begun` is what the client says.
+async fn crowded(has_at_hand: bool, left: usize, begun: &str) -> (String, u64) {
+    let connection = connection(Shelf {
+        has_at_hand,
+        told: Mutex::default(),
+    });
+    let others = connection.place.seats().heads().share();
+    assert!(others.resize(HEAD_FREE_SIZE + HEADS_SIZE_MAX - left));
+    let (mut client, server) = tokio::io::duplex(2 * LARGE);
+    client.write_all(begun.as_bytes()).await.unwrap();
+    let serving = connection.serve::<DuplexStream>(server);
+    let reading = async {
+        let mut answers = String::new();
+        let mut room = [0; 4_096];
+        // What it is refused for is said while its sending side is open.
+        while !answers.ends_with('\n') && !answers.ends_with("kernel") {
+            let count = client.read(&mut room).await.unwrap();
+            assert!(count > 0, "cut: {answers}");
+            answers.extend(room[..count].iter().map(|byte| char::from(*byte)));
+        }
+        drop(client);
+        answers
+    };
+    let ((), answers) = tokio::join!(serving, reading);
+    drop(others);
+    let seats = Arc::clone(connection.place.seats());
+    let refused = connection.metrics.refusals_total(Reason::HeadMemory);
+    drop(connection);
+    let all = seats.heads().share();
+    assert!(all.resize(HEAD_FREE_SIZE + HEADS_SIZE_MAX), "all is back");
+    (answers, refused)
+}
+
+#[tokio::test]
+async fn large_beginnings_are_refused_when_their_memory_is_gone() {
+    let begun = |method: &str, size: usize| {
+        let field = "x".repeat(size);
+        format!("{method} /small HTTP/1.1\r\nHost: x\r\nX: {field}")
+    };
+    for has_at_hand in [true, false] {
+        let (answers, refused) = crowded(has_at_hand, 1_000, &begun("GET", 30_000)).await;
+        assert!(answers.starts_with("HTTP/1.1 431 "), "{answers}");
+        assert_eq!(refused, 1);
+        // Requests that are whole need none of it.
+        for request in [SMALL.to_owned(), begun("GET", 9_000) + "\r\n\r\n"] {
+            let (answers, refused) = crowded(has_at_hand, 0, &request).await;
+            assert!(answers.ends_with("kernel"), "{answers}");
+            assert_eq!(refused, 0);
+        }
+    }
+    // Its body is missing: hyper has it.
+    let begun = "GET /small HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n";
+    let (answers, refused) = crowded(true, 1_000, begun).await;
+    assert!(answers.starts_with("HTTP/1.1 431 "), "{answers}");
+    assert_eq!(refused, 1);
 }
 
 const SMALL: &str = "GET /small HTTP/1.1\r\nHost: x\r\n\r\n";

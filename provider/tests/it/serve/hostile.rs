@@ -193,11 +193,21 @@ fn processor_ticks(provider: &Provider) -> u64 {
     fields[10] + fields[11]
 }
 
+/// Lets this process have all the descriptors it may have, and says how many.
+fn raise_descriptors() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+    limit.maximum.unwrap_or(u64::MAX)
+}
+
 #[test]
 fn ten_thousand_idle_connections_and_one_client() {
     const WANTED: usize = 10_000;
-    let limit = getrlimit(Resource::Nofile);
-    let maximum = limit.maximum.unwrap_or(u64::MAX);
+    let maximum = raise_descriptors();
     // This process holds one end of each, and so does the provider, with a quarter more for files.
     let possible = usize::try_from(maximum / 4 * 3)
         .unwrap_or(usize::MAX)
@@ -208,14 +218,6 @@ fn ten_thousand_idle_connections_and_one_client() {
             "SKIPPED: ten_thousand_idle_connections_and_one_client: {WANTED} connections need more than {maximum} descriptors; {count} are held"
         );
     }
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            ..limit
-        },
-    )
-    .unwrap();
     let tree = tree();
     let provider = Provider::start(tree.root(), &[]);
     let before = resident_kb(&provider);
@@ -239,6 +241,52 @@ fn ten_thousand_idle_connections_and_one_client() {
     wait_until("their ends to be seen", || {
         let text = provider.get("/status").json();
         (text["metrics"]["connections_open"].as_u64().unwrap() <= 1).then_some(())
+    });
+}
+
+#[test]
+fn half_heads_of_all_connections_have_one_budget() {
+    assert!(raise_descriptors() > 2_500, "2000 connections are made");
+    let tree = tree();
+    let provider = Provider::start(tree.root(), &[]);
+    provider.get("/health");
+    let before = resident_kb(&provider);
+    let begun = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(30 << 10));
+    let mut held = Vec::new();
+    for _ in 0..2_000 {
+        let mut stream = provider.connect();
+        stream.write_all(begun.as_bytes()).unwrap();
+        held.push(stream);
+    }
+    let refusals = || {
+        let metrics = provider.get("/metrics").text();
+        let line = "plasmd_refusals_total{reason=\"head-memory\"} ";
+        let count = metrics.lines().find_map(|found| found.strip_prefix(line));
+        count.and_then(|count| count.parse().ok()).unwrap_or(0_u32)
+    };
+    // 16 MiB are some 570 of them.
+    wait_until("the others to be refused", || {
+        (refusals() > 1_300).then_some(())
+    });
+    let after = resident_kb(&provider);
+    // All of them would be 60 MiB.
+    assert!(after < before + 36 * 1024, "{before} KiB, then {after} KiB");
+    let mut answer = [0; 12];
+    held.last_mut().unwrap().read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 431");
+    assert!(is_open(&held[0]), "the first ones may go on");
+    assert!(provider.raw(CLOSING.as_bytes()).ends_with("kernel"));
+    drop(held);
+    // What they held is there for others.
+    wait_until("the memory to be back", || {
+        let whole = begun.clone() + "\r\nConnection: close\r\n\r\n";
+        let (first, rest) = whole.split_at(20 << 10);
+        let mut stream = provider.connect();
+        stream.write_all(first.as_bytes()).ok()?;
+        stream.write_all(rest.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.starts_with("HTTP/1.1 200").then_some(())
     });
 }
 
