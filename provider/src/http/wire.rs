@@ -100,6 +100,8 @@ struct Ledger {
     is_answering: bool,
     is_flushed: bool,
     is_reading: bool,
+    /// Whether there is no memory for waiting for the rest of a request.
+    is_crowded: bool,
 }
 
 struct Entry {
@@ -152,6 +154,8 @@ pub(crate) enum Due {
     Nothing,
     /// It is idle.
     Idle,
+    /// There is no memory for the request that has begun.
+    Crowded,
     /// The head of an answer has left, and this is to follow; whether the connection ends with it.
     Elsewhere(Body, Record, bool),
 }
@@ -198,6 +202,9 @@ impl<'a> Account<'a> {
     /// What is to be done after hyper had its turn.
     pub(crate) fn due(&self) -> Due {
         let mut ledger = self.ledger();
+        if ledger.is_crowded && ledger.answers == 0 && !ledger.is_answering {
+            return Due::Crowded;
+        }
         if ledger.is_answering || !ledger.is_flushed || ledger.sent < ledger.promised {
             return Due::Nothing;
         }
@@ -340,11 +347,10 @@ impl<S: AsyncRead + Unpin> Read for Wire<'_, S> {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let wire = &mut *self;
-        let mut result = wire.inlet.poll_read(&mut wire.stream, context, buffer);
-        let held = wire.inlet.peak() + HYPER_SIZE;
-        if result.is_pending() && wire.inlet.is_midway() && !wire.account.holds(held) {
-            wire.inlet.refuse_crowded();
-            result = Poll::Ready(Ok(()));
+        let result = wire.inlet.poll_read(&mut wire.stream, context, buffer);
+        if result.is_pending() && wire.inlet.is_midway() {
+            let held = wire.inlet.peak() + HYPER_SIZE;
+            wire.account.ledger().is_crowded = !wire.account.holds(held);
         }
         wire.account.reads(result.is_pending());
         result

@@ -80,6 +80,10 @@ impl<H: Handler> Connection<H> {
                 let (stream, unread) = parts.io.into_parts();
                 rest.extend_from_slice(&unread);
                 match due {
+                    Due::Crowded => {
+                        self.refuse_crowded(stream, rest).await;
+                        Handed::Ended
+                    }
                     Due::Nothing | Due::Idle => Handed::Back(stream, rest),
                     Due::Elsewhere(body, record, closes) => {
                         let mut outgoing = Outgoing::default();
