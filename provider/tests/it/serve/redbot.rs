@@ -14,7 +14,8 @@ const REDBOT: &str = "redbot==2.7.1";
 fn installed() -> Result<PathBuf, String> {
     let venv = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(REDBOT.replace("==", "-"));
     let program = venv.join("bin/redbot");
-    if !venv.join("complete").exists() {
+    // One that was kept may be of another Python by now.
+    if run(Command::new(&program).arg("--help")).is_err() {
         run(Command::new("python3")
             .args(["-m", "venv", "--clear"])
             .arg(&venv))?;
@@ -24,7 +25,6 @@ fn installed() -> Result<PathBuf, String> {
         pip.args(["install", "--quiet", "--disable-pip-version-check"]);
         run(pip.args(["--retries", "0", "--timeout", "10", REDBOT]))?;
         run(Command::new(&program).arg("--help"))?;
-        std::fs::write(venv.join("complete"), b"").map_err(|error| error.to_string())?;
     }
     Ok(program)
 }
