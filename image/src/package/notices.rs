@@ -69,7 +69,7 @@ struct Kind {
 pub fn collect(root: &Path) -> Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let told = run(Command::new(cargo)
-        .args(["metadata", "--format-version=1", "--locked", "--offline"])
+        .args(["metadata", "--format-version=1", "--locked"])
         .arg("--filter-platform=x86_64-unknown-linux-gnu")
         .current_dir(root))?;
     let metadata: Metadata = serde_json::from_slice(&told).context("cargo metadata")?;
