@@ -33,6 +33,16 @@ fn in_own_mounts(test: &str, desk: &Desk, script: &str) -> Option<Ended> {
     Some(Ended::of(&output))
 }
 
+/// Runs a shell script in the folder of `desk`.
+fn in_shell(desk: &Desk, script: &str) -> Ended {
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .current_dir(desk.path(""))
+        .output()
+        .unwrap();
+    Ended::of(&output)
+}
+
 #[test]
 fn a_full_disk_is_said_and_nothing_is_half_visible() {
     let image = Arc::new(fresh_image());
@@ -91,12 +101,7 @@ fn a_write_that_fails_on_the_way_ends_it() {
         "trap '' XFSZ; ulimit -f 4; exec ./phase-fetch {} -o out -k key.pub -q",
         server.url("")
     );
-    let output = Command::new("sh")
-        .args(["-c", &script])
-        .current_dir(desk.path(""))
-        .output()
-        .unwrap();
-    let ended = Ended::of(&output);
+    let ended = in_shell(&desk, &script);
     assert_eq!(ended.code, Some(3), "{ended:?}");
     let error = "error: out/.vmlinuz.partial: File too large (os error 27)\n";
     assert_eq!(ended.err, error);
@@ -114,12 +119,7 @@ fn running_out_of_descriptors_is_one_line_with_what_to_do() {
             "ulimit -n {limit}; exec ./phase-fetch {} -o out{limit} -k key.pub -r 0 -q",
             server.url("")
         );
-        let output = Command::new("sh")
-            .args(["-c", &script])
-            .current_dir(desk.path(""))
-            .output()
-            .unwrap();
-        let ended = Ended::of(&output);
+        let ended = in_shell(&desk, &script);
         let folder = desk.path(&format!("out{limit}"));
         if ended.code == Some(0) {
             assert!(fs::read(folder.join("vmlinuz")).unwrap() == image.content("kernel"));
