@@ -16,6 +16,7 @@ mod http;
 mod init_link;
 mod instead;
 mod key;
+mod listen;
 mod log;
 mod man_cmd;
 mod manifest_cmd;

@@ -48,6 +48,7 @@ use tokio::sync::watch;
 use crate::control::{self, Listening};
 use crate::exit::{CommandError, Exit};
 use crate::http::server::{self, Bounds};
+use crate::listen;
 use crate::serve::announce::Announcer;
 use crate::serve::app::App;
 pub(crate) use crate::serve::args::{Args, CMDLINE, state_dir};
@@ -79,6 +80,8 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         port: args.port,
         tls_port: args.tls.port(),
     })?;
+    let http = listen::ports::Http::of(sockets::announced(&listeners));
+    let ports = listen::ports::open(&args.boot, http)?;
     // The file of the socket is there until the process ends.
     let (control, note) = build::control(&args)?;
     let (control, listening) = control.unzip();

@@ -7,6 +7,7 @@ use boot_manifest::{Arch, Channel};
 
 use crate::config::{InForce, Source};
 use crate::http::limits::{CONNECTIONS_LIMIT, CONNECTIONS_MAX, DRAIN_MAX};
+use crate::listen::args::BootArgs;
 use crate::log;
 use crate::serve::access_log;
 use crate::serve::limits::{DRAIN_SECONDS_LIMIT, VALID_DAYS};
@@ -61,6 +62,8 @@ pub(crate) struct Args {
     pub(super) trust_root: Option<PathBuf>,
     #[command(flatten)]
     pub(super) tls: TlsArgs,
+    #[command(flatten)]
+    pub(super) boot: BootArgs,
     #[command(flatten)]
     pub(super) confine: ConfineArgs,
     #[command(flatten)]

@@ -1,0 +1,235 @@
+//! A UDP socket for all interfaces that knows where each datagram came in, and sends out of the interface it is told.
+//!
+//! One socket serves interfaces that come and go while it is open. The kernel's word (`IP_PKTINFO`) is the only thing
+//! believed about where a datagram came from. Nothing here knows what is in a datagram.
+
+use std::io::{self, IoSlice};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsFd as _;
+
+use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::listen::limits::SOCKET_BUFFER_SIZE;
+use crate::listen::sys;
+
+/// Bytes of `struct in_pktinfo`: the interface, the address that answers come from, the address in the datagram.
+const ARRIVAL_SIZE: usize = 12;
+
+/// Bytes before the content of a control message, as the kernel pads them.
+const HEAD_SIZE: usize = size_of::<libc::cmsghdr>().next_multiple_of(size_of::<usize>());
+
+/// One control message with its padding.
+const CONTROL_SIZE: usize = HEAD_SIZE + ARRIVAL_SIZE.next_multiple_of(size_of::<usize>());
+
+/// An open socket, before there is a runtime.
+#[derive(Debug)]
+pub(crate) struct Datagrams(Socket);
+
+/// One datagram's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// Bytes of it.
+    pub(crate) length: usize,
+    /// Who sent it.
+    pub(crate) peer: SocketAddrV4,
+    /// The number of the interface it came in by.
+    pub(crate) interface: u32,
+    /// The address of this machine that an answer comes from, by the kernel's choice.
+    pub(crate) local: Ipv4Addr,
+    /// The address it was sent to: one of this machine, or everybody.
+    pub(crate) sent_to: Ipv4Addr,
+}
+
+/// Where a datagram goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// To whom.
+    pub(crate) to: SocketAddrV4,
+    /// Out of this interface, whatever the routes say.
+    pub(crate) interface: Option<u32>,
+    /// From this address of this machine.
+    pub(crate) from: Option<Ipv4Addr>,
+}
+
+impl Datagrams {
+    /// Opens `port`. Whoever has it already may share it or not; see [`Self::share`].
+    pub(crate) fn open(port: u16) -> io::Result<Self> {
+        let socket = Self::new()?;
+        socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into())?;
+        // From now on others may stand beside it, as this one would beside them.
+        socket.set_reuse_address(true)?;
+        Ok(Self(socket))
+    }
+
+    /// Opens `port` beside another program that lets others have it too, and hears broadcasts only: with the same address
+    /// bound twice the kernel gives each unicast datagram to one socket alone, and those are the other program's.
+    pub(crate) fn share(port: u16) -> io::Result<Self> {
+        let socket = Self::new()?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddrV4::new(Ipv4Addr::BROADCAST, port).into())?;
+        Ok(Self(socket))
+    }
+
+    fn new() -> io::Result<Socket> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_broadcast(true)?;
+        // The kernel gives what its own limit allows.
+        socket.set_recv_buffer_size(SOCKET_BUFFER_SIZE)?;
+        sys::tell_arrival(socket.as_fd())?;
+        Ok(socket)
+    }
+
+    /// Gives the socket to the runtime.
+    pub(crate) fn watched(self) -> io::Result<Watched> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        Ok(Watched(AsyncFd::with_interest(self.0, interest)?))
+    }
+}
+
+/// An open socket that the runtime watches.
+#[derive(Debug)]
+pub(crate) struct Watched(AsyncFd<Socket>);
+
+impl Watched {
+    /// The next datagram; what does not fit is cut off. Cancelling loses nothing.
+    pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        self.0
+            .async_io(Interest::READABLE, |socket| receive(socket, buffer))
+            .await
+    }
+
+    /// Sends one datagram now. One that the kernel has no room for is lost, like any other datagram.
+    pub(crate) fn send(&self, bytes: &[u8], way: Way) -> io::Result<()> {
+        send(self.0.get_ref(), bytes, way)
+    }
+}
+
+fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut control = [0; CONTROL_SIZE];
+    let (length, told, peer) = sys::receive(socket.as_fd(), buffer, &mut control)?;
+    let arrival = arrival(control.get(..told).unwrap_or_default())
+        .ok_or_else(|| io::Error::other("the kernel did not say where a datagram came in"))?;
+    let (interface, local, sent_to) = arrival;
+    Ok(Received {
+        length,
+        peer,
+        interface,
+        local,
+        sent_to,
+    })
+}
+
+fn send(socket: &Socket, bytes: &[u8], way: Way) -> io::Result<()> {
+    let to = SockAddr::from(way.to);
+    let parts = [IoSlice::new(bytes)];
+    let control = departure(way.interface, way.from);
+    let message = MsgHdr::new()
+        .with_addr(&to)
+        .with_buffers(&parts)
+        .with_control(&control);
+    socket.sendmsg(&message, libc::MSG_DONTWAIT)?;
+    Ok(())
+}
+
+/// The interface, the address for answers and the address of the datagram, from the first control message.
+fn arrival(control: &[u8]) -> Option<(u32, Ipv4Addr, Ipv4Addr)> {
+    let number = |at: usize| -> Option<[u8; 4]> { control.get(at..at + 4)?.try_into().ok() };
+    let level_at = size_of::<usize>();
+    let is_arrival = i32::from_ne_bytes(number(level_at)?) == libc::IPPROTO_IP
+        && i32::from_ne_bytes(number(level_at + 4)?) == libc::IP_PKTINFO;
+    let interface = i32::from_ne_bytes(number(HEAD_SIZE)?);
+    let found = (
+        u32::try_from(interface).ok()?,
+        Ipv4Addr::from(number(HEAD_SIZE + 4)?),
+        Ipv4Addr::from(number(HEAD_SIZE + 8)?),
+    );
+    is_arrival.then_some(found)
+}
+
+/// The control message that says where a datagram leaves.
+fn departure(interface: Option<u32>, from: Option<Ipv4Addr>) -> [u8; CONTROL_SIZE] {
+    let mut control = [0; CONTROL_SIZE];
+    let length = HEAD_SIZE + ARRIVAL_SIZE;
+    let index = interface.and_then(|index| i32::try_from(index).ok());
+    let parts: [(usize, &[u8]); 5] = [
+        (0, &length.to_ne_bytes()),
+        (size_of::<usize>(), &libc::IPPROTO_IP.to_ne_bytes()),
+        (size_of::<usize>() + 4, &libc::IP_PKTINFO.to_ne_bytes()),
+        (HEAD_SIZE, &index.unwrap_or(0).to_ne_bytes()),
+        (
+            HEAD_SIZE + 4,
+            &from.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
+        ),
+    ];
+    for (at, bytes) in parts {
+        if let Some(place) = control.get_mut(at..at + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+    }
+    control
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_datagram_says_where_it_came_in_and_an_answer_leaves_there() {
+        let socket = Datagrams::open(0).unwrap();
+        let port = socket.0.local_addr().unwrap().as_socket().unwrap().port();
+        let watched = socket.watched().unwrap();
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client
+            .set_read_timeout(Some(std::time::Duration::from_secs(10)))
+            .unwrap();
+        client.send_to(b"hello", ("127.0.0.7", port)).unwrap();
+        let mut buffer = [0; 4];
+        let received = watched.receive(&mut buffer).await.unwrap();
+        let loopback = if_addrs::get_if_addrs()
+            .unwrap()
+            .into_iter()
+            .find(if_addrs::Interface::is_loopback)
+            .unwrap();
+        assert_eq!(
+            (received.length, &buffer),
+            (4, b"hell"),
+            "what does not fit is cut off"
+        );
+        assert_eq!(Some(received.interface), loopback.index);
+        assert_eq!(received.sent_to, Ipv4Addr::new(127, 0, 0, 7));
+        let way = Way {
+            to: received.peer,
+            interface: Some(received.interface),
+            from: Some(received.sent_to),
+        };
+        watched.send(b"back", way).unwrap();
+        let (length, from) = client.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"back");
+        assert_eq!(from.to_string(), format!("127.0.0.7:{port}"));
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_read_as_it_is_written() {
+        let from = Ipv4Addr::new(10, 0, 0, 1);
+        let control = departure(Some(7), Some(from));
+        assert_eq!(arrival(&control), Some((7, from, Ipv4Addr::UNSPECIFIED)));
+        for cut in 0..HEAD_SIZE + ARRIVAL_SIZE {
+            assert_eq!(arrival(&control[..cut]), None, "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_shared_port_is_had_twice_and_a_plain_one_once() {
+        let first = Datagrams::open(0).unwrap();
+        let port = first.0.local_addr().unwrap().as_socket().unwrap().port();
+        assert!(Datagrams::open(port).is_err());
+        Datagrams::share(port).unwrap();
+        let alone = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let port = alone.local_addr().unwrap().port();
+        let refused = Datagrams::share(port).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+    }
+}
