@@ -17,13 +17,15 @@ const FILE_LINES_MAX: usize = 800;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("boot-manifest", &[]),
     ("boot-manifest-fuzz", &["boot-manifest"]),
+    ("pxe", &[]),
+    ("pxe-fuzz", &["pxe"]),
     ("artifact-store", &["boot-manifest"]),
     ("discovery", &["boot-manifest"]),
     ("http-semantics", &["boot-manifest"]),
     ("http-semantics-fuzz", &["boot-manifest", "http-semantics"]),
     ("init", &["boot-manifest"]),
     ("fetch", &["artifact-store", "boot-manifest"]),
-    ("image", &["boot-manifest"]),
+    ("image", &["boot-manifest", "pxe"]),
     (
         "provider",
         &[
@@ -32,18 +34,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "discovery",
             "fetch",
             "http-semantics",
+            "pxe",
         ],
     ),
     (
         "provider-fuzz",
         &["artifact-store", "boot-manifest", "http-semantics"],
     ),
-    ("qemu-tests", &["boot-manifest"]),
+    ("qemu-tests", &["boot-manifest", "pxe"]),
 ];
 
 /// Crates that must stay free of an async runtime, also through others.
 const BLOCKING: &[&str] = &[
     "boot-manifest",
+    "pxe",
     "artifact-store",
     "http-semantics",
     "image",

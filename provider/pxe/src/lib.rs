@@ -1,0 +1,21 @@
+//! How firmware boots over a network, decided over bytes and values: what a client asked, what kind of firmware it is,
+//! and what it must be answered so that it boots. A crate of its own because it does no I/O and is fuzzed by itself.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `mac` | the address by which a machine is known |
+//! | `dhcp` | DHCPv4 messages: parsed leniently, written strictly |
+//! | `client` | which firmware a request comes from |
+//! | `boot` | what a machine is to be given, decided by others |
+//! | `limits` | every number with its reason |
+//!
+//! Never opens a socket or a file, asks no clock (time is an argument, counted from any fixed start), and nothing here
+//! panics on input.
+
+pub mod boot;
+pub mod client;
+pub mod dhcp;
+pub mod limits;
+pub mod mac;
+
+pub use mac::Mac;

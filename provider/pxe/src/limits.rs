@@ -1,0 +1,35 @@
+//! Every number of the boot protocols, with its reason.
+
+/// Bytes of one datagram that is looked at. Ethernet carries 1472 of UDP; a jumbo frame brings nothing that is needed.
+pub const MESSAGE_SIZE_MAX: usize = 2048;
+
+/// Options of one message. Firmware sends under 20, a server's answer under 40.
+pub const OPTIONS_MAX: usize = 96;
+
+/// Bytes of one option put together from its parts (RFC 3396). Nothing that boots needs more.
+pub const OPTION_SIZE_MAX: usize = 1024;
+
+/// Values of option 93 that are looked at. RFC 4578 allows several; firmware sends one, seldom two.
+pub const ARCHS_MAX: usize = 8;
+
+/// Entries of the user class (option 77) that are looked at.
+pub const USER_CLASSES_MAX: usize = 8;
+
+/// Bytes of a name or class taken from a client that are kept for people to read.
+pub const TEXT_SIZE_MAX: usize = 128;
+
+/// A message is never shorter (RFC 1542, 2.1: the BOOTP minimum), because relays and old ROMs drop shorter ones.
+pub const REPLY_SIZE_MIN: usize = 300;
+
+/// Bytes of a whole datagram with its IP and UDP heads that every client takes (RFC 2131, 2; C21).
+pub const DATAGRAM_SIZE_DEFAULT: usize = 576;
+
+/// Bytes of a whole datagram however much the client says it takes: what Ethernet carries unfragmented.
+pub const DATAGRAM_SIZE_MAX: usize = 1500;
+
+/// Heads of IPv4 and UDP, which option 57 counts.
+pub const HEADS_SIZE: usize = 28;
+
+/// Bytes of a relay's option that are sent back. It must leave room for the answer (RFC 3046, 2.2: else it is left out);
+/// switches send under 60.
+pub const RELAY_SIZE_MAX: usize = 160;
