@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use crate::listen::files::ipxe::IpxeArgs;
 use crate::listen::range::Range;
 
 /// How machines are answered that ask the network for something to boot.
@@ -47,4 +48,6 @@ pub(crate) struct BootArgs {
     /// Answer on this interface only (may be repeated) [default: all]
     #[arg(long, value_name = "NAME")]
     pub(crate) dhcp_interface: Vec<String>,
+    #[command(flatten)]
+    pub(crate) ipxe: IpxeArgs,
 }

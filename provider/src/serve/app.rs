@@ -18,6 +18,7 @@ use crate::http::respond::{self, Content};
 use crate::http::server::Handler;
 use crate::http::target::{self, ArtifactTarget, Target};
 use crate::init_link::InitLink;
+use crate::listen::files::Files;
 use crate::serve::access_log::AccessLog;
 use crate::serve::announce::Announcement;
 use crate::serve::catalog::Catalog;
@@ -40,6 +41,8 @@ pub(crate) const DHT: &str = "not in this version";
 pub(crate) struct App {
     /// What is served.
     pub(crate) catalog: Arc<Catalog>,
+    /// The same by the names of firmware.
+    pub(crate) files: Arc<Files>,
     /// The channel of `/manifest.json`.
     pub(crate) channel: Channel,
     /// The architecture of `/manifest.json`.
@@ -206,7 +209,7 @@ impl App {
         path: &str,
         target: &ArtifactTarget,
     ) -> Response<Body> {
-        match self.catalog.artifact(target, Some(path)).await {
+        match self.files.content(target, Some(path)).await {
             Ok(content) => self.content(method, headers, content),
             Err(refusal) => self.refused(&refusal),
         }

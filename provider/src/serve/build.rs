@@ -10,6 +10,8 @@ use artifact_store::{MANIFEST_FILE, Store};
 use crate::control::{DEFAULT_SOCKET, Listening, Socket};
 use crate::exit::CommandError;
 use crate::init_link::InitLink;
+use crate::listen::files::Files;
+use crate::listen::files::ipxe::IpxeFiles;
 use crate::serve::access_log::{self, AccessLog};
 use crate::serve::announce::Announcement;
 use crate::serve::app::App;
@@ -92,6 +94,12 @@ pub(super) fn build(
         manifest_file,
         metrics: Arc::clone(&metrics),
     }));
+    let files_by_name = Arc::new(Files::new(
+        Arc::clone(&catalog),
+        args.channel.clone(),
+        args.arch,
+        IpxeFiles::read(&args.boot.ipxe)?,
+    ));
     let reloaded = Arc::clone(&catalog);
     reloads.add("artifacts and signing key", move || {
         let is_changed = reloaded.reload().map_err(|error| error.to_string())?;
@@ -141,6 +149,7 @@ pub(super) fn build(
         notifier,
         process,
         catalog,
+        files: files_by_name,
         channel: args.channel,
         arch: args.arch,
         in_force,
