@@ -39,7 +39,7 @@ const BUILD: &[&str] = &[
     "zstd",
 ];
 
-const RUN: &[&str] = &["ovmf", "qemu-system-x86"];
+const RUN: &[&str] = &["ipxe-qemu", "ovmf", "qemu-system-x86"];
 
 const TEST: &[&str] = &[
     "avahi-daemon",
@@ -56,12 +56,14 @@ const TEST: &[&str] = &[
     "libsquashfs-dev",
     "mtools",
     "openssl",
+    "procps",
     "python3",
     "python3-prometheus-client",
     "python3-venv",
     "squashfs-tools",
     "strace",
     "systemd",
+    "tcpdump",
     "wget",
     "zsh",
 ];

@@ -1,5 +1,5 @@
-//! How a machine starts: a kernel loaded straight into memory (what a network boot ROM ends in), or
-//! UEFI firmware that finds a disk by itself; and the disks it may find.
+//! How a machine starts: a kernel loaded straight into memory (what a network boot ROM ends in), firmware
+//! that finds a disk by itself, or firmware that boots from the network; and the disks it may find.
 
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,23 @@ pub enum Firmware {
     Uefi,
     /// The PC's old BIOS (SeaBIOS, part of QEMU), which looks for a boot sector on the disks.
     Bios,
+    /// The same BIOS, which boots from the network first: by the ROM on its first card (iPXE, part of QEMU).
+    BiosNetwork,
+    /// OVMF, which boots from the network first, by its own drivers and with this of its stacks only.
+    UefiNetwork(Stack),
+}
+
+/// The ways in which UEFI firmware boots from the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stack {
+    /// PXE (TFTP) over IPv4.
+    Pxe4,
+    /// PXE (TFTP) over IPv6.
+    Pxe6,
+    /// HTTP over IPv4.
+    Http4,
+    /// HTTP over IPv6.
+    Http6,
 }
 
 /// How a disk is attached.
@@ -85,6 +102,23 @@ impl Disk {
     }
 }
 
+impl Stack {
+    /// Switches OVMF's PXE stacks off but for this one. HTTP has no such switch: it is tried behind PXE.
+    fn args(self) -> Vec<String> {
+        [
+            (Self::Pxe4, "IPv4PXESupport"),
+            (Self::Pxe6, "IPv6PXESupport"),
+        ]
+        .into_iter()
+        .filter(|(stack, _)| *stack != self)
+        .flat_map(|(_, switch)| {
+            let value = format!("name=opt/org.tianocore/{switch},string=no");
+            ["-fw_cfg".to_owned(), value]
+        })
+        .collect()
+    }
+}
+
 impl Firmware {
     /// QEMU's arguments; files of the machine's own go to `scratch`.
     ///
@@ -104,7 +138,12 @@ impl Firmware {
                 "-append".to_owned(),
                 append.clone(),
             ]),
-            Self::Bios => Ok(Vec::new()),
+            Self::Bios | Self::BiosNetwork => Ok(Vec::new()),
+            Self::UefiNetwork(stack) => {
+                let mut args = Self::Uefi.args(scratch)?;
+                args.extend(stack.args());
+                Ok(args)
+            }
             Self::Uefi => {
                 let vars = scratch.join("vars.fd");
                 std::fs::copy(OVMF_VARS, &vars).with_context(|| format!("copy {OVMF_VARS}"))?;
@@ -119,6 +158,39 @@ impl Firmware {
                     "std".to_owned(),
                 ])
             }
+        }
+    }
+
+    /// Whether it boots from the network before it looks at disks.
+    #[must_use]
+    pub fn boots_from_network(&self) -> bool {
+        matches!(self, Self::BiosNetwork | Self::UefiNetwork(_))
+    }
+
+    /// What the first network card needs for it, behind the card's other properties.
+    #[must_use]
+    pub fn card_properties(&self) -> &'static str {
+        match self {
+            // QEMU's own choice for the card's model: iPXE, for BIOS and for UEFI.
+            Self::BiosNetwork => ",bootindex=1",
+            // UEFI has a driver of its own; a ROM would take its place.
+            Self::UefiNetwork(_) => ",romfile=,bootindex=1",
+            Self::Kernel { .. } | Self::Uefi | Self::Bios => ",romfile=",
+        }
+    }
+
+    /// What is said about it on a timeline.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kernel { .. } => "kernel and initramfs in memory",
+            Self::Uefi => "UEFI",
+            Self::Bios => "BIOS",
+            Self::BiosNetwork => "BIOS from the network",
+            Self::UefiNetwork(Stack::Pxe4) => "UEFI from the network, PXE over IPv4",
+            Self::UefiNetwork(Stack::Pxe6) => "UEFI from the network, PXE over IPv6",
+            Self::UefiNetwork(Stack::Http4) => "UEFI from the network, HTTP over IPv4",
+            Self::UefiNetwork(Stack::Http6) => "UEFI from the network, HTTP over IPv6",
         }
     }
 

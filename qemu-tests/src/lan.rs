@@ -1,14 +1,24 @@
-//! A LAN of its own for each story: a network namespace with a bridge, taps for machines and a real
-//! DHCP server. Nothing in it can reach the outside, and nothing of it is left when it is dropped.
+//! A LAN of its own for each story: a network namespace with a bridge, taps for machines, a real DHCP server
+//! and stations for other hosts. Nothing in it can reach the outside, and nothing of it is left when it is
+//! dropped.
+//!
+//! ```text
+//!   Router            Nobody            BehindRelay                     BesideBootServer
+//!   host: dnsmasq     host              host: relay ---- br1            host
+//!   br0 ------ boot   br0 ------ boot   br0                |-- boot     br0 ------ boot server and
+//!    | machines        | machines        | machines        '-- dnsmasq   | machines    dnsmasq
+//! ```
+
+mod router;
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::Output;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -18,25 +28,39 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::proc;
 use crate::serial::Transcript;
+use router::Service;
 
 /// The host's address on the LAN: where hostile providers listen and `curl` calls from.
 pub const HOST: &str = "10.77.0.1";
+/// The host's address in the segment behind the relay, where there is one.
+const HOST_BEHIND: &str = "10.78.0.1";
 /// The host's address by IPv6, and the prefix that [`LanSpec::router`] advertises.
 pub const HOST_V6: &str = "fd77::1";
 /// A command on the LAN's host side that takes longer than this is stuck.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
-/// How long the DHCP server may take to say that it listens.
-const DHCP_START_LIMIT: Duration = Duration::from_secs(10);
 /// Where `ip netns` keeps names.
 const NAMESPACES: &str = "/run/netns";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// Who gives the machines of a LAN their IPv4 addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dhcp {
+    /// A router at [`HOST`], as at home.
+    Router,
+    /// Nobody.
+    Nobody,
+    /// A server in another segment, behind a relay at [`HOST`]; the boot server stands there too.
+    BehindRelay,
+    /// A server on the boot server's own host, which tells PXE clients to ask at port 4011 there.
+    BesideBootServer,
+}
+
 /// What a LAN offers besides its bridge.
 #[derive(Clone, Copy, Debug)]
 pub struct LanSpec {
-    /// A DHCP server (dnsmasq) answers.
-    pub dhcp: bool,
+    /// The DHCP server (dnsmasq).
+    pub dhcp: Dhcp,
     /// The time after which clients should renew their lease (option 58); the server's own choice if absent.
     pub renew_after_s: Option<u32>,
     /// A router advertises the prefix of [`HOST_V6`].
@@ -46,7 +70,7 @@ pub struct LanSpec {
 impl Default for LanSpec {
     fn default() -> Self {
         Self {
-            dhcp: true,
+            dhcp: Dhcp::Router,
             renew_after_s: None,
             router: false,
         }
@@ -57,11 +81,31 @@ impl Default for LanSpec {
 #[derive(Debug)]
 pub struct Lan {
     name: String,
+    spec: LanSpec,
     logs: PathBuf,
     taps: AtomicU32,
-    neighbours: Mutex<Vec<String>>,
-    dhcp: Option<(Mutex<Child>, Transcript)>,
+    stations: Mutex<Vec<String>>,
+    boot_server: OnceLock<Station>,
+    services: Vec<Service>,
+    /// Which of the services gives addresses.
+    dhcp: Option<usize>,
     _scratch: tempfile::TempDir,
+}
+
+/// Another host on the LAN: a network namespace with one card, `eth0`, on a bridge.
+#[derive(Clone, Debug)]
+pub struct Station {
+    /// The name of its namespace.
+    pub namespace: String,
+    /// Its address.
+    pub address: String,
+}
+
+impl Station {
+    /// The last number of the boot server's address.
+    const BOOT_SERVER: u8 = 2;
+    /// The last number of the address of a DHCP server with a host of its own.
+    const DHCP: u8 = 3;
 }
 
 impl Lan {
@@ -82,14 +126,17 @@ impl Lan {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("phase-{}-{number}", std::process::id());
         let scratch = tempfile::tempdir()?;
-        let leases = scratch.path().join("leases");
         proc::must("ip", ["netns", "add", &name], "")?;
+        let path = scratch.path().to_owned();
         // From here on Drop cleans up.
         let mut lan = Self {
             name,
+            spec,
             logs: logs.to_owned(),
             taps: AtomicU32::new(0),
-            neighbours: Mutex::default(),
+            stations: Mutex::default(),
+            boot_server: OnceLock::new(),
+            services: Vec::new(),
             dhcp: None,
             _scratch: scratch,
         };
@@ -100,10 +147,38 @@ impl Lan {
              addr add {HOST_V6}/64 dev br0 nodad\n\
              link set br0 up\n"
         ))?;
-        if spec.dhcp || spec.router {
-            lan.dhcp = Some(lan.start_dhcp(spec, &leases)?);
-        }
+        lan.start_services(&path)?;
         Ok(lan)
+    }
+
+    fn start_services(&mut self, scratch: &Path) -> Result<()> {
+        let (spec, logs) = (self.spec, self.logs.clone());
+        if spec.dhcp == Dhcp::BehindRelay {
+            self.ip(&format!(
+                "link add br1 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
+                 addr add {HOST_BEHIND}/24 dev br1\n\
+                 link set br1 up\n"
+            ))?;
+            let forward = self.run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
+            ensure!(forward.status.success(), "{}", proc::describe(&forward));
+        }
+        let host_side = router::host_side(&self.name, spec, scratch, &logs)?;
+        self.services.extend(host_side);
+        self.dhcp = match spec.dhcp {
+            Dhcp::Router => Some(0),
+            Dhcp::Nobody => None,
+            Dhcp::BehindRelay | Dhcp::BesideBootServer => {
+                let station = if spec.dhcp == Dhcp::BesideBootServer {
+                    self.boot_server()?.clone()
+                } else {
+                    self.add_station(&router::behind(Station::DHCP), "br1")?
+                };
+                let server = router::in_station(&station.namespace, spec, scratch, &logs)?;
+                self.services.push(server);
+                Some(self.services.len() - 1)
+            }
+        };
+        Ok(())
     }
 
     /// The name of the namespace.
@@ -123,10 +198,7 @@ impl Lan {
     /// # Errors
     /// When this LAN has none.
     pub fn dhcp(&self) -> Result<&Transcript> {
-        self.dhcp
-            .as_ref()
-            .map(|(_, log)| log)
-            .ok_or_else(|| anyhow!("this LAN has no DHCP server"))
+        self.dhcp_service().map(|server| &server.log)
     }
 
     /// Ends the DHCP server, as a router does that loses power.
@@ -134,13 +206,12 @@ impl Lan {
     /// # Errors
     /// When there is none.
     pub fn stop_dhcp(&self) -> Result<()> {
-        let (server, _) = self.dhcp.as_ref().context("this LAN has no DHCP server")?;
-        let mut server = server
-            .lock()
-            .map_err(|_| anyhow!("the DHCP server's lock is poisoned"))?;
-        server.kill()?;
-        server.wait()?;
-        Ok(())
+        self.dhcp_service()?.kill()
+    }
+
+    fn dhcp_service(&self) -> Result<&Service> {
+        let server = self.dhcp.and_then(|number| self.services.get(number));
+        server.context("this LAN has no DHCP server")
     }
 
     /// Adds a tap to the bridge and returns its name.
@@ -169,24 +240,52 @@ impl Lan {
     /// # Errors
     /// When the kernel refuses.
     pub fn add_neighbour(&self, address: &str) -> Result<()> {
-        let mut neighbours = self
-            .neighbours
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let (number, own) = (
-            neighbours.len(),
-            format!("{}-{}", self.name, neighbours.len()),
-        );
-        proc::must("ip", ["netns", "add", &own], "")?;
-        neighbours.push(own.clone());
+        self.add_station(address, "br0").map(drop)
+    }
+
+    /// The host that boot servers run on; it is made when it is first asked for.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn boot_server(&self) -> Result<&Station> {
+        if let Some(station) = self.boot_server.get() {
+            return Ok(station);
+        }
+        let station = if self.spec.dhcp == Dhcp::BehindRelay {
+            self.add_station(&router::behind(Station::BOOT_SERVER), "br1")?
+        } else {
+            let (net, _) = HOST.rsplit_once('.').unwrap_or_default();
+            self.add_station(&format!("{net}.{}", Station::BOOT_SERVER), "br0")?
+        };
+        Ok(self.boot_server.get_or_init(|| station))
+    }
+
+    /// Adds a host with this address (its prefix length is 24 unless it says another) to a bridge.
+    fn add_station(&self, address: &str, bridge: &str) -> Result<Station> {
+        let mut stations = self.stations.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = stations.len();
+        let namespace = format!("{}-{number}", self.name);
+        proc::must("ip", ["netns", "add", &namespace], "")?;
+        stations.push(namespace.clone());
         self.ip(&format!(
-            "link add port{number} type veth peer name eth0 netns {own}\n\
-             link set port{number} master br0\n\
+            "link add port{number} type veth peer name eth0 netns {namespace}\n\
+             link set port{number} master {bridge}\n\
              link set port{number} up\n"
         ))?;
-        let batch = format!("addr add {address} dev eth0\nlink set eth0 up\n");
-        proc::must("ip", ["-n", &own, "-batch", "-"], &batch)?;
-        Ok(())
+        let (address, prefix) = address.split_once('/').unwrap_or((address, "24"));
+        let mut batch = format!(
+            "link set lo up\n\
+             addr add {address}/{prefix} dev eth0\n\
+             link set eth0 up\n"
+        );
+        if bridge == "br1" {
+            batch.push_str(&format!("route add default via {HOST_BEHIND}\n"));
+        }
+        proc::must("ip", ["-n", &namespace, "-batch", "-"], &batch)?;
+        Ok(Station {
+            namespace,
+            address: address.to_owned(),
+        })
     }
 
     /// The arguments that run a program in this namespace: for `Command`, behind `ip`.
@@ -281,76 +380,16 @@ impl Lan {
         proc::must("ip", ["-n", &self.name, "-batch", "-"], batch)?;
         Ok(())
     }
-
-    fn start_dhcp(&self, spec: LanSpec, leases: &Path) -> Result<(Mutex<Child>, Transcript)> {
-        let mut args: Vec<String> = self.enter().map(str::to_owned).to_vec();
-        args.extend(
-            [
-                "dnsmasq",
-                "--keep-in-foreground",
-                "--conf-file=/dev/null",
-                "--port=0",
-                "--pid-file=",
-                "--user=root",
-                "--interface=br0",
-                "--bind-interfaces",
-                "--log-facility=-",
-                "--log-dhcp",
-                "--no-ping",
-                "--dhcp-authoritative",
-            ]
-            .map(str::to_owned),
-        );
-        args.push(format!("--dhcp-leasefile={}", leases.display()));
-        if spec.dhcp {
-            args.push("--dhcp-range=10.77.0.100,10.77.0.199,255.255.255.0,2m".to_owned());
-            args.extend((1..=20).map(|n| format!("--dhcp-host={},{}", mac(n), address(n))));
-            args.extend(
-                spec.renew_after_s
-                    .map(|s| format!("--dhcp-option-force=option:T1,{s}")),
-            );
-        }
-        if spec.router {
-            args.extend([
-                "--enable-ra".to_owned(),
-                "--dhcp-range=fd77::,ra-only,64,1h".to_owned(),
-            ]);
-        }
-        let mut command = proc::leashed("ip", args);
-        // Both streams go into one pipe: dnsmasq logs to standard error.
-        let (reader, writer) = io::pipe()?;
-        let child = command
-            .stdout(Stdio::from(writer.try_clone()?))
-            .stderr(Stdio::from(writer))
-            .spawn()
-            .context("start dnsmasq")?;
-        drop(command);
-        let log = Transcript::of("dnsmasq", reader, &self.logs.join("dnsmasq.log"))?;
-        log.wait_for(
-            if spec.dhcp {
-                "DHCP, IP range"
-            } else {
-                "router advertisement"
-            },
-            DHCP_START_LIMIT,
-        )?;
-        Ok((Mutex::new(child), log))
-    }
 }
 
 impl Drop for Lan {
     fn drop(&mut self) {
         self.kill_all();
-        if let Some((server, _)) = &self.dhcp {
-            let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
-            // Killed just above; this only takes its exit status.
-            let _ = server.wait();
+        for service in &self.services {
+            service.reap();
         }
-        let neighbours = self
-            .neighbours
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for name in neighbours.iter().chain([&self.name]) {
+        let stations = self.stations.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in stations.iter().chain([&self.name]) {
             if let Err(error) = proc::must("ip", ["netns", "delete", name], "") {
                 eprintln!("warning: network namespace {name} stays: {error:#}");
             }
@@ -420,17 +459,28 @@ fn remove_leftovers() {
     }
 }
 
-/// Kills every process in a namespace but this one.
+/// Kills every process in a namespace but this one, and in those of its stations.
 pub(crate) fn kill_inside(namespace: &str) {
-    let Ok(pids) = proc::must("ip", ["netns", "pids", namespace], "") else {
-        return;
-    };
-    let pids = pids
-        .lines()
-        .filter_map(|line| line.trim().parse::<i32>().ok())
-        .filter_map(Pid::from_raw);
-    for pid in pids.filter(|pid| *pid != rustix::process::getpid()) {
-        // It may have ended by itself in between.
-        let _ = kill_process(pid, Signal::KILL);
+    let stations = std::fs::read_dir(NAMESPACES)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| {
+            let rest = name.strip_prefix(namespace);
+            rest.is_some_and(|rest| rest.starts_with('-'))
+        });
+    for name in stations.chain([namespace.to_owned()]) {
+        let Ok(pids) = proc::must("ip", ["netns", "pids", &name], "") else {
+            continue;
+        };
+        let pids = pids
+            .lines()
+            .filter_map(|line| line.trim().parse::<i32>().ok())
+            .filter_map(Pid::from_raw);
+        for pid in pids.filter(|pid| *pid != rustix::process::getpid()) {
+            // It may have ended by itself in between.
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 }

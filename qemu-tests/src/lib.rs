@@ -4,7 +4,7 @@
 //! server), boots [`Machine`]s on it, waits for what they print and for what they answer over the
 //! network, and leaves a short timeline behind that reads like a transcript. The host side of the LAN
 //! plays the other people: `curl`, `phase-fetch`, `phase-verify`, and providers that lie
-//! ([`hostile::Provider`]).
+//! ([`hostile::Provider`]). A boot server that does not ([`Provider`]) runs on a host of its own on the LAN.
 //!
 //! Nothing here looks inside `init` or `plasmd`: the tests start what `cargo appliance build` wrote and
 //! link `boot-manifest` only, to sign what a liar would serve. They never sleep where they can wait for
@@ -14,10 +14,13 @@
 pub mod artifacts;
 pub mod firmware;
 pub mod hostile;
+pub mod journey;
 pub mod lan;
 pub mod machine;
 pub mod proc;
+pub mod provider;
 pub mod qmp;
+pub mod recorder;
 pub mod serial;
 pub mod story;
 pub mod timeline;
@@ -25,7 +28,10 @@ pub mod variant;
 
 pub use artifacts::Images;
 pub use firmware::{Disk, Firmware};
+pub use journey::Journey;
 pub use lan::Lan;
 pub use machine::{Machine, Spec};
+pub use provider::Provider;
+pub use recorder::Recorder;
 pub use story::Story;
 pub use timeline::Timeline;

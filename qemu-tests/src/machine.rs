@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use crate::firmware::{Disk, Firmware};
+use crate::firmware::{Bus, Disk, Firmware};
 use crate::lan::{self, Lan};
 use crate::proc;
 use crate::qmp::Qmp;
@@ -143,11 +143,19 @@ impl Machine {
         );
         for (number, tap) in (0u8..).zip(&taps) {
             let mac = lan::mac(card + number);
+            let properties = if number == 0 {
+                spec.firmware.card_properties()
+            } else {
+                ",romfile="
+            };
             args.extend([
                 "-netdev".to_owned(),
                 format!("tap,id=net{number},ifname={tap},script=no,downscript=no"),
                 "-device".to_owned(),
-                format!("{},netdev=net{number},mac={mac},romfile=", spec.card_model),
+                format!(
+                    "{},netdev=net{number},mac={mac}{properties}",
+                    spec.card_model
+                ),
             ]);
         }
         let errors = lan.logs().join(format!("{name}.qemu.log"));
@@ -371,14 +379,16 @@ impl Drop for Machine {
     }
 }
 
-fn how(spec: &Spec) -> &'static str {
-    match (&spec.firmware, spec.disks.first().map(|disk| disk.bus)) {
-        (Firmware::Uefi, Some(crate::firmware::Bus::Usb)) => "UEFI from a USB stick",
-        (Firmware::Bios, _) => "BIOS",
-        (Firmware::Uefi, _) => "UEFI from disk",
-        (Firmware::Kernel { .. }, Some(_)) => "kernel and initramfs in memory, a disk beside it",
-        (Firmware::Kernel { .. }, None) => "kernel and initramfs in memory, no disk",
-    }
+fn how(spec: &Spec) -> String {
+    let disk = match (spec.firmware.boots_from_network(), spec.disks.first()) {
+        (_, None) => ", no disk",
+        (true, Some(_)) => ", a disk beside it",
+        (false, Some(disk)) => match disk.bus {
+            Bus::Usb => ", a USB stick",
+            Bus::Virtio | Bus::Nvme | Bus::Sata => ", a disk",
+        },
+    };
+    format!("{}{disk}", spec.firmware.name())
 }
 
 fn machine_args(spec: &Spec, socket: &Path) -> Vec<String> {
@@ -386,10 +396,15 @@ fn machine_args(spec: &Spec, socket: &Path) -> Vec<String> {
     let memory = spec.memory_mib.to_string();
     let qmp = format!("unix:{},server=on,wait=off", socket.display());
     let serial = if spec.serial { "stdio" } else { "none" };
+    // Without graphics SeaBIOS, and what it starts, talks to the serial port.
+    let model = match spec.firmware {
+        Firmware::Bios | Firmware::BiosNetwork => "q35,graphics=off",
+        Firmware::Kernel { .. } | Firmware::Uefi | Firmware::UefiNetwork(_) => "q35",
+    };
     let mut args: Vec<String> = [
         "qemu-system-x86_64",
         "-machine",
-        "q35",
+        model,
         "-accel",
         &accelerator,
         "-cpu",

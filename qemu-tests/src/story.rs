@@ -30,6 +30,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("curl", "curl"),
     ("setpriv", "util-linux"),
+    ("sysctl", "procps"),
+    ("tcpdump", "tcpdump"),
 ];
 
 /// A test: its name, its limits and what happens in it.

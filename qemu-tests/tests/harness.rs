@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use qemu_tests::hostile::{Answer, Answers, Provider};
-use qemu_tests::lan::LanSpec;
+use qemu_tests::lan::{Dhcp, LanSpec};
 use qemu_tests::story::{Needs, Scene, check, run};
-use qemu_tests::{Firmware, Lan, Machine, Spec, Story};
+use qemu_tests::{Firmware, Lan, Machine, Recorder, Spec, Story};
+
+/// Firmware on a busy machine under emulation.
+const LIMIT: Duration = Duration::from_secs(50);
 
 fn main() -> ExitCode {
     let scene = |name, play| Scene {
@@ -27,6 +30,12 @@ fn main() -> ExitCode {
             "a_machine_without_anything_to_boot_can_be_ended",
             a_bare_machine_can_be_ended,
         ),
+        scene("a_relay_stands_between_firmware_and_its_address", |story| {
+            firmware_gets_an_address(story, Dhcp::BehindRelay, "10.77.0.1.67 > 10.78.0.2.67")
+        }),
+        scene("a_dhcp_server_sends_firmware_to_port_4011", |story| {
+            firmware_gets_an_address(story, Dhcp::BesideBootServer, "10.77.0.2.4011")
+        }),
         Scene {
             limit: Duration::from_secs(2),
             ..scene("a_late_story_is_stopped", a_late_story)
@@ -87,6 +96,27 @@ fn a_bare_machine_can_be_ended(story: &Story) -> Result<()> {
     let why = machine.wait_for_end(Duration::from_secs(10))?;
     check(why == "host-qmp-quit", || format!("ended by {why}"))?;
     bare(story, &lan)?.kill();
+    Ok(())
+}
+
+/// The card's ROM takes its address from the server that stands as the LAN says, and the boot server's host
+/// would be asked in this way.
+fn firmware_gets_an_address(story: &Story, dhcp: Dhcp, asked: &str) -> Result<()> {
+    let lan = story.lan_with(LanSpec {
+        dhcp,
+        ..LanSpec::default()
+    })?;
+    let recorder = if dhcp == Dhcp::BehindRelay {
+        Recorder::behind_relay(&lan)?
+    } else {
+        Recorder::start(&lan)?
+    };
+    lan.boot_server()?;
+    let machine = story.boot(&lan, "a", 1, &Spec::new(Firmware::BiosNetwork))?;
+    lan.dhcp()?
+        .wait_for(&format!("DHCPACK(eth0) {}", machine.address()), LIMIT)?;
+    recorder.wait_for(asked, LIMIT)?;
+    story.note("the ROM has its address, and asks the boot server's host");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use qemu_tests::lan::{LanSpec, address};
+use qemu_tests::lan::{Dhcp, LanSpec, address};
 use qemu_tests::story::Scene;
 use qemu_tests::{Spec, Story};
 
@@ -26,7 +26,7 @@ pub(crate) const SCENES: &[Scene] = &[
 fn link_local(story: &Story) -> Result<()> {
     let images = story.images()?;
     let lan = story.lan_with(LanSpec {
-        dhcp: false,
+        dhcp: Dhcp::Nobody,
         ..LanSpec::default()
     })?;
     lan.add_address("169.254.1.1/16")?;
@@ -96,7 +96,7 @@ fn two_cards(story: &Story) -> Result<()> {
 fn ipv6(story: &Story) -> Result<()> {
     let images = story.images()?;
     let lan = story.lan_with(LanSpec {
-        dhcp: false,
+        dhcp: Dhcp::Nobody,
         router: true,
         ..LanSpec::default()
     })?;
