@@ -1,9 +1,10 @@
 //! `cargo appliance build`: from source to a bootable, signed image.
 //!
 //! ```text
-//! init, plasmd -+                      +-> rootfs.squashfs -+-> manifest.json -+
-//! trust root   -+-> initramfs.img -+---+                    |                  +-> phase.img
-//! kernel ----------------------------+-+-> phase.efi -------+------------------+
+//! init, plasmd -+
+//! trust root   -+-> initramfs.img -+-> phase.efi -+-> rootfs.squashfs -+-> manifest.json -+-> phase.img
+//! kernel ---------------------------+--------------+--------------------+------------------+
+//! iPXE ------------------------------------------------^
 //! ```
 //! Every output is skipped when its inputs' contents are unchanged. The same source, key and SOURCE_DATE_EPOCH give the same
 //! bytes.
@@ -21,7 +22,7 @@ use crate::paths::{self, Paths};
 use crate::progress::{self, Outcome, Progress};
 use crate::stamp::{self, Inputs};
 use crate::trust::Signers;
-use crate::{cli, disk, facts, initramfs, kernel, programs, run, squashfs, uki};
+use crate::{boot_files, cli, disk, facts, initramfs, kernel, programs, run, squashfs, uki};
 
 /// What the unified kernel image may weigh: it has to be fetched, and to fit small EFI system partitions.
 pub const UKI_BYTES_GOAL: u64 = 12 << 20;
@@ -128,9 +129,14 @@ pub fn build(paths: &Paths, options: &Options, progress: &Progress) -> Result<Im
         trust_root: trust_root.as_bytes(),
         image_info: &image_info,
     })?;
-    let squashfs = build.squashfs(&kernel, &initramfs)?;
-    let manifest = build.manifest(&signers, &kernel, &initramfs, &squashfs)?;
     let uki = build.uki(&kernel, &initramfs)?;
+    let parts = [
+        ("kernel", "vmlinuz", kernel.as_slice()),
+        ("initramfs", "initramfs.img", initramfs.as_slice()),
+        ("uki", "phase.efi", uki.as_slice()),
+    ];
+    let squashfs = build.squashfs(&parts)?;
+    let manifest = build.manifest(&signers, &parts, &squashfs)?;
     build.disk(&disk::Recipe {
         uki: &uki,
         manifest: &manifest,
@@ -138,6 +144,9 @@ pub fn build(paths: &Paths, options: &Options, progress: &Progress) -> Result<Im
     })?;
     build.images(signers.root.is_development())
 }
+
+/// An artifact: its name in the manifest, its file name, its bytes.
+type Part<'a> = (&'a str, &'a str, &'a [u8]);
 
 struct Build<'a> {
     paths: &'a Paths,
@@ -206,36 +215,36 @@ impl Build<'_> {
         })
     }
 
-    fn squashfs(&self, kernel: &[u8], initramfs: &[u8]) -> Result<Vec<u8>> {
+    /// What is listed in the manifest, and beside it what firmware may ask for and a signed squashfs vouches for.
+    fn squashfs(&self, parts: &[Part<'_>]) -> Result<Vec<u8>> {
         let folder = format!("{}/{}", facts::CHANNEL, facts::ARCH.as_str());
-        let inputs = Inputs::new()
-            .with("folder", folder.as_bytes())
-            .with("kernel", kernel)
-            .with("initramfs", initramfs);
+        let (programs, licences) = (boot_files::programs()?, boot_files::licences()?);
+        let mut recipe = squashfs::Recipe::new();
+        for (_, file, content) in parts {
+            recipe.insert(format!("{folder}/{file}"), content);
+        }
+        for program in &programs {
+            recipe.insert(format!("{folder}/{}", program.name), &program.content);
+        }
+        for licence in &licences {
+            recipe.insert(licence.name.clone(), &licence.content);
+        }
+        let inputs = recipe
+            .iter()
+            .fold(Inputs::new(), |inputs, (path, content)| {
+                inputs.with(path, content)
+            });
         self.output("rootfs.squashfs", &inputs, |path| {
-            let recipe = squashfs::Recipe::from([
-                (format!("{folder}/vmlinuz"), kernel),
-                (format!("{folder}/initramfs.img"), initramfs),
-            ]);
             Ok(squashfs::write(&recipe, std::fs::File::create(path)?)?)
         })
     }
 
-    fn manifest(
-        &self,
-        signers: &Signers,
-        kernel: &[u8],
-        initramfs: &[u8],
-        squashfs: &[u8],
-    ) -> Result<Vec<u8>> {
+    fn manifest(&self, signers: &Signers, parts: &[Part<'_>], squashfs: &[u8]) -> Result<Vec<u8>> {
         let path = self.paths.output("manifest.json");
         let existing = std::fs::read(&path).ok();
         self.progress.step("manifest.json", || {
-            let artifacts = [
-                ("kernel", "vmlinuz", kernel),
-                ("initramfs", "initramfs.img", initramfs),
-                ("rootfs", "rootfs.squashfs", squashfs),
-            ];
+            let rootfs = ("rootfs", "rootfs.squashfs", squashfs);
+            let artifacts: Vec<Part<'_>> = parts.iter().copied().chain([rootfs]).collect();
             let signed = signers.manifest(&artifacts, existing.as_deref())?;
             if signed.reused {
                 return Ok((signed.bytes, Outcome::Unchanged));
@@ -295,9 +304,9 @@ impl Build<'_> {
             "plasmd",
             "trust-root.json",
             "initramfs.img",
+            "phase.efi",
             "rootfs.squashfs",
             "manifest.json",
-            "phase.efi",
             "phase.img",
         ];
         let outputs = OUTPUTS.into_iter().map(|name| {

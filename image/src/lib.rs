@@ -5,6 +5,7 @@
 
 pub mod accel;
 pub mod bench;
+pub mod boot_files;
 pub mod bounded;
 pub mod build;
 pub mod cli;

@@ -18,7 +18,7 @@ const FORMAT: u32 = 1;
 /// What an output was made from.
 #[derive(Debug, Default)]
 pub struct Inputs {
-    parts: Vec<(&'static str, Digest)>,
+    parts: Vec<(String, Digest)>,
 }
 
 impl Inputs {
@@ -29,8 +29,8 @@ impl Inputs {
 
     /// Adds one input under a name.
     #[must_use]
-    pub fn with(mut self, name: &'static str, bytes: &[u8]) -> Self {
-        self.parts.push((name, Digest::of(bytes)));
+    pub fn with(mut self, name: impl Into<String>, bytes: &[u8]) -> Self {
+        self.parts.push((name.into(), Digest::of(bytes)));
         self
     }
 

@@ -4,7 +4,8 @@
 //! /run/phase/images/rootfs.squashfs           the verified copy, on a memory file system of just its size
 //! /run/phase/rootfs                           that copy, mounted through a read-only loop device
 //! /run/phase/artifacts/<channel>/<arch>/      manifest.json: the signed bytes
-//!                                             vmlinuz, initramfs.img: binds of files of the mounted squashfs
+//!                                             vmlinuz, initramfs.img, phase.efi: binds of files of the mounted squashfs
+//!                                             undionly.kpxe, ...: the same, for firmware, where the squashfs has them
 //!                                             rootfs.squashfs: a bind of the copy
 //! ```
 //!
@@ -38,6 +39,9 @@ pub(crate) const ARTIFACTS: &str = "/run/phase/artifacts";
 pub(crate) const STATE: &str = "/run/phase";
 /// Owned by the `net` role.
 pub(crate) const NETWORK: &str = "/run/phase/net";
+/// Programs for firmware that the squashfs may hold beside what its manifest lists. No digest of their own: they are part of
+/// the squashfs, which was verified whole.
+const BOOT_PROGRAMS: [&str; 3] = ["undionly.kpxe", "snponly.efi", "ipxe.efi"];
 const IMAGES: &str = "/run/phase/images";
 const ROOTFS: &str = "/run/phase/rootfs";
 
@@ -233,7 +237,22 @@ fn build_artifacts(
         }
         bind(&from, &served.join(file)).map_err(|error| mount_failed(file, &error))?;
     }
+    let listed = |name: &str| {
+        let mut artifacts = manifest.artifacts.iter();
+        artifacts.any(|artifact| artifact.filename.as_str() == name)
+    };
+    for name in BOOT_PROGRAMS {
+        let from = inside.join(name);
+        if is_plain_file(&from) && !listed(name) {
+            bind(&from, &served.join(name)).map_err(|error| mount_failed(name, &error))?;
+        }
+    }
     Ok(())
+}
+
+/// A regular file and nothing that leads elsewhere.
+fn is_plain_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|seen| seen.is_file())
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -15,7 +15,7 @@ struct Known {
     prefixes: &'static [&'static str],
 }
 
-const KNOWN: [Known; 3] = [
+const KNOWN: [Known; 4] = [
     Known {
         artifact: "kernel",
         usual: &["kernel", "vmlinuz", "vmlinuz-arm64", "bzImage", "Image"],
@@ -36,6 +36,11 @@ const KNOWN: [Known; 3] = [
         artifact: "rootfs",
         usual: &["rootfs", "rootfs.img", "rootfs.squashfs"],
         prefixes: &["rootfs"],
+    },
+    Known {
+        artifact: "uki",
+        usual: &["uki", "phase.efi"],
+        prefixes: &[],
     },
 ];
 
@@ -122,7 +127,7 @@ mod tests {
             ("rootfs.squashfs", Some("rootfs")),
             ("rootfs.img", Some("rootfs")),
             ("dtb-bcm2711", Some("dtb-bcm2711")),
-            ("phase.efi", Some("phase.efi")),
+            ("phase.efi", Some("uki")),
             ("README", None),
         ] {
             let name = artifact_of(&file.parse().unwrap());
@@ -140,6 +145,7 @@ mod tests {
             &["kernel", "vmlinuz", "vmlinuz-arm64", "bzImage", "Image"],
         );
         check("rootfs", &["rootfs", "rootfs.img", "rootfs.squashfs"]);
+        check("uki", &["uki", "phase.efi"]);
         check("vmlinuz", &["vmlinuz"]);
         check("initramfs.img", &["initramfs.img"]);
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use image::{cpio, disk, initramfs, squashfs, uki};
+use image::{boot_files, cpio, disk, initramfs, squashfs, uki};
 
 use crate::noise;
 #[cfg(feature = "squashfs-ng")]
@@ -81,10 +81,17 @@ fn the_built_images_hold_what_was_built() {
     );
 
     check_uki(&uki, &[(".linux", &kernel), (".initrd", &initramfs)]);
-    let expected = BTreeMap::from([
+    let mut expected = BTreeMap::from([
         ("stable/x86_64/initramfs.img".to_owned(), initramfs.clone()),
+        ("stable/x86_64/phase.efi".to_owned(), uki.clone()),
         ("stable/x86_64/vmlinuz".to_owned(), kernel.clone()),
     ]);
+    for program in boot_files::programs().unwrap() {
+        expected.insert(format!("stable/x86_64/{}", program.name), program.content);
+    }
+    for licence in boot_files::licences().unwrap() {
+        expected.insert(licence.name, licence.content);
+    }
     let ours: BTreeMap<_, _> = squashfs::read(&rootfs)
         .unwrap()
         .into_iter()
@@ -104,6 +111,7 @@ fn the_built_images_hold_what_was_built() {
         ("kernel", &kernel),
         ("initramfs", &initramfs),
         ("rootfs", &rootfs),
+        ("uki", &uki),
     ] {
         let artifact = verified
             .artifact(name)
