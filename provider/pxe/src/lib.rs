@@ -7,6 +7,9 @@
 //! | `dhcp` | DHCPv4 messages: parsed leniently, written strictly |
 //! | `client` | which firmware a request comes from |
 //! | `boot` | what a machine is to be given, decided by others |
+//! | `packet` | one packet of boot traffic, from a capture or a test |
+//! | `frame` | takes packets out of captured frames |
+//! | `transcript` | packets as text: golden tests, recordings, what people write by hand |
 //! | `limits` | every number with its reason |
 //!
 //! Never opens a socket or a file, asks no clock (time is an argument, counted from any fixed start), and nothing here
@@ -15,7 +18,10 @@
 pub mod boot;
 pub mod client;
 pub mod dhcp;
+pub mod frame;
 pub mod limits;
 pub mod mac;
+pub mod packet;
+pub mod transcript;
 
 pub use mac::Mac;
