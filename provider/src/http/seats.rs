@@ -80,6 +80,7 @@ pub(crate) struct Seat {
 struct Taken {
     seat: Arc<Seat>,
     network: IpAddr,
+    is_encrypted: bool,
     task: Option<AbortHandle>,
     /// The last look at its rate: when, and how much had been sent.
     looked: (u64, u64),
@@ -91,6 +92,7 @@ struct Taken {
 struct List {
     taken: HashMap<u64, Taken>,
     by_network: HashMap<IpAddr, usize>,
+    encrypted: usize,
     next: u64,
 }
 
@@ -99,6 +101,8 @@ struct List {
 pub(crate) struct Caps {
     /// In all.
     pub(crate) total: usize,
+    /// Of them, how many may speak TLS.
+    pub(crate) encrypted: usize,
     /// For one client network.
     pub(crate) per_address: usize,
     /// Whether this machine's own addresses are counted too.
@@ -148,29 +152,41 @@ impl Seats {
         })
     }
 
-    /// Takes a place for `client`. Makes some wait-for-nothing leave when there is none: then the answer is still `Full`,
+    /// Takes a place for `client`, that will speak TLS or not. Makes some wait-for-nothing leave when there is none: then the answer is still `Full`,
     /// and a place is free soon.
-    pub(crate) fn take(self: &Arc<Self>, client: IpAddr, metrics: &Metrics) -> Result<Place, Full> {
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        client: IpAddr,
+        is_encrypted: bool,
+        metrics: &Metrics,
+    ) -> Result<Place, Full> {
         let network = network(client);
         let mut list = self.lock();
         let counts = !client.is_loopback() || self.caps.counts_loopback;
         let of_network = list.by_network.get(&network).copied().unwrap_or_default();
         if counts && of_network >= self.caps.per_address {
             // The one that leaves is counted until it has left, so this client may be above its number for a moment.
-            if self.make_room(&mut list, Some(network), 1, metrics) == 0 {
+            let of_network = |taken: &Taken| taken.network == network;
+            if self.make_room(&mut list, of_network, 1, metrics) == 0 {
                 return Err(Full::Address);
             }
         }
         if list.taken.len() >= self.caps.total {
-            self.make_room(&mut list, None, ROOM_BATCH, metrics);
+            self.make_room(&mut list, |_| true, ROOM_BATCH, metrics);
             return Err(Full::All);
         }
+        if is_encrypted && list.encrypted >= self.caps.encrypted {
+            self.make_room(&mut list, |taken| taken.is_encrypted, ROOM_BATCH, metrics);
+            return Err(Full::All);
+        }
+        list.encrypted += usize::from(is_encrypted);
         let id = list.next;
         list.next += 1;
         let seat = Arc::new(Seat::default());
         let taken = Taken {
             seat: Arc::clone(&seat),
             network,
+            is_encrypted,
             task: None,
             looked: (self.now.load(Ordering::Relaxed), 0),
             slow_since: None,
@@ -227,7 +243,7 @@ impl Seats {
 
     /// Makes room for what the machine has no more of.
     pub(crate) fn relieve(&self, metrics: &Metrics) {
-        self.make_room(&mut self.lock(), None, ROOM_BATCH, metrics);
+        self.make_room(&mut self.lock(), |_| true, ROOM_BATCH, metrics);
     }
 
     /// Whether no further requests are wanted.
@@ -251,12 +267,12 @@ impl Seats {
         self.left.notified().await;
     }
 
-    /// Makes up to `count` connections leave: those of the networks that have most, and of them those that wait longest for
+    /// Makes up to `count` of the connections that `may_leave` leave: those of the networks that have most, and of them those that wait longest for
     /// their client. Returns how many.
     fn make_room(
         &self,
         list: &mut List,
-        network: Option<IpAddr>,
+        may_leave: impl Fn(&Taken) -> bool,
         count: usize,
         metrics: &Metrics,
     ) -> usize {
@@ -269,7 +285,7 @@ impl Seats {
         let mut waiting: Vec<(Reverse<Option<u32>>, bool, u64, u64)> = list
             .taken
             .iter()
-            .filter(|(_, taken)| network.is_none_or(|network| taken.network == network))
+            .filter(|(_, taken)| may_leave(taken))
             .filter_map(|(id, taken)| {
                 let state = taken.seat.state.load(Ordering::Relaxed);
                 match Waits::of(state) {
@@ -411,12 +427,13 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut list = self.seats.lock();
-        if let Some(taken) = list.taken.remove(&self.id)
-            && let Some(count) = list.by_network.get_mut(&taken.network)
-        {
-            *count -= 1;
-            if *count == 0 {
-                list.by_network.remove(&taken.network);
+        if let Some(taken) = list.taken.remove(&self.id) {
+            list.encrypted -= usize::from(taken.is_encrypted);
+            if let Some(count) = list.by_network.get_mut(&taken.network) {
+                *count -= 1;
+                if *count == 0 {
+                    list.by_network.remove(&taken.network);
+                }
             }
         }
         drop(list);

@@ -21,7 +21,8 @@ use crate::http::answered::Answered;
 use crate::http::body::Body;
 use crate::http::connection::Connection;
 use crate::http::limits::{
-    ACCEPT_PAUSE, ACCEPT_WARN_PERIOD, BACKLOG, CONNECTIONS_PER_ADDRESS_MAX, FILES_RESERVED,
+    ACCEPT_PAUSE, ACCEPT_WARN_PERIOD, BACKLOG, CONNECTIONS_PER_ADDRESS_MAX, ENCRYPTED_MAX,
+    FILES_RESERVED,
 };
 use crate::http::respond::Content;
 use crate::http::seats::{Caps, Full, Place, Seats};
@@ -111,6 +112,7 @@ impl Bounds {
     fn caps(&self) -> Caps {
         Caps {
             total: self.connections_max,
+            encrypted: ENCRYPTED_MAX,
             per_address: self.per_address_max.unwrap_or(CONNECTIONS_PER_ADDRESS_MAX),
             counts_loopback: self.per_address_max.is_some(),
         }
@@ -200,7 +202,7 @@ impl<H: Handler> Acceptor<H> {
     /// Waits for a place. Nothing when this client has more than its share.
     async fn place(&mut self, client: IpAddr) -> Option<Place> {
         loop {
-            match self.seats.take(client, &self.metrics) {
+            match self.seats.take(client, self.tls.is_some(), &self.metrics) {
                 Ok(place) => return Some(place),
                 Err(Full::Address) => {
                     self.metrics.refused(Reason::ConnectionsOfAddress);

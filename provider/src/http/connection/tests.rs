@@ -72,6 +72,7 @@ struct Talk {
 
 fn connection(shelf: Shelf) -> Connection<Shelf> {
     let caps = Caps {
+        encrypted: 1,
         total: 1,
         per_address: 1,
         counts_loopback: true,
@@ -81,7 +82,7 @@ fn connection(shelf: Shelf) -> Connection<Shelf> {
     Connection {
         client,
         handler: Arc::new(shelf),
-        place: Seats::new(caps).take(client, &metrics).unwrap(),
+        place: Seats::new(caps).take(client, false, &metrics).unwrap(),
         metrics,
     }
 }

@@ -3,20 +3,17 @@
 //! Bytes of files go through memory that all connections of a thread share, and are only read when the socket has room:
 //! a client that takes nothing costs a few hundred bytes, however much it asked for.
 //!
-//! Long pieces go by reference instead (`sendfile`), all but their end, whoever asks. Against the better of nginx's two
-//! settings, 1 GiB from the page cache, two processors busy with other work too, medians of four rounds:
+//! Long pieces go by reference instead (`sendfile`), all but their end, whoever asks: in small calls, so that the client
+//! works on one while the next is on its way, and until its queue in the kernel is full, so that the rest happens in the
+//! client's time. Against the better of nginx's two settings, 1 GiB from the page cache, two processors:
 //!
-//! | | loopback: copied | by reference | veth: by reference |
-//! | --- | --- | --- | --- |
-//! | rate, one download | 1.01 | 1.29 | 1.23 |
-//! | server's time for each byte | 1.62 | 1.26 | 1.14 |
-//! | rate, 16 downloads | 1.19 | 1.15 | 0.98 |
-//! | server's time for each byte | 3.5 | 1.6 | 1.2 |
-//! | server's and clients' time for each byte | 0.69 | 0.86 | 1.03 |
+//! | | rate | server's time for each byte |
+//! | --- | --- | --- |
+//! | one download, loopback | 1.26 | 0.85 |
+//! | 16 downloads, loopback | 1.22 | 0.50 |
+//! | 16 downloads, veth | 1.17 | 0.78 |
 //!
-//! Copying is the better bargain where server and clients share processors, because what is not copied here is copied by
-//! the client, from colder memory. Where they do not, the server's time is what counts: so there is no copying on loopback.
-//! More than nine tenths of that time pass in `sendfile`, in the same places as nginx's.
+//! Copying takes three to four times nginx's time and is no faster.
 //!
 //! Bytes that went by reference are the file's until the client has them. So the last few of such a piece wait until it
 //! has all those, and are copied after a look whether the file has changed: nobody gets a complete lie. Some copied before

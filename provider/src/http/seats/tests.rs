@@ -6,6 +6,7 @@ use super::*;
 
 const CAPS: Caps = Caps {
     total: 4,
+    encrypted: 2,
     per_address: 3,
     counts_loopback: true,
 };
@@ -35,7 +36,12 @@ impl Room {
     }
 
     fn enter(&self, client: &str, waits: Waits) -> Result<Guest, Full> {
-        let place = Arc::new(self.seats.take(client.parse().unwrap(), &self.metrics)?);
+        self.enter_as(client, false, waits)
+    }
+
+    fn enter_as(&self, client: &str, is_encrypted: bool, waits: Waits) -> Result<Guest, Full> {
+        let client = client.parse().unwrap();
+        let place = Arc::new(self.seats.take(client, is_encrypted, &self.metrics)?);
         assert!(place.waits(waits));
         let sits = Arc::clone(&place);
         let task = tokio::spawn(async move {
@@ -121,6 +127,21 @@ async fn nobody_who_is_served_makes_room() {
     for guest in served {
         assert!(!guest.was_ended().await);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn encrypted_ones_have_fewer_places_and_only_make_room_for_each_other() {
+    let room = Room::new(CAPS);
+    let plain = room.enter("10.0.0.1", Waits::Idle).unwrap();
+    let first = room.enter_as("10.0.0.2", true, Waits::Idle).unwrap();
+    let second = room.enter_as("10.0.0.3", true, Waits::Busy).unwrap();
+    let third = room.enter_as("10.0.0.4", true, Waits::Busy).err();
+    assert_eq!(third, Some(Full::All));
+    assert!(!plain.was_ended().await);
+    assert!(!second.was_ended().await);
+    assert!(first.was_ended().await);
+    assert!(room.enter_as("10.0.0.4", true, Waits::Busy).is_ok());
+    assert!(room.enter("10.0.0.5", Waits::Busy).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,7 +235,7 @@ async fn a_task_that_is_told_of_late_leaves_too() {
     let room = Room::new(CAPS);
     let place = room
         .seats
-        .take("10.0.0.1".parse().unwrap(), &room.metrics)
+        .take("10.0.0.1".parse().unwrap(), false, &room.metrics)
         .unwrap();
     place.waits(Waits::Idle);
     room.seats.stop();
