@@ -10,6 +10,7 @@
 //! | `packet` | one packet of boot traffic, from a capture or a test |
 //! | `frame` | takes packets out of captured frames |
 //! | `transcript` | packets as text: golden tests, recordings, what people write by hand |
+//! | `leases` | which machine has which address, where no other server gives any |
 //! | `limits` | every number with its reason |
 //!
 //! Never opens a socket or a file, asks no clock (time is an argument, counted from any fixed start), and nothing here
@@ -19,6 +20,7 @@ pub mod boot;
 pub mod client;
 pub mod dhcp;
 pub mod frame;
+pub mod leases;
 pub mod limits;
 pub mod mac;
 pub mod packet;

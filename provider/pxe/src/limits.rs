@@ -1,5 +1,7 @@
 //! Every number of the boot protocols, with its reason.
 
+use std::time::Duration;
+
 /// Bytes of one datagram that is looked at. Ethernet carries 1472 of UDP; a jumbo frame brings nothing that is needed.
 pub const MESSAGE_SIZE_MAX: usize = 2048;
 
@@ -33,3 +35,13 @@ pub const HEADS_SIZE: usize = 28;
 /// Bytes of a relay's option that are sent back. It must leave room for the answer (RFC 3046, 2.2: else it is left out);
 /// switches send under 60.
 pub const RELAY_SIZE_MAX: usize = 160;
+
+/// How long an offered address waits for its client to take it. EDK2 collects offers for up to 32 s before it chooses.
+pub const OFFER_TIME: Duration = Duration::from_secs(60);
+
+/// How long an address is left alone that somebody uses. Whoever took it by hand will still be there, and then it is found
+/// to be used again.
+pub const AVOID_TIME: Duration = Duration::from_secs(600);
+
+/// Bits of a subnet behind a relay, where nobody said and no interface shows it.
+pub const RELAYED_PREFIX: u8 = 24;
