@@ -18,7 +18,7 @@ pub const HTTP_CLASS: &str = "HTTPClient";
 pub const PHASE_CLASS: &str = "PhaseClient";
 
 /// The user class of every iPXE that was not told another.
-const IPXE_USER_CLASS: &str = "iPXE";
+pub(crate) const IPXE_USER_CLASS: &str = "iPXE";
 
 /// Makers' numbers of Raspberry Pi (IEEE's list), which say they are a BIOS (C55).
 const RASPBERRY_PI: [[u8; 3]; 7] = [

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `mac` | the address by which a machine is known |
 //! | `dhcp` | DHCPv4 messages: parsed leniently, written strictly |
+//! | `dhcp6` | DHCPv6: messages, answers and addresses |
 //! | `client` | which firmware a request comes from |
 //! | `boot` | what a machine is to be given, decided by others |
 //! | `packet` | one packet of boot traffic, from a capture or a test |
@@ -19,6 +20,7 @@
 pub mod boot;
 pub mod client;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod frame;
 pub mod leases;
 pub mod limits;

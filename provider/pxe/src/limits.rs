@@ -45,3 +45,29 @@ pub const AVOID_TIME: Duration = Duration::from_secs(600);
 
 /// Bits of a subnet behind a relay, where nobody said and no interface shows it.
 pub const RELAYED_PREFIX: u8 = 24;
+/// Bytes of a DHCPv6 identifier: two for its kind and at most 128 (RFC 8415, 11.1).
+pub const DUID_SIZE_MAX: usize = 130;
+
+/// Uses that one client wants addresses for, and addresses of one use. Firmware has one of each.
+pub const IDENTITIES_MAX: usize = 4;
+
+/// Relays a DHCPv6 message comes through (RFC 8415, 7.6: `HOP_COUNT_LIMIT`).
+pub const RELAYS_MAX: usize = 8;
+
+/// Other addresses tried for a client that found its own taken. Twice is an accident, eight times is an attack.
+pub const ADDRESS_TRIES_MAX: u8 = 8;
+
+/// Addresses remembered that somebody found taken: far more than honest networks have, four KiB.
+pub const DECLINED_MAX: usize = 256;
+
+/// Seconds after which a client asks its server to keep an address: half of the preferred time, as RFC 8415 advises.
+pub const ADDRESS_RENEW_SECONDS: u32 = 1800;
+
+/// Seconds after which it asks any server: four fifths of the preferred time.
+pub const ADDRESS_REBIND_SECONDS: u32 = 2880;
+
+/// Seconds an address is used for new connections. Firmware needs minutes; a longer boot renews.
+pub const ADDRESS_PREFERRED_SECONDS: u32 = 3600;
+
+/// Seconds until an address is gone.
+pub const ADDRESS_VALID_SECONDS: u32 = 7200;
