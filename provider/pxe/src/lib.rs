@@ -10,6 +10,7 @@
 //! | `boot` | what a machine is to be given, decided by others |
 //! | `packet` | one packet of boot traffic, from a capture or a test |
 //! | `frame` | takes packets out of captured frames |
+//! | `tftp` | a TFTP server's side of a transfer: requests, names, windows, waits |
 //! | `transcript` | packets as text: golden tests, recordings, what people write by hand |
 //! | `leases` | which machine has which address, where no other server gives any |
 //! | `limits` | every number with its reason |
@@ -26,6 +27,7 @@ pub mod leases;
 pub mod limits;
 pub mod mac;
 pub mod packet;
+pub mod tftp;
 pub mod transcript;
 
 pub use mac::Mac;
