@@ -249,8 +249,18 @@ impl Machine {
     /// # Errors
     /// As [`Self::wait_for`].
     pub fn wait_until_serving(&self, limit: Duration) -> Result<Serving> {
+        self.serving_line(limit).map(|(_, serving)| serving)
+    }
+
+    /// The same with the line and its time.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    pub fn serving_line(&self, limit: Duration) -> Result<(Line, Serving)> {
         let line = self.wait_for("phase: serving ", limit)?;
-        Serving::parse(&line.text).with_context(|| format!("{}: {}", self.name, line.text))
+        let serving =
+            Serving::parse(&line.text).with_context(|| format!("{}: {}", self.name, line.text))?;
+        Ok((line, serving))
     }
 
     /// Waits until the machine says that it refused what it was offered, by the check `code`, and that it

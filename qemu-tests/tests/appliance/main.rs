@@ -7,9 +7,12 @@
 //! | `handed_over` | what happens when the program that fetches is itself the liar |
 //! | `hardware` | firmware, disks, watchdog, missing consoles |
 //! | `network` | no DHCP server, renewed leases, two cards, IPv6 |
+//! | `netboot_bios` | BIOS machines boot from the network, wherever the boot server stands |
 
 mod handed_over;
 mod hardware;
+mod netboot;
+mod netboot_bios;
 mod network;
 mod people;
 mod refusals;
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     // The long ones first: two run at once, and none should start last and alone.
     let scenes = [
         relay::SCENES,
+        netboot_bios::SCENES,
         hardware::SCENES,
         network::SCENES,
         refusals::SCENES,

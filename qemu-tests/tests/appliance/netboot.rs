@@ -1,0 +1,155 @@
+//! What the scenes of network boot have in common: the four ways in which a boot server stands among the
+//! other servers of a LAN, and the way of one machine from power-on until it serves.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use qemu_tests::lan::{Dhcp, LanSpec};
+use qemu_tests::machine::Serving;
+use qemu_tests::provider::Settings;
+use qemu_tests::{Firmware, Journey, Lan, Machine, Provider, Recorder, Spec, Story};
+
+use crate::BOOT_LIMIT;
+use crate::people::serves_the_signed_manifest;
+
+/// Firmware, its DHCP with all retries, its boot file and the kernel: on a busy host under emulation.
+pub(crate) const FIRMWARE_LIMIT: Duration = Duration::from_secs(150);
+
+/// What firmware says when it has tried everything, or a kernel that cannot go on.
+const FRUITLESS: &[&str] = &["No bootable device", "Kernel panic", "phase: fatal:"];
+
+/// How the boot server stands among the other servers of a LAN: a column of the README's table.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// The column's name.
+    pub(crate) column: &'static str,
+    dhcp: Dhcp,
+    flags: &'static [&'static str],
+}
+
+/// A router gives addresses, the boot server only boot files: the default.
+pub(crate) const BESIDE_A_ROUTER: Place = Place {
+    column: "beside a router",
+    dhcp: Dhcp::Router,
+    flags: &["--dhcp", "proxy"],
+};
+/// There is no other DHCP server.
+pub(crate) const ALONE: Place = Place {
+    column: "alone",
+    dhcp: Dhcp::Nobody,
+    flags: &[
+        "--dhcp",
+        "server",
+        "--dhcp-range",
+        "10.77.0.100-10.77.0.199/24,2m",
+    ],
+};
+/// DHCP server and boot server are in another segment.
+pub(crate) const BEHIND_A_RELAY: Place = Place {
+    column: "behind a relay",
+    dhcp: Dhcp::BehindRelay,
+    flags: &["--dhcp", "proxy"],
+};
+/// A DHCP server on the same host sends the machines to port 4011.
+pub(crate) const AT_PORT_4011: Place = Place {
+    column: "at port 4011",
+    dhcp: Dhcp::BesideBootServer,
+    flags: &["--dhcp", "binl"],
+};
+
+impl Place {
+    /// What the LAN is made of. Somebody answers the machines' question for an IPv6 router, as in most
+    /// LANs: iPXE waits thirteen seconds for nothing otherwise, whatever boot server there is.
+    pub(crate) fn lan(self) -> LanSpec {
+        LanSpec {
+            dhcp: self.dhcp,
+            router: true,
+            ..LanSpec::default()
+        }
+    }
+
+    /// How the boot server is started.
+    pub(crate) fn settings(self) -> Settings {
+        Settings::flags(self.flags)
+    }
+}
+
+/// A LAN with a boot server on it, and a recording of what they say.
+pub(crate) struct Scenery {
+    pub(crate) lan: Lan,
+    pub(crate) recorder: Recorder,
+    pub(crate) provider: Provider,
+}
+
+impl Scenery {
+    /// The LAN of `place` with a boot server.
+    pub(crate) fn new(story: &Story, place: Place) -> Result<Self> {
+        Self::with(story, place, &place.settings())
+    }
+
+    /// The same with a boot server that is started otherwise.
+    pub(crate) fn with(story: &Story, place: Place, settings: &Settings) -> Result<Self> {
+        let lan = story.lan_with(place.lan())?;
+        let recorder = Recorder::start(&lan)?;
+        let provider = Provider::start(&lan, story.images()?, settings)?;
+        story.note(format!("plasmd serves at {}", provider.url()));
+        Ok(Self {
+            lan,
+            recorder,
+            provider,
+        })
+    }
+
+    /// Boots a machine from the network until it serves the same bytes, and writes its journey as a cell
+    /// of the README's table.
+    pub(crate) fn serves_in_the_end(
+        &self,
+        story: &Story,
+        row: &'static str,
+        column: &'static str,
+        firmware: Firmware,
+    ) -> Result<Machine> {
+        let machine = story.boot(&self.lan, "a", 1, &Spec::new(firmware))?;
+        let at = becomes_a_provider(story, &machine, row, column)?;
+        serves_the_signed_manifest(&self.lan, story.images()?, &at)?;
+        Ok(machine)
+    }
+}
+
+/// Waits until a machine that has just been switched on has booted from the network and serves; writes its
+/// journey.
+pub(crate) fn becomes_a_provider(
+    story: &Story,
+    machine: &Machine,
+    row: &'static str,
+    column: &'static str,
+) -> Result<Serving> {
+    let mut journey = Journey::new(row, column, machine.powered_on());
+    let line = machine.wait_for_unless("phase: init ", FRUITLESS, FIRMWARE_LIMIT)?;
+    journey.reached("kernel", line.at);
+    for (stage, said, limit) in [
+        ("verified", "phase: kexec into sha256:", BOOT_LIMIT),
+        ("mounted", "phase: mounted", BOOT_LIMIT),
+    ] {
+        let line = machine.wait_for(said, limit)?;
+        journey.reached(stage, line.at);
+    }
+    let (line, at) = machine.serving_line(BOOT_LIMIT)?;
+    journey.reached("serving", line.at);
+    journey.write(story.logs())?;
+    Ok(at)
+}
+
+/// What `plasmd clients` knows of the machine with this number, once it knows that it serves.
+pub(crate) fn is_known_to_serve(scenery: &Scenery, card: u8) -> Result<()> {
+    let mac = qemu_tests::lan::mac(card);
+    let list = scenery.provider.clients(&["list", "--json"])?;
+    let list: serde_json::Value = serde_json::from_str(&list).context("plasmd clients --json")?;
+    let text = list.to_string();
+    ensure!(text.contains(&mac), "plasmd clients knows no {mac}: {text}");
+    ensure!(
+        text.contains("serving"),
+        "it never heard that {mac} serves: {text}"
+    );
+    Ok(())
+}
