@@ -8,6 +8,8 @@
 //! | `dhcp6` | DHCPv6: messages, answers and addresses |
 //! | `client` | which firmware a request comes from |
 //! | `boot` | what a machine is to be given, decided by others |
+//! | `strategy` | how that is put into an answer for this firmware, and what follows when it was not taken |
+//! | `ipxe` | scripts for iPXE |
 //! | `packet` | one packet of boot traffic, from a capture or a test |
 //! | `frame` | takes packets out of captured frames |
 //! | `tftp` | a TFTP server's side of a transfer: requests, names, windows, waits |
@@ -23,10 +25,12 @@ pub mod client;
 pub mod dhcp;
 pub mod dhcp6;
 pub mod frame;
+pub mod ipxe;
 pub mod leases;
 pub mod limits;
 pub mod mac;
 pub mod packet;
+pub mod strategy;
 pub mod tftp;
 pub mod transcript;
 

@@ -71,3 +71,20 @@ pub const ADDRESS_PREFERRED_SECONDS: u32 = 3600;
 
 /// Seconds until an address is gone.
 pub const ADDRESS_VALID_SECONDS: u32 = 7200;
+
+/// Machines whose way of booting is remembered. A row of racks has some hundred; each takes about 100 bytes.
+pub const BOOK_MACHINES_MAX: usize = 4096;
+
+/// A request this soon after the last is the same one on another way, or sent again because it may be lost. Firmware that
+/// found no offer it can use waits 4 s and more (C17).
+pub const REPEAT_GAP: Duration = Duration::from_secs(2);
+
+/// A request this long after the last belongs to a new attempt: the longest rung of the ladder is 32 s (C17).
+pub const ATTEMPT_GAP: Duration = Duration::from_secs(90);
+
+/// Times that a client may take a file in part and begin again before it is offered it in another way. Once can be a person
+/// at the keyboard.
+pub const STOPS_MAX: u32 = 2;
+
+/// Times that an iPXE without HTTP may take ours and come back still without: the second time could be another card.
+pub const CHAINS_MAX: u32 = 2;
