@@ -104,6 +104,9 @@ pub struct Test {
     /// How QEMU runs the processor
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub accel: Accel,
+    /// Write the times of the boot paths into the README
+    #[arg(long, conflicts_with = "filter")]
+    pub readme: bool,
 }
 
 /// A part of the bench.

@@ -6,6 +6,7 @@
 pub mod accel;
 pub mod bench;
 pub mod boot_files;
+pub mod boot_paths;
 pub mod bounded;
 pub mod build;
 pub mod cli;
@@ -24,6 +25,7 @@ pub mod pe;
 pub mod programs;
 pub mod progress;
 pub mod qemu;
+pub mod readme;
 pub mod run;
 pub mod squashfs;
 pub mod stamp;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, bail};
 
@@ -14,7 +14,7 @@ use crate::packages::{self, Purpose};
 use crate::paths::{self, Paths};
 use crate::progress::Progress;
 use crate::tally::{self, Tally};
-use crate::{accel, cli, programs};
+use crate::{accel, boot_paths, cli, programs};
 
 /// A part of the tests.
 struct Suite {
@@ -279,7 +279,12 @@ impl Run<'_> {
             // Tests of this machine's abilities tell their reason for skipping in their captured output.
             cargo.arg("--show-output");
         }
+        let started = SystemTime::now();
         let ended = self.run(cargo, self.suite.name == "machines")?;
+        if self.arguments.readme && self.suite.name == "machines" {
+            let table = boot_paths::table(&self.paths.logs().join("qemu"), started)?;
+            boot_paths::BLOCK.write(self.paths, &table)?;
+        }
         let mut tally = tally::read(&ended.output);
         if !ended.success() && tally.failed.is_empty() {
             let why = if ended.status.is_none() {
@@ -321,6 +326,7 @@ mod tests {
             suite: suite.iter().map(|name| (*name).to_owned()).collect(),
             filter: filter.map(str::to_owned),
             accel: cli::Accel::Auto,
+            readme: false,
         }
     }
 

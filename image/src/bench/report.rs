@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Serialize, Serializer};
 
 use super::Measured;
@@ -10,9 +10,13 @@ use super::figure::{self, Figure, Ratio};
 use crate::cli;
 use crate::paths::Paths;
 use crate::progress::size;
+use crate::readme::Block;
 
-/// Where the README's block begins and ends.
-const BLOCK: [&str; 2] = ["<!-- bench -->", "<!-- /bench -->"];
+/// Where the table stands in the README.
+const BLOCK: Block = Block {
+    begin: "<!-- bench -->",
+    end: "<!-- /bench -->",
+};
 
 /// A load above this says that others used the machine too.
 const IDLE_LOAD: f64 = 0.7;
@@ -113,17 +117,12 @@ impl Report {
     /// When the README has no place for the block.
     pub fn show(&self, paths: &Paths, arguments: &cli::Bench) -> Result<()> {
         if arguments.readme {
-            let path = paths.root().join("README.md");
-            let text = std::fs::read_to_string(&path)?;
-            let text = replaced(&text, &self.markdown()).with_context(|| {
-                format!("{} has no {} ... {}", path.display(), BLOCK[0], BLOCK[1])
-            })?;
-            std::fs::write(&path, text)?;
+            BLOCK.write(paths, &self.markdown())?;
         }
         if arguments.json {
             println!("{}", serde_json::to_string_pretty(self)?);
         } else if arguments.markdown {
-            print!("{}", self.markdown());
+            print!("{}", BLOCK.around(&self.markdown()));
         } else {
             print!("{}", self.text());
         }
@@ -178,12 +177,11 @@ impl Report {
         text
     }
 
-    /// The README's block, with the lines it begins and ends with.
+    /// The lines of the README's block.
     fn markdown(&self) -> String {
         let mut text = format!(
-            "{}\nMedians of {} rounds, the spread in parentheses; measured on {}. {}; figures without a goal stand in the \
+            "Medians of {} rounds, the spread in parentheses; measured on {}. {}; figures without a goal stand in the \
              command's own table.\n",
-            BLOCK[0],
             self.rounds,
             self.machine.show(),
             self.reached(),
@@ -199,7 +197,6 @@ impl Report {
                 text.push_str(&format!("\n{note}\n"));
             }
         }
-        text.push_str(&format!("{}\n", BLOCK[1]));
         text
     }
 }
@@ -270,12 +267,6 @@ fn field<'a>(table: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// `text` with another block; nothing when it has none.
-fn replaced(text: &str, block: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BLOCK[0])?;
-    let (_, after) = rest.split_once(BLOCK[1])?;
-    Some(format!("{before}{}{after}", block.trim_end()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -357,20 +348,12 @@ mod tests {
     }
 
     #[test]
-    fn the_readmes_block_is_replaced_and_nothing_else() {
+    fn the_readme_gets_every_judged_figure() {
         let block = report(120.0).markdown();
         assert!(
             block.contains("| 4 KiB, loopback | **1.20x** (1.20..1.20) | >= 1.15x ok |"),
             "{block}"
         );
-        let readme = format!("before\n{}\nold\n{}\nafter\n", BLOCK[0], BLOCK[1]);
-        let once = replaced(&readme, &block).unwrap();
-        assert!(
-            once.starts_with("before\n<!-- bench -->\nMedians")
-                && once.ends_with("<!-- /bench -->\nafter\n")
-        );
-        assert_eq!(replaced(&once, &block), Some(once.clone()));
-        assert_eq!(replaced("no block", &block), None);
     }
 
     #[test]
