@@ -85,7 +85,13 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     // The file of the socket is there until the process ends.
     let (control, note) = build::control(&args)?;
     let (control, listening) = control.unzip();
-    let app = build(args, user.as_ref(), &listeners, control.as_ref(), notifier)?;
+    let (app, boot) = build(
+        args,
+        user.as_ref(),
+        (&listeners, &ports),
+        control.as_ref(),
+        notifier,
+    )?;
     let places = u64::try_from(bounds.connections_max).unwrap_or(u64::MAX);
     metrics::add(&app.metrics.connections_max, places);
     let processors = processors();
@@ -96,7 +102,13 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         .enable_all()
         .build()
         .map_err(|error| CommandError::local(format!("cannot start threads: {error}")))?;
-    let exit = runtime.block_on(serve(Arc::new(app), listeners, (listening, note), bounds));
+    let exit = runtime.block_on(serve(
+        Arc::new(app),
+        listeners,
+        (ports, boot),
+        (listening, note),
+        bounds,
+    ));
     // A hashing that still runs must not hold up the end.
     runtime.shutdown_background();
     exit
@@ -105,11 +117,14 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
 async fn serve(
     app: Arc<App>,
     listeners: Vec<Listener>,
+    (ports, boot): (listen::ports::Ports, listen::Setup),
     (control, control_note): (Option<Listening>, String),
     bounds: Bounds,
 ) -> Result<Exit, CommandError> {
     let shutdown = shutdown_signal(Arc::clone(&app.notifier), bounds.drain_max)?;
     let reloading = reload_signal(Arc::clone(&app.reloads))?;
+    // Held until the end: it answers for as long.
+    let _booting = listen::start(ports, boot, Arc::clone(&app.boot)).await?;
     summarise(&app, bounds.connections_max);
     let (stop, stopped) = watch::channel(false);
     let wanted = app.announcement.is_wanted();

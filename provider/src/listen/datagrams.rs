@@ -7,9 +7,9 @@ use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd as _;
 
-use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, MsgHdr, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UdpSocket;
 
 use crate::listen::limits::SOCKET_BUFFER_SIZE;
 use crate::listen::sys;
@@ -36,8 +36,6 @@ pub(crate) struct Received {
     pub(crate) peer: SocketAddrV4,
     /// The number of the interface it came in by.
     pub(crate) interface: u32,
-    /// The address of this machine that an answer comes from, by the kernel's choice.
-    pub(crate) local: Ipv4Addr,
     /// The address it was sent to: one of this machine, or everybody.
     pub(crate) sent_to: Ipv4Addr,
 }
@@ -56,7 +54,7 @@ pub(crate) struct Way {
 impl Datagrams {
     /// Opens `port`. Whoever has it already may share it or not; see [`Self::share`].
     pub(crate) fn open(port: u16) -> io::Result<Self> {
-        let socket = Self::new()?;
+        let socket = Self::socket()?;
         socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into())?;
         // From now on others may stand beside it, as this one would beside them.
         socket.set_reuse_address(true)?;
@@ -66,13 +64,13 @@ impl Datagrams {
     /// Opens `port` beside another program that lets others have it too, and hears broadcasts only: with the same address
     /// bound twice the kernel gives each unicast datagram to one socket alone, and those are the other program's.
     pub(crate) fn share(port: u16) -> io::Result<Self> {
-        let socket = Self::new()?;
+        let socket = Self::socket()?;
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddrV4::new(Ipv4Addr::BROADCAST, port).into())?;
         Ok(Self(socket))
     }
 
-    fn new() -> io::Result<Socket> {
+    fn socket() -> io::Result<Socket> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
         socket.set_broadcast(true)?;
@@ -84,58 +82,53 @@ impl Datagrams {
 
     /// Gives the socket to the runtime.
     pub(crate) fn watched(self) -> io::Result<Watched> {
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        Ok(Watched(AsyncFd::with_interest(self.0, interest)?))
+        Ok(Watched(UdpSocket::from_std(self.0.into())?))
     }
 }
 
 /// An open socket that the runtime watches.
 #[derive(Debug)]
-pub(crate) struct Watched(AsyncFd<Socket>);
+pub(crate) struct Watched(UdpSocket);
 
 impl Watched {
     /// The next datagram; what does not fit is cut off. Cancelling loses nothing.
     pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        self.0
-            .async_io(Interest::READABLE, |socket| receive(socket, buffer))
+        let socket = &self.0;
+        socket
+            .async_io(Interest::READABLE, || receive(socket, buffer))
             .await
     }
 
     /// Sends one datagram now. One that the kernel has no room for is lost, like any other datagram.
     pub(crate) fn send(&self, bytes: &[u8], way: Way) -> io::Result<()> {
-        send(self.0.get_ref(), bytes, way)
+        let to = SockAddr::from(way.to);
+        let parts = [IoSlice::new(bytes)];
+        let control = departure(way.interface, way.from);
+        let message = MsgHdr::new()
+            .with_addr(&to)
+            .with_buffers(&parts)
+            .with_control(&control);
+        SockRef::from(&self.0).sendmsg(&message, libc::MSG_DONTWAIT)?;
+        Ok(())
     }
 }
 
-fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<Received> {
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
     let mut control = [0; CONTROL_SIZE];
     let (length, told, peer) = sys::receive(socket.as_fd(), buffer, &mut control)?;
     let arrival = arrival(control.get(..told).unwrap_or_default())
         .ok_or_else(|| io::Error::other("the kernel did not say where a datagram came in"))?;
-    let (interface, local, sent_to) = arrival;
+    let (interface, sent_to) = arrival;
     Ok(Received {
         length,
         peer,
         interface,
-        local,
         sent_to,
     })
 }
 
-fn send(socket: &Socket, bytes: &[u8], way: Way) -> io::Result<()> {
-    let to = SockAddr::from(way.to);
-    let parts = [IoSlice::new(bytes)];
-    let control = departure(way.interface, way.from);
-    let message = MsgHdr::new()
-        .with_addr(&to)
-        .with_buffers(&parts)
-        .with_control(&control);
-    socket.sendmsg(&message, libc::MSG_DONTWAIT)?;
-    Ok(())
-}
-
-/// The interface, the address for answers and the address of the datagram, from the first control message.
-fn arrival(control: &[u8]) -> Option<(u32, Ipv4Addr, Ipv4Addr)> {
+/// The interface and the address a datagram was sent to, from the first control message.
+fn arrival(control: &[u8]) -> Option<(u32, Ipv4Addr)> {
     let number = |at: usize| -> Option<[u8; 4]> { control.get(at..at + 4)?.try_into().ok() };
     let level_at = size_of::<usize>();
     let is_arrival = i32::from_ne_bytes(number(level_at)?) == libc::IPPROTO_IP
@@ -143,7 +136,6 @@ fn arrival(control: &[u8]) -> Option<(u32, Ipv4Addr, Ipv4Addr)> {
     let interface = i32::from_ne_bytes(number(HEAD_SIZE)?);
     let found = (
         u32::try_from(interface).ok()?,
-        Ipv4Addr::from(number(HEAD_SIZE + 4)?),
         Ipv4Addr::from(number(HEAD_SIZE + 8)?),
     );
     is_arrival.then_some(found)
@@ -214,8 +206,10 @@ mod tests {
     #[test]
     fn what_the_kernel_says_is_read_as_it_is_written() {
         let from = Ipv4Addr::new(10, 0, 0, 1);
-        let control = departure(Some(7), Some(from));
-        assert_eq!(arrival(&control), Some((7, from, Ipv4Addr::UNSPECIFIED)));
+        let mut control = departure(Some(7), Some(from));
+        assert_eq!(arrival(&control), Some((7, Ipv4Addr::UNSPECIFIED)));
+        control.copy_within(HEAD_SIZE + 4..HEAD_SIZE + 8, HEAD_SIZE + 8);
+        assert_eq!(arrival(&control), Some((7, from)));
         for cut in 0..HEAD_SIZE + ARRIVAL_SIZE {
             assert_eq!(arrival(&control[..cut]), None, "{cut}");
         }

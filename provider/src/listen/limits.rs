@@ -21,3 +21,49 @@ pub(crate) const LEASE_MIN: Duration = Duration::from_secs(120);
 
 /// The longest lease.
 pub(crate) const LEASE_MAX: Duration = Duration::from_secs(30 * 86_400);
+
+/// How long an address is listened to before it is given: on a LAN a machine answers ARP within some milliseconds, and a
+/// client that waits for its offer waits for a second at least.
+pub(crate) const CONFLICT_WAIT: Duration = Duration::from_millis(300);
+
+/// How often the kernel is asked meanwhile.
+pub(crate) const CONFLICT_LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Answers that wait because a delay was asked for: more machines than start at once on one LAN.
+pub(crate) const LATER_MAX: usize = 4_096;
+
+/// Bytes of the file of leases: each has some 100, and a range 4,096 addresses.
+pub(crate) const LEASE_FILE_SIZE_MAX: u64 = 16 << 20;
+
+/// Conflict checks at once. Each holds a socket for a third of a second; with more clients than that an answer in time is
+/// worth more than a check that every client repeats by itself (RFC 5227).
+pub(crate) const CHECKS_MAX: usize = 256;
+
+/// Addresses that are tried for one client, when each turns out to be used.
+pub(crate) const CHECKS_PER_CLIENT_MAX: u32 = 4;
+
+/// Bytes of the largest datagram that is looked at; see the limit of the same kind in `pxe`.
+pub(crate) const DATAGRAM_MAX: usize = pxe::limits::MESSAGE_SIZE_MAX + 1;
+
+/// How long another DHCP server that was heard counts as there. Its clients renew after half a lease, mostly of some hours, but
+/// it answers every machine that starts.
+pub(crate) const RIVAL_MEMORY: Duration = Duration::from_secs(600);
+
+/// How long answers of another DHCP server are waited for before addresses are given: dnsmasq looks for 3 s whether an
+/// address is free before it offers it.
+pub(crate) const RIVAL_WAIT: Duration = Duration::from_millis(3_600);
+
+/// Time between two questions for another DHCP server: the first one may be lost on a port of a switch that just came up.
+pub(crate) const RIVAL_ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Questions for another DHCP server.
+pub(crate) const RIVAL_TRIES: u32 = 3;
+
+/// How often the same trouble is said again.
+pub(crate) const WARN_AGAIN: Duration = Duration::from_secs(60);
+
+/// Pause after a boot port could not be read, so that an error that stays does not take a processor.
+pub(crate) const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Things told to the task that answers DHCP that may wait: a file that was fetched is no reason to stop.
+pub(crate) const HINTS_MAX: usize = 1_024;

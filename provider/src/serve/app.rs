@@ -19,6 +19,7 @@ use crate::http::server::Handler;
 use crate::http::target::{self, ArtifactTarget, Target};
 use crate::init_link::InitLink;
 use crate::listen::files::Files;
+use crate::listen::shared::Shared;
 use crate::serve::access_log::AccessLog;
 use crate::serve::announce::Announcement;
 use crate::serve::catalog::Catalog;
@@ -43,6 +44,8 @@ pub(crate) struct App {
     pub(crate) catalog: Arc<Catalog>,
     /// The same by the names of firmware.
     pub(crate) files: Arc<Files>,
+    /// How machines are booted.
+    pub(crate) boot: Arc<Shared>,
     /// The channel of `/manifest.json`.
     pub(crate) channel: Channel,
     /// The architecture of `/manifest.json`.

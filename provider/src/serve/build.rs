@@ -10,8 +10,13 @@ use artifact_store::{MANIFEST_FILE, Store};
 use crate::control::{DEFAULT_SOCKET, Listening, Socket};
 use crate::exit::CommandError;
 use crate::init_link::InitLink;
+use crate::listen;
+use crate::listen::args::DhcpMode;
 use crate::listen::files::Files;
 use crate::listen::files::ipxe::IpxeFiles;
+use crate::listen::keep::LeaseFile;
+use crate::listen::ports::Ports;
+use crate::listen::shared::Shared;
 use crate::serve::access_log::{self, AccessLog};
 use crate::serve::announce::Announcement;
 use crate::serve::app::App;
@@ -40,13 +45,14 @@ use crate::serve::watchdog::Question;
 pub(super) fn build(
     args: Args,
     user: Option<&User>,
-    listeners: &[Listener],
+    (listeners, ports): (&[Listener], &Ports),
     control: Option<&Socket>,
     notifier: Arc<Notifier>,
-) -> Result<App, CommandError> {
+) -> Result<(App, listen::Setup), CommandError> {
     let store = Store::open(&args.artifacts).map_err(|error| no_store(&args.artifacts, error))?;
     let store = Arc::new(store);
-    keep_secrets_apart(&args, listeners)?;
+    keep_secrets_apart(&args, listeners, ports)?;
+    let leases = lease_file(&args, ports)?;
     let trusted = Arc::new(Trusted::open(args.trust_root.clone())?);
     // What a reload reads again.
     let mut files: Vec<PathBuf> = [&args.key, &args.trust_root]
@@ -113,8 +119,12 @@ pub(super) fn build(
     });
     let mut process = Process::of(listeners);
     files.extend(certificates.iter().flat_map(|own| own.files()));
-    let state = certificates.as_ref().and_then(|own| own.state());
-    let mut plan = confine::plan(&args.artifacts, &files, state);
+    let state: Vec<&Path> = certificates
+        .iter()
+        .filter_map(|own| own.state())
+        .chain(leases.iter().map(LeaseFile::folder))
+        .collect();
+    let mut plan = confine::plan(&args.artifacts, &files, &state);
     if notify::watchdog_period().is_some() {
         let port = process.question_address().map(|address| address.port());
         plan.connect.extend(port);
@@ -125,7 +135,7 @@ pub(super) fn build(
         watching.access_log.as_deref(),
         control.map(Socket::path),
     );
-    let confinement = confine::confine(&args.confine, user, &plan, state)?;
+    let confinement = confine::confine(&args.confine, user, &plan, &state)?;
     process.confinement = (args.confine.sandbox, confinement);
     // Opened as the user that has to open it again, and in the sandbox.
     let access_log = match &watching.access_log {
@@ -143,7 +153,15 @@ pub(super) fn build(
     let in_force = Arc::new(Mutex::new(args.in_force));
     let reloaded = Arc::clone(&in_force);
     reloads.add("settings", move || settings::reload(&reloaded));
-    Ok(App {
+    let boot = Arc::new(Shared {
+        mode: ports.mode,
+        note: ports.note.clone(),
+        metrics: Arc::clone(&metrics.boot),
+        channel: args.channel.clone(),
+        port: ports.http.as_ref().map_or(0, |http| http.port),
+    });
+    let app = App {
+        boot,
         certificates,
         reloads: Arc::new(reloads),
         notifier,
@@ -166,13 +184,35 @@ pub(super) fn build(
         announcement: Arc::new(announcement),
         init: Arc::new(init),
         reports: Mutex::new((Instant::now(), 0)),
+    };
+    let setup = listen::Setup::new(&args.boot, leases, args.appliance);
+    Ok((app, setup))
+}
+
+/// Where leases are kept. The appliance has no disk of its own: there they live in memory.
+fn lease_file(args: &Args, ports: &Ports) -> Result<Option<LeaseFile>, CommandError> {
+    if ports.mode != DhcpMode::Server || args.appliance {
+        return Ok(None);
+    }
+    let state = args.tls.state_dir();
+    LeaseFile::open(&state).map(Some).map_err(|error| {
+        CommandError::local(format!(
+            "leases cannot be kept in {}: {error}",
+            state.display()
+        ))
+        .hint("name a directory with --state-dir that can be written")
     })
 }
 
 /// What must not be fetched lies elsewhere than what is served.
-fn keep_secrets_apart(args: &Args, listeners: &[Listener]) -> Result<(), CommandError> {
+fn keep_secrets_apart(
+    args: &Args,
+    listeners: &[Listener],
+    ports: &Ports,
+) -> Result<(), CommandError> {
     let makes_keys = args.tls.tls_key.is_none() && speaks_tls(listeners);
-    let state = makes_keys.then(|| args.tls.state_dir());
+    let keeps_leases = ports.mode == DhcpMode::Server;
+    let state = (makes_keys || keeps_leases).then(|| args.tls.state_dir());
     let log = args.watching.access_log.clone();
     [
         ("--key", args.key.clone()),

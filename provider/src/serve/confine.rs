@@ -34,13 +34,13 @@ pub(super) fn user(args: &ConfineArgs) -> Result<Option<User>, CommandError> {
 }
 
 /// What serving reads and writes from now on: `files` are those that a reload reads, `state` is where it writes.
-pub(super) fn plan(artifacts: &Path, files: &[PathBuf], state: Option<&Path>) -> Plan {
+pub(super) fn plan(artifacts: &Path, files: &[PathBuf], state: &[&Path]) -> Plan {
     // What this process is, for /metrics.
     let mut read = vec![artifacts.to_owned(), PathBuf::from("/proc/self")];
     read.extend(files.iter().flat_map(|file| places(file)));
     Plan {
         read,
-        write: state.map(Path::to_owned).into_iter().collect(),
+        write: state.iter().map(|folder| folder.to_path_buf()).collect(),
         connect: Vec::new(),
     }
 }
@@ -84,18 +84,18 @@ fn folder_of(file: &Path) -> PathBuf {
     if is_root { file.to_owned() } else { folder }
 }
 
-/// Becomes `user`, gives up what is left, and enters the sandbox. `mine` will belong to the user.
+/// Becomes `user`, gives up what is left, and enters the sandbox. `mine` are folders that will belong to the user.
 pub(super) fn confine(
     args: &ConfineArgs,
     user: Option<&User>,
     plan: &Plan,
-    mine: Option<&Path>,
+    mine: &[&Path],
 ) -> Result<Confinement, CommandError> {
     if let Some(user) = user {
         let failed = |what: &str, error: std::io::Error| {
             CommandError::local(format!("--user {}: {what}: {error}", user.name))
         };
-        if let Some(folder) = mine {
+        for folder in mine {
             let (uid, gid) = (Some(user.uid), Some(user.gid));
             give(folder, uid, gid).map_err(|error| failed(&folder.display().to_string(), error))?;
         }
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn nothing_lets_it_write_everywhere() {
-        let mut plan = plan(Path::new("/srv"), &[], None);
+        let mut plan = plan(Path::new("/srv"), &[], &[]);
         let log = Path::new("/usr/../access.log");
         watched(&mut plan, Some(log), Some(Path::new("/control.sock")));
         assert_eq!(plan.write, [log, Path::new("/control.sock")]);

@@ -15,11 +15,12 @@ pub(crate) mod process;
 pub(crate) mod text;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::Method;
 
+use crate::listen::metrics::BootMetrics;
 use crate::serve::metrics::artifacts::Artifacts;
 
 /// An enum whose values each have a counter and a label.
@@ -44,6 +45,8 @@ macro_rules! labelled {
         }
     };
 }
+
+pub(crate) use labelled;
 
 labelled! {
     /// Why a request or a client was refused.
@@ -189,6 +192,8 @@ pub(crate) struct Metrics {
     pub(crate) access_log_lines_total: AtomicU64,
     /// Lines of the access log that were left out: the disk was slower than the clients.
     pub(crate) access_log_dropped_total: AtomicU64,
+    /// What the boot services count.
+    pub(crate) boot: Arc<BootMetrics>,
     /// The counters of each artifact.
     pub(crate) artifacts: Artifacts,
     requests: [[AtomicU64; STATUSES.len() + 1]; MethodClass::ALL.len()],

@@ -132,6 +132,7 @@ impl App {
         );
         state["dht"] = json!(DHT);
         state["mdns"] = json!(self.announcement.state());
+        state["boot"] = self.boot.facts();
         state["process"] = self.process.facts();
         state["tls"] = json!(self.certificates.as_ref().map(|own| own.shown()));
         state["log_level"] = json!(crate::log::level());

@@ -15,6 +15,9 @@ pub(super) fn summarise(app: &App, connections_max: usize) {
         url = %urls.next().map_or("", String::as_str), artifacts = %store.path().display(), channel = %channel,
         arch = %arch, connections_max, dht = app::DHT, mdns = app.announcement.state(), "serving"
     );
+    if let Some(line) = app.boot.summary() {
+        tracing::info!("{line}");
+    }
     let in_force = app.in_force();
     if let Some(file) = &in_force.file {
         tracing::info!(file = %file.display(), "configuration file");

@@ -3,6 +3,7 @@
 //! Needs root and iproute2; `Lan::new` says why when it cannot be had, and the test is then skipped.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -79,6 +80,19 @@ impl Lan {
         run(Command::new("ip")
             .args(["-n", &self.name(host)])
             .args(arguments.split_whitespace()))
+    }
+
+    /// Runs something in a namespace, in a thread of its own: what it opens stays there.
+    pub(crate) fn within<T: Send>(&self, host: &str, inside: impl FnOnce() -> T + Send) -> T {
+        let place = fs::File::open(format!("/run/netns/{}", self.name(host)))
+            .expect("the namespace is there");
+        let enter = || {
+            let network = rustix::thread::LinkNameSpaceType::Network;
+            rustix::thread::move_into_link_name_space(place.as_fd(), Some(network))
+                .expect("root may enter it");
+            inside()
+        };
+        std::thread::scope(|scope| scope.spawn(enter).join().expect("it does not panic"))
     }
 
     /// A command to be run in a namespace. The process is the program itself, no wrapper.

@@ -1,6 +1,7 @@
 //! The integration tests of `plasmd`: the real program against real other sides.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+mod boot;
 mod desk;
 mod discover;
 mod doctor;
