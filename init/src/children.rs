@@ -37,6 +37,13 @@ pub(crate) enum Role {
     Serve,
     /// Fetches a successor.
     Stage,
+    /// Tells the provider of this boot how far it came, and ends.
+    Report,
+}
+
+impl Role {
+    /// All of them.
+    const ALL: [Self; 4] = [Self::Net, Self::Serve, Self::Stage, Self::Report];
 }
 
 impl Role {
@@ -46,6 +53,7 @@ impl Role {
             Self::Net => "net",
             Self::Serve => "serve",
             Self::Stage => "stage",
+            Self::Report => "report",
         }
     }
 
@@ -55,13 +63,14 @@ impl Role {
             Self::Net => 101,
             Self::Serve => 102,
             Self::Stage => 103,
+            Self::Report => 104,
         }
     }
 
     fn capabilities(self) -> CapabilitySet {
         match self {
             Self::Net => CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW,
-            Self::Serve | Self::Stage => CapabilitySet::empty(),
+            Self::Serve | Self::Stage | Self::Report => CapabilitySet::empty(),
         }
     }
 
@@ -69,7 +78,7 @@ impl Role {
     /// squashfs is counted too (and given back when it is short).
     fn memory_max(self, total: u64) -> u64 {
         match self {
-            Self::Net => 32 << 20,
+            Self::Net | Self::Report => 32 << 20,
             Self::Serve => (total / 4).max(48 << 20),
             Self::Stage => (total / 5 * 3).max(96 << 20),
         }
@@ -78,7 +87,7 @@ impl Role {
     /// Threads it may have.
     fn pids_max(self) -> u32 {
         match self {
-            Self::Net => 16,
+            Self::Net | Self::Report => 16,
             Self::Serve | Self::Stage => 64,
         }
     }
@@ -111,7 +120,12 @@ pub(crate) fn arguments(
     let arch = boot_manifest::Arch::host().as_str();
     let mut arguments = own(&[role.name()]);
     match role {
-        Role::Net => arguments.extend(own(&["--hostname", host])),
+        Role::Net => {
+            arguments.extend(own(&["--hostname", host]));
+            if options.may_search() {
+                arguments.extend(own(&["--find-provider"]));
+            }
+        }
         Role::Serve => {
             let (channel, arch) = offer.map_or((channel, arch), |offer| {
                 (offer.channel.as_str(), offer.arch.as_str())
@@ -138,15 +152,12 @@ pub(crate) fn arguments(
             }
         }
         Role::Stage => {
-            let provider = options.provider.as_deref().unwrap_or_default();
-            arguments.extend(own(&[
-                "--provider",
-                provider,
-                "--channel",
-                channel,
-                "--arch",
-                arch,
-            ]));
+            match options.provider.as_deref() {
+                Some(provider) => arguments.extend(own(&["--provider", provider])),
+                None if !options.mdns => arguments.extend(own(&["--no-mdns"])),
+                None => {}
+            }
+            arguments.extend(own(&["--channel", channel, "--arch", arch]));
             arguments.extend(own(&[
                 "--trust-root",
                 crate::root::TRUST_ROOT,
@@ -154,8 +165,21 @@ pub(crate) fn arguments(
                 crate::root::IMAGE_INFO,
             ]));
         }
+        Role::Report => {
+            let origin = options.origin.as_deref().unwrap_or_default();
+            arguments.extend(own(&["--to", origin]));
+        }
     }
     arguments
+}
+
+/// The TCP port that a role is about: where `serve` listens, and where `report` connects to.
+fn port(role: Role, options: &Options) -> u16 {
+    let origin = || options.origin.as_deref().and_then(crate::cmdline::port_of);
+    match role {
+        Role::Report => origin().unwrap_or(0),
+        Role::Net | Role::Serve | Role::Stage => options.port,
+    }
 }
 
 /// A child that runs.
@@ -203,7 +227,7 @@ pub(crate) fn start(
         capabilities: role.capabilities(),
         cgroup: open_cgroup(role)?,
         reports: theirs,
-        ruleset: sandbox::ruleset(role, options.port)?,
+        ruleset: sandbox::ruleset(role, port(role, options))?,
         filter: sandbox::filter(),
     };
     let child = sys::spawn(&mut command, move || confinement.enter())?;
@@ -292,7 +316,7 @@ pub(crate) fn make_cgroups(memory_total: u64) -> Vec<String> {
     for controller in ["+memory", "+pids", "+cpu"] {
         write(root.join("cgroup.subtree_control"), controller);
     }
-    for role in [Role::Net, Role::Serve, Role::Stage] {
+    for role in Role::ALL {
         let group = root.join(role.name());
         if crate::mounts::make_directory(&group).is_ok() {
             write(
@@ -348,7 +372,25 @@ mod tests {
     #[test]
     fn command_lines_of_the_roles() {
         let arch = boot_manifest::Arch::host().as_str();
-        check(Role::Net, "", "net --hostname phase-1");
+        check(Role::Net, "", "net --hostname phase-1 --find-provider");
+        check(
+            Role::Net,
+            "phase.source=initramfs",
+            "net --hostname phase-1",
+        );
+        let rest = "--trust-root /etc/phase/trust-root.json --image-info /etc/phase/image.json";
+        let found = format!("--channel stable --arch {arch} {rest}");
+        check(Role::Stage, "", &format!("stage {found}"));
+        check(
+            Role::Stage,
+            "phase.mdns=off",
+            &format!("stage --no-mdns {found}"),
+        );
+        check(
+            Role::Report,
+            "phase.origin=http://a:1",
+            "report --to http://a:1",
+        );
         let serve = "serve --artifacts /run/phase/artifacts --channel beta --arch x86_64 --bind ::";
         check(
             Role::Serve,
@@ -376,9 +418,9 @@ mod tests {
             Role::Net.capabilities(),
             CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW
         );
-        assert!(Role::Serve.capabilities().is_empty() && Role::Stage.capabilities().is_empty());
-        let ids = [Role::Net.id(), Role::Serve.id(), Role::Stage.id()];
-        assert_eq!(ids, [101, 102, 103]);
+        let others = [Role::Serve, Role::Stage, Role::Report];
+        assert!(others.iter().all(|role| role.capabilities().is_empty()));
+        assert_eq!(Role::ALL.map(Role::id), [101, 102, 103, 104]);
     }
 
     #[test]

@@ -41,13 +41,13 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
         "source",
         "`auto`, `disk`, `initramfs`, `provider`",
         "`auto`",
-        "where the artifacts come from; `auto` tries a disk, then the initramfs, then the provider",
+        "where the artifacts come from; `auto` tries a disk, then the initramfs, then the provider, which is looked for when none is named",
     ),
     row(
         "provider",
         "`http://HOST[:PORT][/...]`",
-        "none",
-        "another provider: fetch the artifacts there, verify them with the keys built into this image, boot them by kexec",
+        "looked for: by DHCP, then by mDNS",
+        "fetch the artifacts there, verify them with the keys built into this image, boot them by kexec",
     ),
     row(
         "channel",
@@ -59,13 +59,13 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
         "mode",
         "`internet`, `local`, `private`",
         "`internet`",
-        "`local` stays on the LAN; `private` announces nothing and takes a random host name",
+        "`local` stays on the LAN; `private` announces nothing, looks for no provider, and takes a random host name",
     ),
     row(
         "mdns",
         "`on`, `off`",
         "`on`",
-        "announce the provider on the LAN (always off in mode `private`)",
+        "announce the provider on the LAN, and look for one by mDNS (always off in mode `private`)",
     ),
     row(
         "name",
@@ -102,7 +102,7 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
         "origin",
         "URL",
         "none",
-        "set by kexec: where the running image was fetched; shown, never used",
+        "set by kexec: where the running image was fetched; that provider is told how far the boot came, nothing else",
     ),
 ];
 
@@ -167,6 +167,12 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Whether a provider is looked for when nothing is on this machine.
+    pub(crate) fn may_search(&self) -> bool {
+        let may_fetch = matches!(self.source, SourceChoice::Auto | SourceChoice::Provider);
+        may_fetch && self.provider.is_none() && self.mode != Mode::Private
+    }
+
     /// Whether the provider may be announced on the LAN.
     pub(crate) fn advertises(&self) -> bool {
         self.mdns && self.mode != Mode::Private
@@ -225,8 +231,9 @@ pub(crate) fn parse(command_line: &str) -> (Options, Vec<String>) {
         }
     }
     let wants_provider = options.source == SourceChoice::Provider;
-    if wants_provider && options.provider.is_none() {
-        complaints.push("phase.source=provider needs phase.provider=URL".to_owned());
+    if wants_provider && options.provider.is_none() && !options.may_search() {
+        complaints
+            .push("phase.source=provider needs phase.provider=URL in private mode".to_owned());
     }
     (options, complaints)
 }
@@ -301,9 +308,20 @@ fn seconds(value: &str, least: u32, most: u32) -> Option<u32> {
         .filter(|seconds| (least..=most).contains(seconds))
 }
 
+/// The port of a URL that [`url`] accepted; `None` when its digits are none.
+pub(crate) fn port_of(url: &str) -> Option<u16> {
+    let authority = url.strip_prefix("http://")?.split(['/', '?']).next()?;
+    // Behind the brackets of an IPv6 address, whose colons are no port.
+    let behind = authority.rsplit(']').next()?;
+    match behind.split_once(':') {
+        Some((_, port)) => port.parse().ok(),
+        None => Some(80),
+    }
+}
+
 /// Only the shape is checked here: `plasmd` is the one that reads URLs. What matters is that the text can stand on the
 /// successor's command line, so no white space and no quotes.
-fn url(value: &str) -> Option<String> {
+pub(crate) fn url(value: &str) -> Option<String> {
     let shaped = value
         .strip_prefix("http://")
         .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
@@ -335,7 +353,7 @@ fn plain(text: &str) -> String {
 ///
 /// Carried over are the consoles and the `phase.` parameters, except those that said where this boot came from. The
 /// local words stand last, so they win where the kernel takes the last.
-pub(crate) fn successor(signed: &str, own: &str, origin: &str) -> String {
+pub(crate) fn successor(signed: &str, own: &str, origin: Option<&str>) -> String {
     let carried: Vec<String> = words(own)
         .into_iter()
         .take_while(|word| word != "--")
@@ -352,7 +370,7 @@ pub(crate) fn successor(signed: &str, own: &str, origin: &str) -> String {
         .collect();
     all.extend(carried);
     all.push("phase.source=initramfs".to_owned());
-    all.push(format!("phase.origin={origin}"));
+    all.extend(origin.map(|origin| format!("phase.origin={origin}")));
     all.extend_from_slice(arguments);
     let quoted: Vec<String> = all.into_iter().map(quote).collect();
     quoted.join(" ")
@@ -471,8 +489,9 @@ mod tests {
         ] {
             check(word, 1, |_| ());
         }
-        check("phase.source=provider", 1, |o| {
-            o.source = SourceChoice::Provider
+        check("phase.source=provider phase.mode=private", 1, |o| {
+            o.source = SourceChoice::Provider;
+            o.mode = Mode::Private;
         });
     }
 
@@ -520,13 +539,13 @@ mod tests {
         let own = "BOOT_IMAGE=x root=/dev/sda console=ttyS0 earlyprintk=ttyS0 phase.mode=private phase.source=provider \
                    phase.provider=http://a:1 phase.origin=http://old phase.name=n -- phase.port=1";
         assert_eq!(
-            successor(signed, own, "http://a:1"),
+            successor(signed, own, Some("http://a:1")),
             "panic=10 quiet phase.mode=internet console=ttyS0 earlyprintk=ttyS0 phase.mode=private phase.name=n \
              phase.source=initramfs phase.origin=http://a:1"
         );
         // Only the words of the signed line that say the same are dropped, and the local word wins.
         assert_eq!(
-            parse(&successor(signed, own, "http://a:1")).0.mode,
+            parse(&successor(signed, own, Some("http://a:1"))).0.mode,
             Mode::Private
         );
     }
@@ -536,7 +555,7 @@ mod tests {
         let line = successor(
             "phase.source=provider phase.provider=http://evil",
             "",
-            "http://a",
+            Some("http://a"),
         );
         let (options, _) = parse(&line);
         assert_eq!(options.source, SourceChoice::Initramfs);
@@ -545,7 +564,7 @@ mod tests {
 
     #[test]
     fn local_parameters_stand_before_the_arguments_of_the_first_program() {
-        let line = successor("quiet -- argument", "phase.port=80", "http://a");
+        let line = successor("quiet -- argument", "phase.port=80", Some("http://a"));
         assert_eq!(
             line,
             "quiet phase.port=80 phase.source=initramfs phase.origin=http://a -- argument"
@@ -555,8 +574,38 @@ mod tests {
 
     #[test]
     fn quoted_values_stay_one_word() {
-        let line = successor("x=\"a b\" \"c d\"", "", "http://a");
+        let line = successor("x=\"a b\" \"c d\"", "", None);
         assert_eq!(words(&line)[..2], ["x=a b", "c d"]);
+    }
+
+    #[test]
+    fn a_provider_is_looked_for_when_none_is_named() {
+        for (line, searches) in [
+            ("", true),
+            ("phase.source=provider", true),
+            ("phase.mode=local", true),
+            ("phase.provider=http://a", false),
+            ("phase.source=disk", false),
+            ("phase.source=initramfs", false),
+            ("phase.mode=private", false),
+        ] {
+            assert_eq!(parse(line).0.may_search(), searches, "{line}");
+        }
+    }
+
+    #[test]
+    fn ports_of_urls() {
+        for (url, port) in [
+            ("http://a", Some(80)),
+            ("http://a:8080/x:1", Some(8080)),
+            ("http://[fe80::1]", Some(80)),
+            ("http://[fe80::1]:81", Some(81)),
+            ("http://a?x:7", Some(80)),
+            ("http://a:99999", None),
+            ("http://a:x", None),
+        ] {
+            assert_eq!(port_of(url), port, "{url}");
+        }
     }
 
     #[test]

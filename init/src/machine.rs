@@ -81,6 +81,8 @@ pub(crate) struct Machine {
     /// When to tell how much memory is in use; `None` before the first announcement and after it was told.
     memory_due: Option<Instant>,
     memory_told: bool,
+    /// How far the boot came, and after which uptime; the provider it came from is told once it serves.
+    reached: Vec<(&'static str, Duration)>,
     last_scan: Option<Instant>,
 }
 
@@ -107,13 +109,22 @@ impl Machine {
             progress: Throttle::default(),
             memory_due: None,
             memory_told: false,
+            reached: Vec::new(),
             last_scan: None,
         }
     }
 
     /// Keeps a role running from now on.
     pub(crate) fn supervise(&mut self, role: Role, offer: Option<&Offer>) {
-        let arguments = children::arguments(role, &self.options, &self.status.host, offer);
+        let mut arguments = children::arguments(role, &self.options, &self.status.host, offer);
+        if role == Role::Report {
+            arguments.extend(self.reached.iter().flat_map(|(stage, uptime)| {
+                [
+                    "--stage".to_owned(),
+                    format!("{stage}={}", uptime.as_millis()),
+                ]
+            }));
+        }
         let slot = Slot {
             role,
             arguments,
@@ -145,6 +156,11 @@ impl Machine {
         // What it sent after the first handoff would hold memory that the successor needs.
         self.forget(role);
         self.status.progress = None;
+    }
+
+    /// Notes a stage of the boot.
+    pub(crate) fn reached(&mut self, stage: &'static str) {
+        self.reached.push((stage, settings::uptime()));
     }
 
     fn is_running(&self, role: Role) -> bool {
@@ -323,8 +339,9 @@ impl Machine {
         if self.stopping {
             return;
         }
-        // `stage` ends when it brought something or failed for good; the others have work for ever.
-        let is_done = role == Role::Stage && self.staged.is_some();
+        // `stage` ends when it brought something or failed for good, `report` when it told or gave up; the others have work
+        // for ever.
+        let is_done = role == Role::Report || (role == Role::Stage && self.staged.is_some());
         if is_done || slot.is_dismissed {
             return;
         }
@@ -348,7 +365,7 @@ impl Machine {
     /// What a dead role reported is not true any more.
     fn forget(&mut self, role: Role) {
         match role {
-            Role::Net => {}
+            Role::Net | Role::Report => {}
             Role::Serve => {
                 self.served_artifacts = false;
                 self.announced = None;

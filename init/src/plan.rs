@@ -30,7 +30,11 @@ pub(crate) enum Source {
     /// `/phase` of the initramfs.
     Initramfs,
     /// Another machine; ends in its kernel.
-    Provider,
+    Provider {
+        /// Nobody said which: one is looked for. Tried only when nothing was there before, because what was there and did
+        /// not verify is for a person to see.
+        search: bool,
+    },
 }
 
 impl Source {
@@ -39,7 +43,7 @@ impl Source {
         match self {
             Self::Disk { .. } => "disk",
             Self::Initramfs => "initramfs",
-            Self::Provider => "provider",
+            Self::Provider { .. } => "provider",
         }
     }
 }
@@ -58,24 +62,32 @@ pub(crate) enum Phase {
 /// The phases in order.
 pub(crate) fn plan(facts: &Facts<'_>) -> Vec<Phase> {
     let options = facts.options;
-    let has_provider = options.provider.is_some();
+    let provider = match &options.provider {
+        Some(_) => Some(Source::Provider { search: false }),
+        None if options.may_search() && !facts.initramfs_has_artifacts => {
+            Some(Source::Provider { search: true })
+        }
+        None => None,
+    };
     let mut phases = vec![Phase::Network];
     let mut obtain = |source| phases.push(Phase::Obtain(source));
     match options.source {
         SourceChoice::Auto => {
             obtain(Source::Disk {
-                only: !facts.initramfs_has_artifacts && !has_provider,
+                only: !facts.initramfs_has_artifacts && provider.is_none(),
             });
             if facts.initramfs_has_artifacts {
                 obtain(Source::Initramfs);
             }
-            if has_provider {
-                obtain(Source::Provider);
+            if let Some(provider) = provider {
+                obtain(provider);
             }
         }
         SourceChoice::Disk => obtain(Source::Disk { only: true }),
         SourceChoice::Initramfs => obtain(Source::Initramfs),
-        SourceChoice::Provider => obtain(Source::Provider),
+        SourceChoice::Provider => obtain(Source::Provider {
+            search: options.may_search(),
+        }),
     }
     phases.push(Phase::Serve);
     phases
@@ -153,6 +165,8 @@ pub(crate) fn follow(phases: &[Phase], kernel: &mut impl Kernel) -> Outcome {
         match phase {
             Phase::Network => kernel.start_network(),
             Phase::Obtain(_) if mounted => {}
+            Phase::Obtain(Source::Provider { search: true })
+                if cause.as_ref().is_some_and(|cause| !cause.is_absence()) => {}
             Phase::Obtain(source) => match kernel.obtain(*source) {
                 Ok(()) => mounted = true,
                 Err(Stop::Ending) => return Outcome::Ending,
@@ -209,12 +223,28 @@ mod tests {
     #[test]
     fn sources_stand_in_order() {
         let provider = "phase.provider=http://a";
-        check("", false, &[Source::Disk { only: true }]);
+        check(
+            "",
+            false,
+            &[
+                Source::Disk { only: false },
+                Source::Provider { search: true },
+            ],
+        );
+        check("phase.mode=private", false, &[Source::Disk { only: true }]);
+        check(
+            "phase.source=provider",
+            true,
+            &[Source::Provider { search: true }],
+        );
         check("", true, &[Source::Disk { only: false }, Source::Initramfs]);
         check(
             provider,
             false,
-            &[Source::Disk { only: false }, Source::Provider],
+            &[
+                Source::Disk { only: false },
+                Source::Provider { search: false },
+            ],
         );
         check(
             provider,
@@ -222,7 +252,7 @@ mod tests {
             &[
                 Source::Disk { only: false },
                 Source::Initramfs,
-                Source::Provider,
+                Source::Provider { search: false },
             ],
         );
         check(
@@ -233,7 +263,7 @@ mod tests {
         check(
             "phase.source=provider phase.provider=http://a",
             true,
-            &[Source::Provider],
+            &[Source::Provider { search: false }],
         );
         check("phase.source=disk", true, &[Source::Disk { only: true }]);
     }
@@ -317,6 +347,30 @@ mod tests {
             code(walk(vec![refused("bad-hash"), refused("expired")], log)),
             "expired"
         );
+    }
+
+    #[test]
+    fn a_provider_is_looked_for_when_nothing_was_there_and_not_instead_of_what_was_wrong() {
+        let phases = [
+            Phase::Obtain(Source::Disk { only: false }),
+            Phase::Obtain(Source::Provider { search: true }),
+            Phase::Serve,
+        ];
+        for (disk, expected) in [
+            (
+                "not-found",
+                "disk, disk not-found, provider, provider expired",
+            ),
+            ("bad-hash", "disk, disk bad-hash"),
+        ] {
+            let mut fake = Fake {
+                answers: vec![refused(disk), refused("expired")],
+                log: Vec::new(),
+            };
+            let outcome = follow(&phases, &mut fake);
+            assert_eq!(fake.log.join(", "), expected);
+            assert!(matches!(outcome, Outcome::Fatal(_)), "{outcome:?}");
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ const WRITE_FILE: u64 = bit(ll::LANDLOCK_ACCESS_FS_WRITE_FILE);
 const BIND: u64 = bit(ll::LANDLOCK_ACCESS_NET_BIND_TCP);
 const CONNECT: u64 = bit(ll::LANDLOCK_ACCESS_NET_CONNECT_TCP);
 
-/// The rules of a role, as far as a kernel with this version of Landlock knows them.
+/// The rules of a role for the port that it is about, as far as a kernel with this version of Landlock knows them.
 fn rules(role: Role, port: u16, version: i32) -> Rules {
     let since = |needed: i32, rights: u64| if version >= needed { rights } else { 0 };
     let truncate = since(3, bit(ll::LANDLOCK_ACCESS_FS_TRUNCATE));
@@ -59,7 +59,7 @@ fn rules(role: Role, port: u16, version: i32) -> Rules {
     let ioctl = since(5, bit(ll::LANDLOCK_ACCESS_FS_IOCTL_DEV));
     let scopes = bit(ll::LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | ll::LANDLOCK_SCOPE_SIGNAL);
     let handled_net = match role {
-        Role::Net | Role::Serve => BIND | CONNECT,
+        Role::Net | Role::Serve | Role::Report => BIND | CONNECT,
         // Fetching is connecting, to wherever the provider is.
         Role::Stage => BIND,
     };
@@ -71,7 +71,8 @@ fn rules(role: Role, port: u16, version: i32) -> Rules {
             paths.push(("/proc/sys/net", WRITE_FILE | truncate));
         }
         Role::Serve if version >= 4 => ports.push((port, BIND)),
-        Role::Serve | Role::Stage => {}
+        Role::Report if version >= 4 => ports.push((port, CONNECT)),
+        Role::Serve | Role::Stage | Role::Report => {}
     }
     Rules {
         ruleset: Ruleset {
@@ -248,7 +249,10 @@ mod tests {
         assert_eq!(stage.paths, [(PROGRAM, EXECUTE)]);
         assert_eq!(serve.ruleset.net, BIND | CONNECT);
         assert_eq!(stage.ruleset.net, BIND, "it connects to its provider");
-        for rules in [net, serve, stage] {
+        let report = rules(Role::Report, 8081, 6);
+        assert_eq!(report.ports, [(8081, CONNECT)]);
+        assert_eq!(report.ruleset.net, BIND | CONNECT);
+        for rules in [net, serve, stage, report] {
             assert_eq!(rules.ruleset.fs & (WRITES | EXECUTE), WRITES | EXECUTE);
             // The kernel refuses a rule for a right that the ruleset does not handle.
             for (path, rights) in rules.paths {

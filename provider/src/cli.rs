@@ -12,8 +12,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::exit::{CommandError, Exit};
 use crate::{
-    completions_cmd, config, control, discover_cmd, doctor, exit, fetch_cmd, instead, key, log,
-    man_cmd, manifest_cmd, net, out, serve, stage, status_cmd, tls_cmd, verify_cmd,
+    boot_report, completions_cmd, config, control, discover_cmd, doctor, exit, fetch_cmd, instead,
+    key, log, man_cmd, manifest_cmd, net, out, serve, stage, status_cmd, tls_cmd, verify_cmd,
 };
 
 /// Phase: serves signed boot images, and boots machines from them.
@@ -84,6 +84,9 @@ pub(crate) enum Command {
     /// Fetch a successor and hand it to init (appliance role, started by init)
     #[command(hide = true)]
     Stage(stage::Args),
+    /// Tell the provider this machine booted from how far it came (appliance role, started by init)
+    #[command(hide = true)]
+    Report(boot_report::Args),
     /// Print the version
     Version,
 }
@@ -220,7 +223,7 @@ impl Command {
     /// How much this command logs when `RUST_LOG` does not say: daemons tell what they do, tools only what is wrong.
     fn log_level(&self) -> LevelFilter {
         match self {
-            Self::Serve(_) | Self::Net(_) | Self::Stage(_) => LevelFilter::INFO,
+            Self::Serve(_) | Self::Net(_) | Self::Stage(_) | Self::Report(_) => LevelFilter::INFO,
             Self::Provider(_)
             | Self::Config(_)
             | Self::Reload(_)
@@ -263,6 +266,7 @@ impl Command {
             Self::SignManifest(args) => manifest_cmd::run(args.into()),
             Self::Net(args) => net::run(args),
             Self::Stage(args) => stage::run(args),
+            Self::Report(args) => boot_report::run(&args),
             Self::Version => {
                 out::line(concat!("plasmd ", env!("CARGO_PKG_VERSION")));
                 Ok(Exit::Done)

@@ -4,6 +4,7 @@
 //! picks the command by the name it was started under, starts logging and turns the outcome into an exit code
 //! ([`exit`]). Each command lives in the module of its name; those that need an async runtime build their own.
 
+mod boot_report;
 mod cli;
 mod completions_cmd;
 mod config;

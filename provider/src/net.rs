@@ -6,14 +6,15 @@
 //! thread and no other program.
 //!
 //! Pure parts, each tested with frames and times as arguments: [`uplink`] (which address now), [`dhcp`], [`claim`]
-//! (conflicts), [`lease`] (is it sensible), [`link_local`], [`wire`], [`netlink`]. Thin shells around them: [`daemon`]
-//! (the loop), [`kernel`], [`sys`], [`resolv`]. Every number is in [`limits`].
+//! (conflicts), [`lease`] (is it sensible), [`hint`] (who has images), [`link_local`], [`wire`], [`netlink`]. Thin shells around them: [`daemon`]
+//! (the loop), [`kernel`], [`sys`], [`written`] (files for other roles). Every number is in [`limits`].
 
 mod claim;
 mod daemon;
 mod dhcp;
 #[cfg(test)]
 mod fixture;
+mod hint;
 mod kernel;
 mod lease;
 mod limits;
@@ -23,6 +24,7 @@ mod resolv;
 mod sys;
 mod uplink;
 mod wire;
+mod written;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -36,6 +38,12 @@ use crate::init_link::InitLink;
 /// DHCP option 12.
 const OPTION_HOST_NAME: u8 = 12;
 
+/// DHCP option 60.
+const OPTION_VENDOR_CLASS: u8 = 60;
+
+/// What boot servers say, one URL a line: `stage` reads it.
+pub(crate) const PROVIDERS_FILE: &str = "/run/phase/net/providers";
+
 /// The flags.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -46,6 +54,10 @@ pub(crate) struct Args {
     /// Use this address on this interface instead of DHCP: IFACE=ADDRESS/PREFIX[,ROUTER]; can be given several times
     #[arg(long = "static", value_name = "SPEC")]
     fixed: Vec<Fixed>,
+
+    /// Ask boot servers for a provider too, and write what they say beside resolv.conf
+    #[arg(long)]
+    find_provider: bool,
 
     /// Where to write resolv.conf
     #[arg(long, value_name = "DIR", default_value = "/run/phase/net")]
@@ -65,12 +77,24 @@ struct Fixed {
 pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     let init = InitLink::from_env()
         .map_err(|error| CommandError::local(format!("cannot talk to init: {error}")))?;
-    let resolv = resolv::ResolvConf::open(&args.run_dir).map_err(|error| {
-        CommandError::local(format!("cannot use {}: {error}", args.run_dir.display()))
-    })?;
+    let open = |name: &str| {
+        written::Written::open(&args.run_dir, name).map_err(|error| {
+            CommandError::local(format!("cannot use {}: {error}", args.run_dir.display()))
+        })
+    };
+    let files = daemon::Files {
+        resolv: open("resolv.conf")?,
+        providers: match args.find_provider {
+            true => Some(open("providers")?),
+            false => None,
+        },
+    };
     let fixed = args.fixed.into_iter().map(Fixed::into_wanted).collect();
-    let options = dhcp_options(args.hostname);
-    daemon::Daemon::start(init, resolv, options, fixed)
+    let asks = dhcp::Asks {
+        options: dhcp_options(args.hostname, args.find_provider),
+        provider: args.find_provider,
+    };
+    daemon::Daemon::start(init, files, asks, fixed)
         .and_then(daemon::Daemon::run)
         .map_err(|error| {
             let failed = CommandError::local(format!("cannot run the network: {error}"));
@@ -84,13 +108,17 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
 }
 
 /// The options of every message we send. They live as long as the process, as the DHCP clients do.
-fn dhcp_options(hostname: Option<String>) -> &'static [DhcpOption<'static>] {
-    let Some(name) = hostname else { return &[] };
-    let option = DhcpOption {
-        kind: OPTION_HOST_NAME,
-        data: name.leak().as_bytes(),
-    };
-    Box::leak(Box::new([option]))
+fn dhcp_options(hostname: Option<String>, finds_provider: bool) -> &'static [DhcpOption<'static>] {
+    let named = hostname.map(|name| (OPTION_HOST_NAME, name));
+    let class = finds_provider.then(|| (OPTION_VENDOR_CLASS, hint::vendor_class()));
+    let options = named.into_iter().chain(class);
+    let options: Vec<DhcpOption<'static>> = options
+        .map(|(kind, text)| DhcpOption {
+            kind,
+            data: text.leak().as_bytes(),
+        })
+        .collect();
+    options.leak()
 }
 
 /// One label of RFC 1123.

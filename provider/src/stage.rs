@@ -1,14 +1,16 @@
 //! The `stage` role: fetches a whole image into sealed memory and hands it to init.
 //!
 //! ```text
-//! manifest ──verified──> room for it? ──yes──> kernel, initramfs, rootfs ──chunk by chunk──> sealed ──> Handoff to init
-//!    ^   │                    │                     ^    │     │
-//!    └───┘ not there yet      └ no: Failed, end     └────┘     └ wrong bytes: Failed, end
+//! (search) ─> manifest ──verified──> room for it? ──yes──> kernel, initramfs, rootfs ──chunk by chunk──> sealed ──> Handoff to init
+//!              ^   │                    │                     ^    │     │
+//!              └───┘ not there yet      └ no: Failed, end     └────┘     └ wrong bytes: Failed, end
 //! ```
 //!
 //! What may pass (no network yet, a provider that restarts, a cut transfer) is waited out for ever, and init is told
 //! each time. What will not (a check that failed) ends the role with the reason. Init believes none of it and verifies
-//! everything again. Never touches a disk, never follows a redirect: a provider must not send this machine elsewhere.
+//! everything again. Without `--provider` one is looked for ([`search`]), for a bounded time. Never touches a disk, never follows a redirect: a provider must not send this machine elsewhere.
+
+mod search;
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -19,11 +21,15 @@ use boot_manifest::handoff::{HandoffRecord, Report};
 use boot_manifest::{
     Arch, Artifact, Channel, Expect, Expiry, Floor, Manifest, Timestamp, TrustRoot, Verified,
 };
-use fetch::{FetchError, Fetcher, Limits, Providers, TooSlow, Url};
+use fetch::{FetchError, Fetcher, Limits, Newest, Offer, Providers, TooSlow, Url};
 use serde::Deserialize;
+use tokio::task::JoinSet;
 
+use self::search::{Search, Wanted};
+use crate::boot_report;
 use crate::exit::{CommandError, Exit};
 use crate::init_link::InitLink;
+use crate::net::PROVIDERS_FILE;
 use crate::sealed::{Memory, sealed};
 use crate::trust;
 
@@ -35,6 +41,12 @@ const PARTS: [&str; 3] = ["kernel", "initramfs", "rootfs"];
 /// ask three times a second altogether.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// The longest pause between attempts while a provider is looked for: the search is over after a few of them.
+const SEARCH_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What the last reports to the provider may take before the image is handed over.
+const REPORTS_WAIT: Duration = Duration::from_secs(1);
 
 /// Between two progress reports: what a person on the console can follow.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
@@ -48,9 +60,15 @@ const IMAGE_INFO_SIZE_MAX: usize = 4_096;
 /// The flags.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The provider, or the URL of a manifest
+    /// The provider, or the URL of a manifest; without it one is looked for on the local network
     #[arg(long, value_name = "URL")]
-    provider: String,
+    provider: Option<String>,
+    /// Look in this file for providers that boot servers named
+    #[arg(long, value_name = "FILE", default_value = PROVIDERS_FILE, conflicts_with = "provider")]
+    providers_file: PathBuf,
+    /// Do not look for providers by multicast DNS
+    #[arg(long, conflicts_with = "provider")]
+    no_mdns: bool,
     /// Channel the manifest must be for
     #[arg(long)]
     channel: Channel,
@@ -87,6 +105,15 @@ struct Stage {
     info: ImageInfo,
     channel: Channel,
     arch: Arch,
+    reports: JoinSet<()>,
+}
+
+/// A manifest that verified, and who has what it names.
+struct Found {
+    manifest: Verified<Manifest>,
+    providers: Providers,
+    /// Told to init, and the address of reports.
+    origin: Url,
 }
 
 /// Why the role gave up.
@@ -109,10 +136,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     let link = InitLink::from_env().map_err(|error| CommandError::local(error.to_string()))?;
     let root = trust::load_root(&args.trust_root)?;
     let info = load_image_info(&args.image_info)?;
-    let location: Url = args
-        .provider
-        .parse()
-        .map_err(|error: fetch::UrlError| give_up(&link, &FetchError::Url(error).into()))?;
+    let place = place(&args).map_err(|error| give_up(&link, &FetchError::Url(error).into()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -126,13 +150,32 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         info,
         channel,
         arch,
+        reports: JoinSet::new(),
     };
-    let result = runtime.block_on(stage.work(&location));
+    let result = runtime.block_on(stage.work(place));
     runtime.shutdown_background();
     match result {
         Ok(()) => Ok(Exit::Done),
         Err(failure) => Err(give_up(&stage.link, &failure)),
     }
+}
+
+/// Where images are fetched.
+enum Place {
+    Provider(Url),
+    Anywhere(Wanted),
+}
+
+fn place(args: &Args) -> Result<Place, fetch::UrlError> {
+    Ok(match &args.provider {
+        Some(provider) => Place::Provider(provider.parse()?),
+        None => Place::Anywhere(Wanted {
+            channel: args.channel.clone(),
+            arch: args.arch,
+            file: args.providers_file.clone(),
+            mdns: !args.no_mdns,
+        }),
+    })
 }
 
 /// Patience is this module's: one attempt is short, the number of attempts is not limited.
@@ -174,20 +217,42 @@ fn tell(link: &InitLink, report: &Report) {
 }
 
 impl Stage {
-    async fn work(&mut self, location: &Url) -> Result<(), Failure> {
-        let select = (self.channel.as_str(), self.arch.as_str());
-        let url = fetch::manifest_url(location, Some(select)).map_err(FetchError::Url)?;
-        let manifest = self.wait_for_manifest(&url).await?;
+    async fn work(&mut self, place: Place) -> Result<(), Failure> {
+        let found = match place {
+            Place::Provider(location) => self.at_provider(location).await?,
+            Place::Anywhere(wanted) => self.anywhere(wanted).await?,
+        };
+        let result = self.fetch(&found).await;
+        if let Err(Failure { code, reason }) = &result {
+            let text = format!("{code}: {reason}");
+            self.report(&found.origin, boot_report::Stage::failed(&text));
+        }
+        // They are on their way already; nothing of the boot depends on them.
+        let told = async { while self.reports.join_next().await.is_some() {} };
+        let _too_slow = tokio::time::timeout(REPORTS_WAIT, told).await;
+        let (names, fds) = result?;
+        self.hand_over(&found.origin, names, &fds)
+    }
+
+    /// Everything in sealed memory: what each part is, and the parts.
+    async fn fetch(&mut self, found: &Found) -> Result<(Vec<String>, Vec<OwnedFd>), Failure> {
+        let manifest = &found.manifest;
         tracing::info!(
-            %url,
+            origin = %found.origin,
             version = manifest.version,
             sequence = manifest.sequence,
             digest = %manifest.digest(),
             "manifest verified"
         );
+        let started = boot_report::Stage {
+            ago: boot_report::uptime(),
+            ..boot_report::Stage::now("linux")
+        };
+        self.report(&found.origin, started);
+        self.report(&found.origin, boot_report::Stage::now("manifest"));
         let parts = PARTS
             .iter()
-            .map(|name| fetch::named(&manifest, name))
+            .map(|name| fetch::named(manifest, name))
             .collect::<Result<Vec<&Artifact>, FetchError>>()?;
         check_room(&parts)?;
         let memory = |error: std::io::Error| Failure {
@@ -197,39 +262,73 @@ impl Stage {
         let mut names = vec!["manifest".to_owned()];
         let mut fds: Vec<OwnedFd> = vec![sealed("manifest", manifest.bytes()).map_err(memory)?];
         for artifact in parts {
-            let complete = self.wait_for_artifact(&url, &manifest, artifact).await?;
+            let complete = self.wait_for_artifact(found, artifact).await?;
             fds.push(complete.seal().map_err(memory)?);
             names.push(artifact.name.to_string());
         }
-        self.hand_over(location, names, &fds)
+        self.report(&found.origin, boot_report::Stage::now("fetched"));
+        Ok((names, fds))
     }
 
-    /// The verified manifest, however long the provider takes to appear.
-    async fn wait_for_manifest(&mut self, url: &Url) -> Result<Verified<Manifest>, Failure> {
+    /// Tells the provider, without waiting for it.
+    fn report(&mut self, origin: &Url, stage: boot_report::Stage) {
+        let origin = origin.clone();
+        self.reports.spawn(async move {
+            if let Err(error) = boot_report::tell(&origin, &stage).await {
+                tracing::debug!(%error, stage = stage.name, "the provider was not told");
+            }
+        });
+    }
+
+    /// The verified manifest of a provider, however long it takes to appear.
+    async fn at_provider(&mut self, origin: Url) -> Result<Found, Failure> {
+        let select = (self.channel.as_str(), self.arch.as_str());
+        let url = fetch::manifest_url(&origin, Some(select)).map_err(FetchError::Url)?;
         let mut pause = PAUSE_MIN;
         loop {
-            let expect = Expect {
-                now: trust::now().max(Timestamp::from_unix(self.info.built_at)),
-                floor: Floor {
-                    security_version: self.info.floor.security_version,
-                    sequence: self.info.floor.sequence,
-                },
-                channel: Some(&self.channel),
-                arch: Some(self.arch),
-                expiry: Expiry::Refuse,
-            };
-            match self.fetcher.manifest(url, &self.root, &expect).await {
-                Ok(manifest) => return Ok(manifest),
+            let expect = expect(&self.info, &self.channel, self.arch);
+            match self.fetcher.manifest(&url, &self.root, &expect).await {
+                Ok(manifest) => {
+                    return Ok(Found {
+                        manifest,
+                        providers: Providers(vec![url]),
+                        origin,
+                    });
+                }
                 Err(error) => self.wait(error, &mut pause).await?,
             }
         }
     }
 
+    /// The verified manifest of whoever says to have one. Nobody's failure counts but that of the last to be asked.
+    async fn anywhere(&mut self, wanted: Wanted) -> Result<Found, Failure> {
+        let mut search = Search::start(wanted);
+        let mut pause = PAUSE_MIN;
+        let mut last = None;
+        while !search.is_over() {
+            for urls in search.known() {
+                let expect = expect(&self.info, &self.channel, self.arch);
+                let newest = self.fetcher.newest_manifest(&urls, &self.root, &expect);
+                match newest.await {
+                    Ok(newest) => return found(newest, urls),
+                    Err(error) => {
+                        self.tell_passing(&error);
+                        last = Some(error);
+                    }
+                }
+            }
+            pause = match search.wait(pause).await {
+                true => PAUSE_MIN,
+                false => (pause * 2).min(SEARCH_PAUSE_MAX),
+            };
+        }
+        Err(last.map_or_else(nobody, Failure::from))
+    }
+
     /// All of an artifact in memory. Chunks that arrived are kept across interruptions.
     async fn wait_for_artifact(
         &mut self,
-        url: &Url,
-        manifest: &Verified<Manifest>,
+        found: &Found,
         artifact: &Artifact,
     ) -> Result<Arc<Memory>, Failure> {
         let memory = Memory::new(artifact).map_err(|error| Failure {
@@ -237,7 +336,6 @@ impl Stage {
             reason: format!("{}: no memory for it: {error}", artifact.name),
         })?;
         let memory = Arc::new(memory);
-        let sources = Providers(vec![url.clone()]);
         let name = artifact.name.as_str();
         let mut pause = PAUSE_MIN;
         loop {
@@ -256,7 +354,7 @@ impl Stage {
             let before = missing(&memory);
             match self
                 .fetcher
-                .artifact(manifest, name, &sources, sink, progress)
+                .artifact(&found.manifest, name, &found.providers, sink, progress)
                 .await
             {
                 Ok((memory, report)) => {
@@ -279,6 +377,14 @@ impl Stage {
             return Err(error.into());
         }
         tracing::warn!(%error, ?pause, "trying again");
+        self.tell_passing(&error);
+        tokio::time::sleep(*pause).await;
+        *pause = (*pause * 2).min(PAUSE_MAX);
+        Ok(())
+    }
+
+    /// Tells init of something that may pass.
+    fn tell_passing(&self, error: &FetchError) {
         let (code, reason) = (error.code().to_owned(), error.to_string());
         tell(
             &self.link,
@@ -288,9 +394,6 @@ impl Stage {
                 retryable: true,
             },
         );
-        tokio::time::sleep(*pause).await;
-        *pause = (*pause * 2).min(PAUSE_MAX);
-        Ok(())
     }
 
     fn hand_over(
@@ -316,6 +419,51 @@ impl Stage {
                 reason: format!("init did not take the image: {error}"),
             }),
         }
+    }
+}
+
+/// What a manifest must be to be used.
+fn expect<'a>(info: &ImageInfo, channel: &'a Channel, arch: Arch) -> Expect<'a> {
+    Expect {
+        now: trust::now().max(Timestamp::from_unix(info.built_at)),
+        floor: Floor {
+            security_version: info.floor.security_version,
+            sequence: info.floor.sequence,
+        },
+        channel: Some(channel),
+        arch: Some(arch),
+        expiry: Expiry::Refuse,
+    }
+}
+
+/// The manifest, and those of the servers at `urls` that have just that image; the first of them is told of the boot.
+fn found(newest: Newest, urls: Vec<Url>) -> Result<Found, Failure> {
+    let Newest { manifest, offers } = newest;
+    let has = |offer: &Offer| {
+        let artifacts = manifest.artifacts.iter();
+        let wanted = artifacts.map(|artifact| &artifact.digest);
+        matches!(offer, Offer::Manifest { artifacts, .. } if wanted.eq(artifacts))
+    };
+    let equal = urls
+        .into_iter()
+        .zip(&offers)
+        .filter(|(_, offer)| has(offer));
+    let providers: Vec<Url> = equal.map(|(url, _)| url).collect();
+    let origin = providers.first().ok_or_else(nobody)?;
+    let origin = format!("http://{}", origin.host_header());
+    let origin = origin.parse().map_err(FetchError::Url)?;
+    Ok(Found {
+        manifest,
+        providers: Providers(providers),
+        origin,
+    })
+}
+
+fn nobody() -> Failure {
+    Failure {
+        code: "not-found",
+        reason: "no boot server named a provider, and none is announced on the local network"
+            .to_owned(),
     }
 }
 

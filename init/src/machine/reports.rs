@@ -19,6 +19,9 @@ use crate::plan::Refusal;
 use crate::screen::{self, Interface};
 use crate::settings;
 
+/// The stage that ends a boot.
+const SERVING: &str = "serving";
+
 impl Machine {
     /// A line of `init` that a child is the cause of. Each child may cause as many as it may print, so that one that was
     /// taken over cannot drown the console; how many were left out is said once.
@@ -191,10 +194,20 @@ impl Machine {
             }
             self.say_for(Role::Net, Level::Info, &text);
             self.announced = Some(url.clone());
+            self.report_to_origin();
             if !self.memory_told {
                 self.memory_due = Some(Instant::now() + limits::MEMORY_SETTLE);
                 self.memory_told = true;
             }
+        }
+    }
+
+    /// Has the provider told that this machine serves, the first time it does.
+    fn report_to_origin(&mut self) {
+        let serves_already = self.reached.iter().any(|(stage, _)| *stage == SERVING);
+        if self.options.origin.is_some() && !serves_already {
+            self.reached(SERVING);
+            self.supervise(Role::Report, None);
         }
     }
 

@@ -12,7 +12,7 @@ use boot_manifest::{Expiry, Manifest, Verified};
 
 use super::own_command_line;
 use crate::children::{Offer, Role};
-use crate::cmdline;
+use crate::cmdline::{self, SourceChoice};
 use crate::console::Level;
 use crate::identity::Identity;
 use crate::machine::{Ending, Machine, Staged};
@@ -35,7 +35,8 @@ impl Kernel for Boot<'_> {
 
     fn obtain(&mut self, source: Source) -> Result<(), Stop> {
         self.machine.status.activity = match (source, &self.machine.options.provider) {
-            (Source::Provider, Some(provider)) => format!("fetching from {provider}"),
+            (Source::Provider { .. }, Some(provider)) => format!("fetching from {provider}"),
+            (Source::Provider { .. }, None) => "looking for a provider on the network".to_owned(),
             _ => format!("looking for artifacts: {}", source.name()),
         };
         self.machine.console.touch(Instant::now());
@@ -47,7 +48,7 @@ impl Kernel for Boot<'_> {
                 source::discard_initramfs();
                 result
             }
-            Source::Provider => self.obtain_from_provider(),
+            Source::Provider { search } => self.obtain_from_provider(search),
         }
     }
 
@@ -191,14 +192,29 @@ impl Boot<'_> {
         Ok(())
     }
 
-    /// Waits for what `stage` brings, and loads it.
-    fn obtain_from_provider(&mut self) -> Result<(), Stop> {
+    /// Waits for what `stage` brings, and loads it. A disk that appears while a provider is looked for is taken instead: it
+    /// was slow, or somebody just plugged it in.
+    fn obtain_from_provider(&mut self, search: bool) -> Result<(), Stop> {
+        if search {
+            self.machine
+                .console
+                .say(Level::Info, "looking for a provider on the network");
+        }
         self.machine.supervise(Role::Stage, None);
+        let looks_for_disk = search && self.machine.options.source == SourceChoice::Auto;
         let staged = loop {
             if let Some(staged) = self.machine.take_staged() {
                 break staged;
             }
             self.machine.turn(limits::HEARTBEAT)?;
+            if looks_for_disk {
+                let partitions =
+                    source::partitions(Path::new("/sys/class/block"), Path::new("/dev"));
+                if !partitions.is_empty() {
+                    self.machine.dismiss(Role::Stage);
+                    return self.obtain_from_partitions(&partitions);
+                }
+            }
         };
         self.machine.dismiss(Role::Stage);
         match staged {
@@ -228,9 +244,15 @@ impl Boot<'_> {
         let handoff =
             verify::handoff(record, files, &policy, &mut || machine.turn(Duration::ZERO))?;
         let digest = handoff.manifest.digest();
-        // What the child says about the origin is not believed: this is the address that it was told to use.
-        let origin = machine.options.provider.clone().unwrap_or_default();
-        let line = cmdline::successor(&handoff.manifest.cmdline, &own_command_line(), &origin);
+        // The address that the child was told to use; where it had to find one, what it says, if that can be an address:
+        // nothing is fetched from there any more.
+        let told = machine.options.provider.clone();
+        let origin = told.or_else(|| cmdline::url(&record.origin));
+        let line = cmdline::successor(
+            &handoff.manifest.cmdline,
+            &own_command_line(),
+            origin.as_deref(),
+        );
         kexec::load(handoff, &line, &mut || machine.turn(Duration::ZERO))?;
         machine
             .console
@@ -274,5 +296,6 @@ fn tell_mounted(machine: &mut Machine, manifest: &Verified<Manifest>, place: &st
         machine.console.say(Level::Warning, &text);
     }
     machine.status.artifacts = Some(artifacts);
+    machine.reached("mounted");
     machine.console.touch(Instant::now());
 }

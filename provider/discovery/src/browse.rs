@@ -7,6 +7,9 @@ use mdns_sd::{Receiver, RecvTimeoutError, ServiceEvent};
 use crate::hint::Hint;
 use crate::{Daemon, DiscoveryError, SERVICE_TYPE};
 
+/// A machine that boots listens before it has an address; its questions go out this soon after it got one.
+const INTERFACES_LOOK_SECONDS: u32 = 1;
+
 /// Listens until it is dropped.
 pub struct Browser {
     events: Receiver<ServiceEvent>,
@@ -17,6 +20,7 @@ impl Browser {
     /// Asks the network for providers, on every interface but loopback.
     pub fn start() -> Result<Self, DiscoveryError> {
         let daemon = Daemon::start()?;
+        daemon.0.set_ip_check_interval(INTERFACES_LOOK_SECONDS)?;
         let events = daemon.0.browse(SERVICE_TYPE)?;
         Ok(Self { events, daemon })
     }

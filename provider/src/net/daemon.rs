@@ -13,16 +13,19 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 use smoltcp::time::{Duration, Instant};
-use smoltcp::wire::{DhcpOption, EthernetAddress};
+use smoltcp::wire::EthernetAddress;
 
+use super::dhcp::Asks;
+use super::hint;
 use super::kernel::{Change, Ipv4, Kernel};
 use super::limits::{
     ADDRESSES_REPORTED_MAX, FRAME_SIZE_MAX, FRAMES_PER_TURN_MAX, INTERFACES_MAX, ROUTE_METRIC_BASE,
 };
 use super::netlink::Link;
-use super::resolv::{self, ResolvConf};
+use super::resolv;
 use super::sys::{PacketSocket, Protocol, termination_signals};
 use super::uplink::{Note, Uplink, Wanted};
+use super::written::Written;
 use crate::init_link::InitLink;
 
 /// A turn after a failed step comes at the latest now.
@@ -44,13 +47,22 @@ struct Port {
     reported: Option<Report>,
 }
 
+/// The files this role keeps for others.
+pub(super) struct Files {
+    /// For the resolver.
+    pub(super) resolv: Written,
+    /// What boot servers say, when that is wanted.
+    pub(super) providers: Option<Written>,
+}
+
 /// Everything the role knows.
 pub(super) struct Daemon {
     kernel: Kernel,
     signals: OwnedFd,
     init: InitLink,
-    resolv: ResolvConf,
-    options: &'static [DhcpOption<'static>],
+    resolv: Written,
+    providers: Option<Written>,
+    asks: Asks,
     fixed: BTreeMap<String, Wanted>,
     ports: BTreeMap<u32, Port>,
     /// A step failed: try again soon.
@@ -63,23 +75,24 @@ impl Daemon {
     /// Opens the sockets and reads the interfaces.
     pub(super) fn start(
         init: InitLink,
-        resolv: ResolvConf,
-        options: &'static [DhcpOption<'static>],
+        files: Files,
+        asks: Asks,
         fixed: BTreeMap<String, Wanted>,
     ) -> io::Result<Self> {
         let mut daemon = Self {
             kernel: Kernel::open()?,
             signals: termination_signals()?,
             init,
-            resolv,
-            options,
+            resolv: files.resolv,
+            providers: files.providers,
+            asks,
             fixed,
             ports: BTreeMap::new(),
             retry: false,
             full: false,
         };
         daemon.read_links()?;
-        daemon.write_resolv();
+        daemon.write_files();
         Ok(daemon)
     }
 
@@ -149,7 +162,7 @@ impl Daemon {
                 self.report(&report);
             }
         }
-        self.write_resolv();
+        self.write_files();
     }
 
     /// Sleeps until something is to be done.
@@ -273,7 +286,7 @@ impl Daemon {
         Ok(Port {
             name: link.name.clone(),
             mac,
-            uplink: Uplink::new(mac, seed()?, self.options, fixed, now()),
+            uplink: Uplink::new(mac, seed()?, self.asks, fixed, now()),
             arp: PacketSocket::open(link.index, Protocol::Arp)?,
             dhcp: PacketSocket::open(link.index, Protocol::Dhcp)?,
             made: None,
@@ -328,7 +341,7 @@ impl Daemon {
         }
     }
 
-    fn write_resolv(&mut self) {
+    fn write_files(&mut self) {
         let leases = self.ports.values().filter_map(|port| {
             let wanted = port.made.as_ref()?.as_ref()?;
             Some((wanted.name_servers.as_slice(), wanted.domain.as_deref()))
@@ -337,6 +350,21 @@ impl Daemon {
         if let Err(error) = self.resolv.update(text) {
             tracing::error!(%error, "cannot write resolv.conf");
             self.retry = true;
+        }
+        let Some(file) = &mut self.providers else {
+            return;
+        };
+        let links = self
+            .ports
+            .values()
+            .map(|port| port.uplink.providers().all());
+        match file.update(hint::text(links)) {
+            Ok(true) => tracing::info!("a boot server named a provider"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot write the providers");
+                self.retry = true;
+            }
         }
     }
 

@@ -16,12 +16,13 @@ use smoltcp::wire::{
     DhcpMessageType, DhcpOption, DhcpRepr, EthernetAddress, HardwareAddress, IpCidr, Ipv4Cidr,
 };
 
+use super::hint::{self, Providers};
 use super::lease::{Lease, PARAMETERS};
 use super::limits::{
     DECLINE_WAIT, DHCP_QUEUE_MAX, DISCOVER_INTERVAL_MAX, DISCOVER_INTERVAL_MIN, FRAME_SIZE_MAX,
     LEASE_SECONDS_MAX, REQUEST_COUNT_MAX, REQUEST_INTERVAL, SEND_BURST_MAX, SEND_INTERVAL,
 };
-use super::wire::{Route, dhcp_frame, parse_arp, parse_server_message, sent_dhcp};
+use super::wire::{Route, ServerMessage, dhcp_frame, parse_arp, parse_server_message, sent_dhcp};
 
 /// What the client came to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,24 @@ pub(super) enum Event {
     Lost,
 }
 
+/// What every message of ours says and asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asks {
+    /// Options of each message. They live as long as the process, as its clients do.
+    pub(super) options: &'static [DhcpOption<'static>],
+    /// A provider is wanted as well: boot servers are asked, and believed as far as [`hint`] goes.
+    pub(super) provider: bool,
+}
+
+/// [`PARAMETERS`], and what a boot server of ours answers with.
+const WITH_PROVIDER: [u8; PARAMETERS.len() + hint::PARAMETERS.len()] = {
+    let mut all = [0; PARAMETERS.len() + hint::PARAMETERS.len()];
+    let (lease, provider) = all.split_at_mut(PARAMETERS.len());
+    lease.copy_from_slice(PARAMETERS);
+    provider.copy_from_slice(&hint::PARAMETERS);
+    all
+};
+
 /// The client of one interface.
 pub(super) struct Client {
     mac: EthernetAddress,
@@ -43,6 +62,8 @@ pub(super) struct Client {
     queues: Queues,
     /// The transaction of the last message sent.
     transaction: u32,
+    wants_provider: bool,
+    providers: Providers,
     /// The last ACK of that transaction.
     acknowledged: Option<Lease>,
     current: Option<Lease>,
@@ -52,20 +73,18 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// A client that has sent nothing yet. `seed` makes its transaction numbers; `options` go into each message.
-    pub(super) fn new(
-        mac: EthernetAddress,
-        seed: u64,
-        options: &'static [DhcpOption<'static>],
-        now: Instant,
-    ) -> Self {
+    /// A client that has sent nothing yet. `seed` makes its transaction numbers; `asks` is in each message.
+    pub(super) fn new(mac: EthernetAddress, seed: u64, asks: Asks, now: Instant) -> Self {
         let mut queues = Queues::new(now);
         let mut config = Config::new(HardwareAddress::Ethernet(mac));
         config.random_seed = seed;
         let interface = Interface::new(config, &mut queues, now);
         let mut socket = dhcpv4::Socket::new();
-        socket.set_outgoing_options(options);
-        socket.set_parameter_request_list(PARAMETERS);
+        socket.set_outgoing_options(asks.options);
+        socket.set_parameter_request_list(match asks.provider {
+            true => &WITH_PROVIDER,
+            false => PARAMETERS,
+        });
         socket.set_max_lease_duration(Some(Duration::from_secs(u64::from(LEASE_SECONDS_MAX))));
         // The first event of a new socket says that there is no configuration.
         let _no_configuration = socket.poll();
@@ -78,6 +97,8 @@ impl Client {
             handle,
             queues,
             transaction: 0,
+            wants_provider: asks.provider,
+            providers: Providers::default(),
             acknowledged: None,
             current: None,
             silent_until: now,
@@ -90,6 +111,7 @@ impl Client {
     /// Forgets everything and looks for a server again; for a link that came up.
     pub(super) fn restart(&mut self, now: Instant) {
         self.forget();
+        self.providers.clear();
         self.silent_until = now;
         self.set_discover_interval(DISCOVER_INTERVAL_MIN);
     }
@@ -98,6 +120,11 @@ impl Client {
     #[cfg(test)]
     pub(super) fn lease(&self) -> Option<&Lease> {
         self.current.as_ref()
+    }
+
+    /// The providers that boot servers named on this link.
+    pub(super) fn providers(&self) -> &Providers {
+        &self.providers
     }
 
     /// When `poll` has something to do without a frame arriving.
@@ -120,10 +147,14 @@ impl Client {
             return None;
         }
         if let Some(message) = parse_server_message(frame) {
-            let packet = &message.packet;
-            if packet.client_hardware_address() != self.mac
-                || packet.transaction_id() != self.transaction
-            {
+            if message.packet.client_hardware_address() != self.mac {
+                return None;
+            }
+            if message.packet.transaction_id() != self.transaction {
+                return None;
+            }
+            self.look_for_provider(&message);
+            if is_boot_offer(&message) {
                 return None;
             }
             if message.kind != DhcpMessageType::Nak {
@@ -217,6 +248,15 @@ impl Client {
             frames.extend(dhcp_frame(route, &message));
         }
         self.forget();
+    }
+
+    fn look_for_provider(&mut self, message: &ServerMessage<'_>) {
+        if self.wants_provider
+            && message.kind != DhcpMessageType::Nak
+            && let Some(url) = hint::provider(message)
+        {
+            self.providers.add(url);
+        }
     }
 
     fn adopt(&mut self, lease: Lease) -> Event {
@@ -321,6 +361,11 @@ impl Client {
             additional_options: &[],
         }
     }
+}
+
+/// An offer of a boot server that gives no addresses: nothing for a client that wants one, and nothing wrong either.
+fn is_boot_offer(message: &ServerMessage<'_>) -> bool {
+    message.kind == DhcpMessageType::Offer && message.packet.your_ip().is_unspecified()
 }
 
 /// The device smoltcp sees: two queues, and a budget for sending.

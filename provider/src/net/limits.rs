@@ -41,6 +41,9 @@ pub(super) const LEASE_SECONDS_MAX: u32 = 365 * 24 * 3600;
 /// Name servers kept of one lease, and written to resolv.conf: the resolver of the C library reads three.
 pub(super) const NAME_SERVERS_MAX: usize = 3;
 
+/// Providers kept of those that boot servers on one link name. One is usual, two is a spare.
+pub(super) const PROVIDERS_MAX: usize = 4;
+
 /// Time servers kept of one lease.
 pub(super) const TIME_SERVERS_MAX: usize = 3;
 

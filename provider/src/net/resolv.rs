@@ -1,42 +1,9 @@
-//! `resolv.conf`, made of what the leases name. Written whole or not at all.
+//! `resolv.conf`, made of what the leases name.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::io;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
 
 use super::limits::NAME_SERVERS_MAX;
-
-/// The file, and what it holds.
-pub(super) struct ResolvConf {
-    path: PathBuf,
-    written: Option<String>,
-}
-
-impl ResolvConf {
-    /// The file in `directory`, which is made when missing. Nothing is written yet.
-    pub(super) fn open(directory: &Path) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
-        Ok(Self {
-            path: directory.join("resolv.conf"),
-            written: None,
-        })
-    }
-
-    /// Writes the file when its text changed. A reader sees the old or the new text, never a part: the file is renamed
-    /// into place. It lives in memory, so nothing is synced.
-    pub(super) fn update(&mut self, text: String) -> io::Result<()> {
-        if self.written.as_ref() == Some(&text) {
-            return Ok(());
-        }
-        let temporary = self.path.with_extension("new");
-        fs::write(&temporary, &text)?;
-        fs::rename(&temporary, &self.path)?;
-        self.written = Some(text);
-        Ok(())
-    }
-}
 
 /// The text for these leases, best interface first. Every string in it was checked when its lease was.
 pub(super) fn text<'a>(leases: impl Iterator<Item = (&'a [Ipv4Addr], Option<&'a str>)>) -> String {

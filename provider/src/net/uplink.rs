@@ -14,10 +14,11 @@
 use std::net::Ipv4Addr;
 
 use smoltcp::time::Instant;
-use smoltcp::wire::{DhcpOption, EthernetAddress};
+use smoltcp::wire::EthernetAddress;
 
 use super::claim::{Claim, Timing, Verdict};
-use super::dhcp::{Client, Event};
+use super::dhcp::{Asks, Client, Event};
+use super::hint::Providers;
 use super::lease::Lease;
 use super::limits::{CONFLICT_WAIT, CONFLICTS_MAX, FALLBACK_AFTER};
 use super::link_local;
@@ -106,7 +107,7 @@ impl Uplink {
     pub(super) fn new(
         mac: EthernetAddress,
         seed: u64,
-        options: &'static [DhcpOption<'static>],
+        asks: Asks,
         fixed: Option<Wanted>,
         now: Instant,
     ) -> Self {
@@ -114,7 +115,7 @@ impl Uplink {
             mac,
             carrier: false,
             fixed,
-            dhcp: Client::new(mac, seed, options, now),
+            dhcp: Client::new(mac, seed, asks, now),
             leased: None,
             fallback: None,
             fallback_at: now,
@@ -159,6 +160,11 @@ impl Uplink {
             name_servers: Vec::new(),
             domain: None,
         })
+    }
+
+    /// The providers that boot servers named here.
+    pub(super) fn providers(&self) -> &Providers {
+        self.dhcp.providers()
     }
 
     /// Frames to send, and what happened.

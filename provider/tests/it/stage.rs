@@ -27,10 +27,26 @@ struct Role {
     child: Child,
     link: OwnedFd,
     _files: tempfile::TempDir,
+    list: Option<tempfile::TempDir>,
 }
 
 impl Role {
     fn start(provider: &str, root: &TrustRoot, floor: u64) -> Self {
+        Self::start_with(&["--provider", provider], root, floor)
+    }
+
+    /// A role that has to look for its provider: boot servers named these.
+    fn searching(named: &[String], root: &TrustRoot) -> Self {
+        let folder = tempfile::tempdir().expect("a directory");
+        let list = folder.path().join("providers");
+        fs::write(&list, named.join("\n")).expect("a file");
+        let list = list.to_str().expect("a plain path");
+        let mut role = Self::start_with(&["--providers-file", list, "--no-mdns"], root, 0);
+        role.list = Some(folder);
+        role
+    }
+
+    fn start_with(place: &[&str], root: &TrustRoot, floor: u64) -> Self {
         let files = tempfile::tempdir().expect("a directory");
         let path = |name: &str| files.path().join(name);
         fs::write(path("trust-root.json"), root.to_json()).expect("a file");
@@ -43,16 +59,9 @@ impl Role {
             .expect("a socket pair");
         rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).expect("it can be inherited");
         let child = Command::new(PLASMD)
-            .args([
-                "stage",
-                "--provider",
-                provider,
-                "--channel",
-                "stable",
-                "--arch",
-                "x86_64",
-                "--trust-root",
-            ])
+            .arg("stage")
+            .args(place)
+            .args(["--channel", "stable", "--arch", "x86_64", "--trust-root"])
             .arg(path("trust-root.json"))
             .arg("--image-info")
             .arg(path("image.json"))
@@ -64,6 +73,7 @@ impl Role {
             child,
             link: ours,
             _files: files,
+            list: None,
         }
     }
 
@@ -176,6 +186,9 @@ fn what_may_pass_is_waited_out_and_told() {
     let image = Arc::new(fresh_image());
     let step = AtomicUsize::new(0);
     let server = provider(&image, move |request, stream, bytes| {
+        if is_report(request) {
+            return None;
+        }
         match step.fetch_add(1, Ordering::SeqCst) {
             // Not serving yet; then a cut in the middle of the kernel.
             0 => Some(answer(stream, "404 Not Found", "", b"")),
@@ -425,5 +438,107 @@ fn an_image_larger_than_memory_is_refused_before_it_is_fetched() {
         reason.starts_with("the image needs 196640 MiB of memory, "),
         "{reason}"
     );
-    assert_eq!(server.requests().len(), 1, "it was fetched all the same");
+    let fetched = server
+        .requests()
+        .iter()
+        .filter(|one| !is_report(one))
+        .count();
+    assert_eq!(fetched, 1, "it was fetched all the same");
+}
+
+fn is_report(request: &server::Request) -> bool {
+    request.target.starts_with("/boot/report?")
+}
+
+/// What the provider was told: stages in the order they were reached, each with the rest of its query.
+fn told(server: &Server) -> Vec<(String, String)> {
+    let reports = server.requests().into_iter().filter(is_report);
+    let parse = |request: server::Request| {
+        let query = request
+            .target
+            .split_once("&stage=")
+            .expect("a stage")
+            .1
+            .to_owned();
+        let (stage, rest) = query.split_once('&').expect("an age");
+        assert!(
+            request.target.contains("?mac=00:00:00:00:00:00&"),
+            "{query}"
+        );
+        (stage.to_owned(), rest.to_owned())
+    };
+    let mut told: Vec<_> = reports.map(parse).collect();
+    told.sort();
+    told
+}
+
+#[test]
+fn the_provider_is_told_how_far_the_boot_came() {
+    let image = Arc::new(fresh_image());
+    let server = provider(&image, |_, _, _| None);
+    let (reports, code) = Role::start(&server.url(""), &image.root(), 0).all();
+    assert_eq!(code, Some(0), "{reports:?}");
+    let stages: Vec<_> = told(&server).into_iter().map(|(stage, _)| stage).collect();
+    assert_eq!(stages, ["fetched", "linux", "manifest"]);
+
+    let flipped = Arc::clone(&image);
+    let server = provider(&image, move |request, stream, bytes| {
+        let is_kernel = request.target.ends_with("/vmlinuz");
+        let mut wrong = flipped.content("kernel").to_vec();
+        wrong[0] ^= 1;
+        (is_kernel && !bytes.is_empty()).then(|| file(request, stream, &wrong))
+    });
+    Role::start(&server.url(""), &image.root(), 0).refusal();
+    let failed = told(&server)
+        .into_iter()
+        .find(|(stage, _)| stage == "failed");
+    let (_, rest) = failed.expect("the failure is told");
+    assert!(rest.starts_with("ago=0&text=bad-hash%3A%20"), "{rest}");
+}
+
+#[test]
+fn a_provider_is_found_among_liars() {
+    let image = Arc::new(fresh_image());
+    let honest = provider(&image, |_, _, _| None);
+    let mut forged = image.manifest.clone();
+    let middle = forged.len() / 2;
+    forged[middle] = if forged[middle] == b'A' { b'B' } else { b'A' };
+    let other = Server::start(move |request, stream| file(request, stream, &forged));
+    let empty = Server::start(|_, stream| answer(stream, "404 Not Found", "", b""));
+    let path = "/stable/x86_64/manifest.json";
+    let named = [empty.url(path), other.url(path), honest.url(path)];
+    let (reports, code) = Role::searching(&named, &image.root()).all();
+    assert_eq!(code, Some(0), "{reports:?}");
+    let Some((Report::Handoff(record), fds)) = reports.last() else {
+        panic!("no handoff: {reports:?}");
+    };
+    assert_eq!(record.origin, honest.url(""));
+    assert_eq!(fds.len(), 4);
+    for liar in [&empty, &other] {
+        let asked: Vec<_> = liar.requests().into_iter().map(|one| one.target).collect();
+        assert_eq!(asked, [path], "it was asked for more than a manifest");
+    }
+}
+
+#[test]
+fn a_search_goes_on_until_somebody_is_named() {
+    let image = Arc::new(fresh_image());
+    let server = provider(&image, |_, _, _| None);
+    let role = Role::searching(&[], &image.root());
+    let list = role.list.as_ref().unwrap().path().join("providers");
+    // It has read the empty list by the time it says that the first it finds there has nothing.
+    let empty = Server::start(|_, stream| answer(stream, "404 Not Found", "", b""));
+    fs::write(&list, format!("{}\n", empty.url("/manifest.json"))).unwrap();
+    let (report, _) = role.next().expect("a report");
+    assert!(
+        matches!(&report, Report::Failed { code, retryable: true, .. } if code == "not-found"),
+        "{report:?}"
+    );
+    fs::write(
+        &list,
+        format!("{}\n", server.url("/stable/x86_64/manifest.json")),
+    )
+    .unwrap();
+    let (reports, code) = role.all();
+    assert_eq!(code, Some(0), "{reports:?}");
 }

@@ -8,7 +8,12 @@ fn at(ms: i64) -> Instant {
 }
 
 fn client() -> Client {
-    Client::new(MAC, 42, &[], at(0))
+    client_that_asks(false)
+}
+
+fn client_that_asks(provider: bool) -> Client {
+    let options = &[];
+    Client::new(MAC, 42, Asks { options, provider }, at(0))
 }
 
 /// Polls at `ms`; gives the kinds of what was sent and the last transaction.
@@ -55,6 +60,25 @@ fn leased(reply: Reply) -> (Client, Lease) {
     }
 }
 
+const PROVIDER: &str = "http://10.0.0.9:8080/stable/x86_64/manifest.json";
+
+/// What a boot server says beside the address server.
+fn boot_offer(transaction: u32) -> Reply {
+    Reply {
+        transaction,
+        address: Ipv4Addr::UNSPECIFIED,
+        mask: None,
+        seconds: None,
+        server: Some(Ipv4Addr::new(10, 0, 0, 9)),
+        extra: vec![(60, b"PhaseClient".to_vec()), (67, PROVIDER.into())],
+    }
+}
+
+fn providers(client: &Client) -> Vec<String> {
+    let all = client.providers().all().iter();
+    all.map(ToString::to_string).collect()
+}
+
 /// Runs the clock until `end` and gives when frames of DHCP left.
 fn sent_until(client: &mut Client, from: i64, end: i64) -> Vec<(i64, DhcpMessageType)> {
     let (mut sent, mut now) = (Vec::new(), from);
@@ -67,6 +91,53 @@ fn sent_until(client: &mut Client, from: i64, end: i64) -> Vec<(i64, DhcpMessage
         assert!(rounds < 10_000, "the client spins");
     }
     sent
+}
+
+#[test]
+fn a_boot_server_names_a_provider_before_and_after_the_lease_and_gives_no_address() {
+    let mut client = client_that_asks(true);
+    assert_eq!(poll(&mut client, 0).0, [DhcpMessageType::Discover]);
+    let discover = client.transaction;
+    let offer = DhcpMessageType::Offer;
+    assert_eq!(answer(&mut client, 0, offer, Reply::default()), None);
+    // The boot server is slower: the client has asked for its address already.
+    let late = frame(offer, &boot_offer(discover));
+    assert_eq!(client.receive(&late, at(40), &mut Vec::new()), None);
+    assert_eq!(providers(&client), [PROVIDER]);
+    let ack = answer(&mut client, 50, DhcpMessageType::Ack, Reply::default());
+    assert!(matches!(ack, Some(Event::Leased(_))), "{ack:?}");
+    assert_eq!(client.refused, 0, "an offer without an address is no fault");
+    client.restart(at(60));
+    assert_eq!(providers(&client), [""; 0], "another link, another network");
+}
+
+#[test]
+fn an_address_server_of_ours_names_it_in_its_own_answers() {
+    let mut client = client_that_asks(true);
+    let reply = Reply {
+        extra: boot_offer(0).extra,
+        ..Reply::default()
+    };
+    poll(&mut client, 0);
+    answer(&mut client, 0, DhcpMessageType::Offer, reply.clone());
+    let ack = answer(&mut client, 0, DhcpMessageType::Ack, reply);
+    assert!(matches!(ack, Some(Event::Leased(_))), "{ack:?}");
+    assert_eq!(providers(&client), [PROVIDER]);
+}
+
+#[test]
+fn who_does_not_ask_and_who_is_not_meant_learns_of_no_provider() {
+    for (asks, wrong_transaction, kind) in [
+        (false, 0, DhcpMessageType::Offer),
+        (true, 1, DhcpMessageType::Offer),
+        (true, 0, DhcpMessageType::Nak),
+    ] {
+        let mut client = client_that_asks(asks);
+        poll(&mut client, 0);
+        let reply = boot_offer(client.transaction.wrapping_add(wrong_transaction));
+        client.receive(&frame(kind, &reply), at(0), &mut Vec::new());
+        assert_eq!(providers(&client), [""; 0], "{asks} {wrong_transaction}");
+    }
 }
 
 #[test]

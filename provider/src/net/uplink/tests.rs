@@ -6,6 +6,12 @@ use super::super::fixture::{MAC, Reply, SERVER_MAC, frame};
 use super::super::wire::{arp_request, sent_dhcp};
 use super::*;
 
+/// A client that asks for a lease only.
+const NOTHING: Asks = Asks {
+    options: &[],
+    provider: false,
+};
+
 /// An uplink and what it did so far.
 struct Bench {
     uplink: Uplink,
@@ -20,7 +26,7 @@ struct Bench {
 impl Bench {
     fn new(server: Option<Reply>) -> Self {
         let mut bench = Self {
-            uplink: Uplink::new(MAC, 1, &[], None, at(0)),
+            uplink: Uplink::new(MAC, 1, NOTHING, None, at(0)),
             now: 0,
             dhcp: Vec::new(),
             notes: Vec::new(),
@@ -278,7 +284,7 @@ fn a_fixed_address_needs_only_a_link() {
         name_servers: Vec::new(),
         domain: None,
     };
-    let mut uplink = Uplink::new(MAC, 1, &[], Some(fixed.clone()), at(0));
+    let mut uplink = Uplink::new(MAC, 1, NOTHING, Some(fixed.clone()), at(0));
     assert_eq!(uplink.wanted(), None);
     uplink.on_carrier(true, at(0));
     uplink.poll(at(0));
