@@ -25,6 +25,7 @@ pub mod serial;
 pub mod story;
 pub mod timeline;
 pub mod variant;
+mod veil;
 
 pub use artifacts::Images;
 pub use firmware::{Disk, Firmware};

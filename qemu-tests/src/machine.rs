@@ -21,6 +21,7 @@ use crate::proc;
 use crate::qmp::Qmp;
 use crate::serial::{Line, Transcript};
 use crate::timeline::Timeline;
+use crate::veil::Veil;
 
 /// The smallest machine the appliance promises to run, serve and boot others on.
 pub const MEMORY_MIB: u32 = 256;
@@ -42,6 +43,9 @@ pub struct Spec {
     pub disks: Vec<Disk>,
     /// Network cards, each with a cable to the LAN.
     pub cards: u8,
+    /// The ROM of the first card hides on the wire that it is iPXE and knows HTTP, until it asks for the boot
+    /// file with this in its name (see [`crate::veil`]).
+    pub plain_rom_until: Option<&'static str>,
     /// QEMU's name of their model.
     pub card_model: &'static str,
     /// What the battery-backed clock says at power-on, if not the time.
@@ -61,6 +65,7 @@ impl Spec {
             memory_mib: MEMORY_MIB,
             disks: Vec::new(),
             cards: 1,
+            plain_rom_until: None,
             card_model: "virtio-net-pci",
             clock: None,
             serial: true,
@@ -118,6 +123,7 @@ pub struct Machine {
     timeline: Timeline,
     powered_on: Instant,
     screenshot: PathBuf,
+    _veil: Option<Veil>,
     _scratch: tempfile::TempDir,
 }
 
@@ -132,6 +138,10 @@ impl Machine {
         let taps = (0..spec.cards)
             .map(|_| lan.add_tap())
             .collect::<Result<Vec<_>>>()?;
+        let veil = spec
+            .plain_rom_until
+            .map(|program| Veil::hang(scratch.path(), program))
+            .transpose()?;
         let mut args: Vec<String> = lan.enter().map(str::to_owned).to_vec();
         args.extend(machine_args(spec, &socket));
         args.extend(spec.firmware.args(scratch.path())?);
@@ -148,9 +158,15 @@ impl Machine {
             } else {
                 ",romfile="
             };
+            if number == 0 && veil.is_some() {
+                args.extend(Veil::args(scratch.path(), "net0", tap));
+            } else {
+                args.extend([
+                    "-netdev".to_owned(),
+                    format!("tap,id=net{number},ifname={tap},script=no,downscript=no"),
+                ]);
+            }
             args.extend([
-                "-netdev".to_owned(),
-                format!("tap,id=net{number},ifname={tap},script=no,downscript=no"),
                 "-device".to_owned(),
                 format!(
                     "{},netdev=net{number},mac={mac}{properties}",
@@ -191,6 +207,7 @@ impl Machine {
             serial,
             timeline: timeline.clone(),
             powered_on,
+            _veil: veil,
             screenshot: lan.logs().join(format!("{name}.screen.png")),
             _scratch: scratch,
         })

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use qemu_tests::lan::{Dhcp, LanSpec};
 use qemu_tests::machine::Serving;
 use qemu_tests::provider::Settings;
-use qemu_tests::{Firmware, Journey, Lan, Machine, Provider, Recorder, Spec, Story};
+use qemu_tests::{Journey, Lan, Machine, Provider, Recorder, Spec, Story};
 
 use crate::BOOT_LIMIT;
 use crate::people::serves_the_signed_manifest;
@@ -107,9 +107,9 @@ impl Scenery {
         story: &Story,
         row: &'static str,
         column: &'static str,
-        firmware: Firmware,
+        spec: &Spec,
     ) -> Result<Machine> {
-        let machine = story.boot(&self.lan, "a", 1, &Spec::new(firmware))?;
+        let machine = story.boot(&self.lan, "a", 1, spec)?;
         let at = becomes_a_provider(story, &machine, row, column)?;
         serves_the_signed_manifest(&self.lan, story.images()?, &at)?;
         Ok(machine)
