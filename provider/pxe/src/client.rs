@@ -112,6 +112,11 @@ pub fn classify(request: &Request) -> Option<Client> {
     } else {
         Firmware::BiosPxe
     };
+    let arch = match firmware {
+        // It says BIOS, and is none.
+        Firmware::RaspberryPi => ClientArch::RPIBOOT,
+        _ => arch,
+    };
     Some(Client {
         mac: request.mac,
         firmware,

@@ -115,8 +115,9 @@ pub fn decide(book: &mut Book, question: &Question<'_>, now: Duration) -> Action
         Arrival::Port4011 => reply.destination_from(question.request, BOOT_PORT),
     };
     let after = match question.plan {
-        Plan::Netboot(offer) => offer.delay,
-        Plan::LocalDisk | Plan::Silence(_) => Duration::ZERO,
+        // Only the offer can come too early; what is asked for later is awaited, and for a second only (C3).
+        Plan::Netboot(offer) if kind == Kind::Offer => offer.delay,
+        Plan::Netboot(_) | Plan::LocalDisk | Plan::Silence(_) => Duration::ZERO,
     };
     Action::Answer(Answer {
         reply,

@@ -165,6 +165,17 @@ fn a_raspberry_pi_says_bios_and_is_known_by_its_maker() {
 }
 
 #[test]
+fn the_files_for_a_raspberry_pi_are_those_for_arm() {
+    // C55
+    let given: &[(u8, &[u8])] = &[(options::CLASS, b"PXEClient"), (options::ARCH, &[0, 0])];
+    let arch = discover(PI, given).unwrap().arch;
+    assert_eq!(
+        (arch, arch.folder()),
+        (ClientArch::RPIBOOT, Some("aarch64"))
+    );
+}
+
+#[test]
 fn an_identity_of_zeroes_is_none() {
     // C11
     let uuid = |bytes: &[u8]| {

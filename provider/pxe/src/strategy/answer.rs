@@ -73,7 +73,7 @@ impl<'a> Base<'a> {
 
     /// The answer that makes this client go on with its own disk (C53).
     pub(super) fn local_disk(&self) -> Made {
-        let silent = "to boot from its own disk: silence is all its firmware understands";
+        let silent = "it is to boot from its own disk, and its firmware has no word for that";
         match self.question.client.firmware {
             Firmware::BiosPxe | Firmware::UefiPxe => {
                 let reply = self.reply.clone().with(options::CLASS, PXE_CLASS);
