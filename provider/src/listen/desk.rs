@@ -191,6 +191,10 @@ impl Desk {
         let Some(place) = self.place(arrival, received, &request) else {
             return self.shared.metrics.count(Fate::Interface);
         };
+        if place.own.contains(received.peer.ip()) && !request.is_relayed() {
+            // This server's own question for other servers, which the kernel gives back.
+            return self.shared.metrics.count(Fate::NotOurs);
+        }
         let client = classify(&request);
         tracing::debug!(
             mac = %request.mac, kind = request.kind.name(), xid = request.xid, interface = place.interface,

@@ -221,3 +221,193 @@ fn the_second_question_is_answered_at_port_4011() {
     assert_eq!(client.ask(&ask, QUIET, |all| !all.is_empty()), []);
     assert_eq!(rig.status()["datagrams"]["answered"], 6);
 }
+
+/// The address in the first answer of that kind from plasmd.
+fn given(answers: &[Message], kind: Kind) -> Option<Ipv4Addr> {
+    let ours = from(answers, SERVER);
+    let found = ours.iter().find(|answer| answer.kind == kind)?;
+    Some(found.yiaddr)
+}
+
+fn has(kind: Kind) -> impl Fn(&[Message]) -> bool {
+    move |answers| given(answers, kind).is_some()
+}
+
+const RANGE: &str = "10.77.0.100-10.77.0.103/24,1h";
+const SERVER_MODE: [&str; 8] = [
+    "--dhcp",
+    "server",
+    "--dhcp-range",
+    RANGE,
+    "--dhcp-router",
+    "10.77.0.1",
+    "--dhcp-dns",
+    "10.77.0.53",
+];
+
+#[test]
+fn a_lan_without_a_dhcp_server_gets_addresses_that_outlive_a_power_cut() {
+    let Some(mut rig) = Rig::new("boot with addresses") else {
+        return;
+    };
+    let pid = rig.start(&SERVER_MODE);
+    let client = rig.client();
+    // Firmware: one offer with the address and what to boot.
+    let ask = Ask::discover(7, "PXEClient");
+    let answers = client.ask(&ask, PATIENCE, has(Kind::Offer));
+    let offer = from(&answers, SERVER)[0].clone();
+    assert_eq!(offer.yiaddr, Ipv4Addr::new(10, 77, 0, 100));
+    assert!(offer.boot_file().is_some());
+    let mask = offer.options.address(options::SUBNET_MASK);
+    assert_eq!(mask, Some(Ipv4Addr::new(255, 255, 255, 0)));
+    assert_eq!(offer.options.address(options::ROUTER), Some(ROUTER));
+    assert_eq!(
+        offer.options.array(options::LEASE_TIME),
+        Some(3_600_u32.to_be_bytes())
+    );
+    let take = Ask::take(&offer).booting(7, "PXEClient");
+    let answers = client.ask(&take, PATIENCE, has(Kind::Ack));
+    assert_eq!(given(&answers, Kind::Ack), Some(offer.yiaddr));
+    // At that moment it is on the disk; the process has no chance to write anything more.
+    rig.lan.kill(pid);
+    let kept = rig.lan.directory().join("state/leases-v1/leases.json");
+    let kept = std::fs::read_to_string(kept).unwrap();
+    assert!(
+        kept.contains("10.77.0.100") && kept.contains("52:54:00:77:00:01"),
+        "{kept}"
+    );
+    rig.start(&SERVER_MODE);
+    // Its running system asks, with nothing of netboot: the same address; another machine: another one.
+    let again = client.ask(&Ask::plain_discover(), PATIENCE, has(Kind::Offer));
+    assert_eq!(given(&again, Kind::Offer), Some(offer.yiaddr));
+    let mut other = Ask::plain_discover();
+    other.mac.0[5] = 9;
+    let other = client.ask(&other, PATIENCE, has(Kind::Offer));
+    assert_eq!(
+        given(&other, Kind::Offer),
+        Some(Ipv4Addr::new(10, 77, 0, 101))
+    );
+    assert!(from(&other, SERVER)[0].boot_file().is_none());
+}
+
+#[test]
+fn an_address_that_somebody_uses_is_not_given() {
+    let Some(mut rig) = Rig::new("boot beside an address in use") else {
+        return;
+    };
+    // Somebody took it by hand, and does not answer to anything but ARP.
+    rig.lan
+        .ip("hub", "address add 10.77.0.100/24 dev br0")
+        .unwrap();
+    rig.start(&SERVER_MODE);
+    let client = rig.client();
+    let answers = client.ask(&Ask::plain_discover(), PATIENCE, has(Kind::Offer));
+    assert_eq!(
+        given(&answers, Kind::Offer),
+        Some(Ipv4Addr::new(10, 77, 0, 101))
+    );
+    assert_eq!(rig.status()["conflicts_total"], 1);
+    // A client that finds its address taken says so, and gets another one.
+    let offer = from(&answers, SERVER)[0].clone();
+    let mut decline = Ask::take(&offer);
+    decline.kind = Kind::Decline;
+    client.ask(&decline, Duration::from_millis(1), |_| false);
+    let answers = client.ask(&Ask::plain_discover(), PATIENCE, has(Kind::Offer));
+    assert_eq!(
+        given(&answers, Kind::Offer),
+        Some(Ipv4Addr::new(10, 77, 0, 102))
+    );
+}
+
+#[test]
+fn addresses_are_not_given_beside_another_dhcp_server() {
+    if !has_program("dnsmasq") {
+        return skip("boot beside a rival", "dnsmasq is not installed");
+    }
+    let Some(mut rig) = Rig::new("boot beside a rival") else {
+        return;
+    };
+    rig.start_dnsmasq(&[]);
+    let output = rig.plasmd(&SERVER_MODE).output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{log}");
+    assert!(
+        log.contains("10.77.0.1 already gives addresses on eth0"),
+        "{log}"
+    );
+    assert!(log.contains("--dhcp proxy"), "{log}");
+}
+
+#[test]
+fn a_dhcp_server_that_appears_later_is_left_to_give_the_addresses() {
+    if !has_program("dnsmasq") {
+        return skip("boot and a later rival", "dnsmasq is not installed");
+    }
+    let Some(mut rig) = Rig::new("boot and a later rival") else {
+        return;
+    };
+    rig.start(&SERVER_MODE);
+    rig.start_dnsmasq(&[]);
+    let client = rig.client();
+    let answers = client.ask(&Ask::plain_discover(), PATIENCE, |answers| {
+        !from(answers, ROUTER).is_empty() && !from(answers, SERVER).is_empty()
+    });
+    let theirs = from(&answers, ROUTER)[0].clone();
+    client.ask(&Ask::take(&theirs), PATIENCE, |answers| !answers.is_empty());
+    let noticed = || {
+        rig.log()
+            .contains("another DHCP server gives addresses here")
+    };
+    assert!(until(PATIENCE, noticed), "{}", rig.log());
+    let mut ask = Ask::discover(7, "PXEClient");
+    ask.mac.0[5] = 8;
+    let answers = client.ask(&ask, PATIENCE, |answers| {
+        !from(answers, SERVER).is_empty() && !from(answers, ROUTER).is_empty()
+    });
+    let ours = from(&answers, SERVER)[0].clone();
+    assert_eq!(
+        ours.yiaddr,
+        Ipv4Addr::UNSPECIFIED,
+        "machines are still booted"
+    );
+}
+
+// C19: out of the interface the question came in by, with the address that is reached there.
+#[test]
+fn every_interface_is_answered_with_its_own_address() {
+    let Some(mut rig) = Rig::new("boot on two interfaces") else {
+        return;
+    };
+    rig.start(&[]);
+    // Plugged in while it runs: another network, whose one machine is `client` too.
+    let second = Ipv4Addr::new(10, 78, 0, 2);
+    rig.lan.join("server", "eth1", "client", "eth1").unwrap();
+    rig.lan
+        .ip("server", &format!("address add {second}/24 dev eth1"))
+        .unwrap();
+    for host in ["server", "client"] {
+        rig.lan.ip(host, "link set eth1 up").unwrap();
+    }
+    let (near, far) = (rig.client(), Client::at(&rig.lan, "client", "eth1", 68));
+    let answered = |answers: &[Message]| !answers.is_empty();
+    for (client, server) in [(&far, second), (&near, SERVER)] {
+        let mut answers = Vec::new();
+        // The new interface is noticed within a second.
+        let heard = until(PATIENCE, || {
+            let ask = Ask::discover(16, "HTTPClient");
+            answers = client.ask(&ask, QUIET, answered);
+            answered(&answers)
+        });
+        assert!(heard, "{server}: {}", rig.log());
+        assert_eq!(answers[0].siaddr, server);
+        let url = answers[0].boot_file().unwrap();
+        assert!(url.starts_with(&format!("http://{server}:")), "{url}");
+    }
+    let mut heard_twice = Vec::new();
+    for (client, other) in [(&near, &far), (&far, &near)] {
+        let ask = Ask::discover(16, "HTTPClient");
+        assert_eq!(client.ask(&ask, PATIENCE, answered).len(), 1);
+        heard_twice.extend(other.heard(ask.xid, QUIET));
+    }
+    assert_eq!(heard_twice, [], "nothing leaves by another interface");
+}

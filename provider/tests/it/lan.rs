@@ -60,6 +60,20 @@ impl Lan {
         Ok(())
     }
 
+    /// A cable between two hosts, beside the hub.
+    pub(crate) fn join(
+        &self,
+        host: &str,
+        name: &str,
+        other: &str,
+        other_name: &str,
+    ) -> Result<(), String> {
+        let far = self.name(other);
+        let cable = format!("link add {name} type veth peer name {other_name} netns {far}");
+        self.ip(host, &cable)?;
+        Ok(())
+    }
+
     fn add(&mut self, host: &str) -> Result<(), String> {
         run(Command::new("ip").args(["netns", "add", &self.name(host)]))?;
         self.hosts.push(host.to_owned());
@@ -127,6 +141,14 @@ impl Lan {
             status.is_some()
         });
         status?.code()
+    }
+
+    /// Ends a started program at once, as a power cut would.
+    pub(crate) fn kill(&mut self, pid: u32) {
+        if let Some(child) = self.children.iter_mut().find(|child| child.id() == pid) {
+            child.kill().expect("our own child");
+            child.wait().expect("our own child");
+        }
     }
 
     /// What a program said so far.

@@ -57,6 +57,15 @@ impl Ask {
         self
     }
 
+    /// Takes what was offered.
+    pub(crate) fn take(offer: &Message) -> Self {
+        let mut ask = Self::new(Kind::Request);
+        ask.mac = offer.mac;
+        let server = offer.server_id().unwrap();
+        ask.with(options::REQUESTED_ADDRESS, &offer.yiaddr.octets())
+            .with(options::SERVER_ID, &server.octets())
+    }
+
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![1, 1, 6, 0];
         bytes.extend(self.xid.to_be_bytes());
@@ -126,6 +135,20 @@ impl Client {
         is_enough: impl Fn(&[Message]) -> bool,
     ) -> Vec<Message> {
         self.0.send_to(&ask.bytes(), to).unwrap();
+        self.hear(ask.xid, limit, is_enough)
+    }
+
+    /// What else comes in answer to that question.
+    pub(crate) fn heard(&self, xid: u32, limit: Duration) -> Vec<Message> {
+        self.hear(xid, limit, |_| false)
+    }
+
+    fn hear(
+        &self,
+        xid: u32,
+        limit: Duration,
+        is_enough: impl Fn(&[Message]) -> bool,
+    ) -> Vec<Message> {
         let end = Instant::now() + limit;
         let mut answers = Vec::new();
         while !is_enough(&answers) {
@@ -139,7 +162,7 @@ impl Client {
                 break;
             };
             if let Ok(message) = Message::parse(&buffer[..length])
-                && message.xid == ask.xid
+                && message.xid == xid
             {
                 answers.push(message);
             }
