@@ -11,6 +11,7 @@
 //! | `files` | boot files by the names that firmware asks for |
 //! | `later` | answers that are due later |
 //! | `shared`, `metrics` | what the rest of the provider sees of it |
+//! | `tftp` | boot files over TFTP |
 //! | `limits` | every number with its reason |
 //!
 //! What clients are told is decided in the crate `pxe`, what each machine boots elsewhere; here are the sockets, the clock
@@ -21,7 +22,6 @@ pub(crate) mod args;
 mod conflict;
 pub(crate) mod datagrams;
 mod desk;
-#[expect(dead_code, reason = "TFTP, which is to use it, is not here yet")]
 pub(crate) mod files;
 pub(crate) mod interfaces;
 pub(crate) mod keep;
@@ -34,6 +34,7 @@ pub(crate) mod range;
 mod rival;
 pub(crate) mod shared;
 mod sys;
+pub(crate) mod tftp;
 
 use std::sync::Arc;
 

@@ -49,6 +49,8 @@ use crate::control::{self, Listening};
 use crate::exit::{CommandError, Exit};
 use crate::http::server::{self, Bounds};
 use crate::listen;
+use crate::listen::args::DhcpMode;
+use crate::listen::tftp;
 use crate::serve::announce::Announcer;
 use crate::serve::app::App;
 pub(crate) use crate::serve::args::{Args, CMDLINE, state_dir};
@@ -82,6 +84,8 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     })?;
     let http = listen::ports::Http::of(sockets::announced(&listeners));
     let ports = listen::ports::open(&args.boot, http)?;
+    let is_wanted = ports.mode != DhcpMode::Off;
+    let tftp = tftp::open(&args.boot.tftp, &args.bind, is_wanted)?;
     // The file of the socket is there until the process ends.
     let (control, note) = build::control(&args)?;
     let (control, listening) = control.unzip();
@@ -108,6 +112,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         (ports, boot),
         (listening, note),
         bounds,
+        tftp,
     ));
     // A hashing that still runs must not hold up the end.
     runtime.shutdown_background();
@@ -120,12 +125,15 @@ async fn serve(
     (ports, boot): (listen::ports::Ports, listen::Setup),
     (control, control_note): (Option<Listening>, String),
     bounds: Bounds,
+    tftp: (Option<tftp::Ports>, Option<String>),
 ) -> Result<Exit, CommandError> {
     let shutdown = shutdown_signal(Arc::clone(&app.notifier), bounds.drain_max)?;
     let reloading = reload_signal(Arc::clone(&app.reloads))?;
     // Held until the end: it answers for as long.
     let _booting = listen::start(ports, boot, Arc::clone(&app.boot)).await?;
     summarise(&app, bounds.connections_max);
+    // Held until the end: it answers for as long.
+    let _tftp = app.serve_tftp(tftp)?;
     let (stop, stopped) = watch::channel(false);
     let wanted = app.announcement.is_wanted();
     let announced = sockets::announced(&listeners).filter(|_| wanted);

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use crate::listen::files::ipxe::IpxeArgs;
 use crate::listen::range::Range;
+use crate::listen::tftp::TftpArgs;
 
 /// How machines are answered that ask the network for something to boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -50,4 +51,6 @@ pub(crate) struct BootArgs {
     pub(crate) dhcp_interface: Vec<String>,
     #[command(flatten)]
     pub(crate) ipxe: IpxeArgs,
+    #[command(flatten)]
+    pub(crate) tftp: TftpArgs,
 }

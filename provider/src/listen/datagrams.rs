@@ -5,7 +5,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
@@ -61,6 +61,29 @@ impl Datagrams {
         Ok(Self(socket))
     }
 
+    /// Opens a port of one address, or of all; 0 takes a free one.
+    pub(crate) fn bind(address: SocketAddrV4) -> io::Result<Self> {
+        let socket = Self::socket()?;
+        socket.bind(&address.into())?;
+        Ok(Self(socket))
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> io::Result<SocketAddrV4> {
+        let address = self.0.local_addr()?.as_socket_ipv4();
+        address.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    /// The next datagram, without waiting; what does not fit is cut off.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        receive(&self.0, buffer)
+    }
+
+    /// Sends one datagram now.
+    pub(crate) fn send(&self, bytes: &[u8], way: Way) -> io::Result<()> {
+        send(&self.0, bytes, way)
+    }
+
     /// Opens `port` beside another program that lets others have it too, and hears broadcasts only: with the same address
     /// bound twice the kernel gives each unicast datagram to one socket alone, and those are the other program's.
     pub(crate) fn share(port: u16) -> io::Result<Self> {
@@ -86,6 +109,12 @@ impl Datagrams {
     }
 }
 
+impl AsFd for Datagrams {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// An open socket that the runtime watches.
 #[derive(Debug)]
 pub(crate) struct Watched(UdpSocket);
@@ -101,19 +130,23 @@ impl Watched {
 
     /// Sends one datagram now. One that the kernel has no room for is lost, like any other datagram.
     pub(crate) fn send(&self, bytes: &[u8], way: Way) -> io::Result<()> {
-        let to = SockAddr::from(way.to);
-        let parts = [IoSlice::new(bytes)];
-        let control = departure(way.interface, way.from);
-        let message = MsgHdr::new()
-            .with_addr(&to)
-            .with_buffers(&parts)
-            .with_control(&control);
-        SockRef::from(&self.0).sendmsg(&message, libc::MSG_DONTWAIT)?;
-        Ok(())
+        send(&self.0, bytes, way)
     }
 }
 
-fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+fn send(socket: &impl AsFd, bytes: &[u8], way: Way) -> io::Result<()> {
+    let to = SockAddr::from(way.to);
+    let parts = [IoSlice::new(bytes)];
+    let control = departure(way.interface, way.from);
+    let message = MsgHdr::new()
+        .with_addr(&to)
+        .with_buffers(&parts)
+        .with_control(&control);
+    SockRef::from(socket).sendmsg(&message, libc::MSG_DONTWAIT)?;
+    Ok(())
+}
+
+fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
     let mut control = [0; CONTROL_SIZE];
     let (length, told, peer) = sys::receive(socket.as_fd(), buffer, &mut control)?;
     let arrival = arrival(control.get(..told).unwrap_or_default())

@@ -12,11 +12,12 @@
 
 pub(crate) mod ipxe;
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use artifact_store::OpenFile;
 use boot_manifest::{Arch, Channel, Digest, FileName};
 
 use crate::http::respond::{Content, Source};
@@ -75,28 +76,24 @@ impl Opened {
         self.content.labels.digest
     }
 
-    /// Fills `buffer` with the bytes at `offset`, all of it.
-    pub(crate) fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
-        let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    /// Fills all of `parts`, one after the other, with the bytes at `offset`.
+    pub(crate) fn read_blocks(
+        &self,
+        parts: &mut [IoSliceMut<'_>],
+        mut offset: u64,
+    ) -> io::Result<()> {
         let file = match &self.content.source {
-            Source::Bytes(bytes) => {
-                let start = usize::try_from(offset).map_err(|_| gone())?;
-                let end = start.checked_add(buffer.len()).ok_or_else(gone)?;
-                buffer.copy_from_slice(bytes.get(start..end).ok_or_else(gone)?);
-                return Ok(());
-            }
+            Source::Bytes(bytes) => return copy_blocks(bytes, parts, offset),
             Source::File(file) => file,
         };
-        while !buffer.is_empty() {
-            match file.read_at(buffer, offset) {
-                Ok(0) => return Err(gone()),
-                Ok(length) => {
-                    buffer = &mut buffer[length..];
-                    offset += length as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        let wanted: usize = parts.iter().map(|part| part.len()).sum();
+        if wanted == 0 || rustix::io::preadv(file, parts, offset).is_ok_and(|read| read == wanted) {
+            return Ok(());
+        }
+        // Interrupted, or not all at once.
+        for part in parts {
+            read_exact_at(file, part, offset)?;
+            offset += part.len() as u64;
         }
         Ok(())
     }
@@ -108,6 +105,35 @@ impl Opened {
             Source::File(file) => file.unchanged(),
         }
     }
+}
+
+fn copy_blocks(bytes: &[u8], parts: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+    let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    let mut rest = usize::try_from(offset)
+        .ok()
+        .and_then(|offset| bytes.get(offset..))
+        .ok_or_else(gone)?;
+    for part in parts {
+        let (now, later) = rest.split_at_checked(part.len()).ok_or_else(gone)?;
+        part.copy_from_slice(now);
+        rest = later;
+    }
+    Ok(())
+}
+
+fn read_exact_at(file: &OpenFile, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match file.read_at(buffer, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(length) => {
+                buffer = &mut buffer[length..];
+                offset += length as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 impl Files {
@@ -127,6 +153,7 @@ impl Files {
     }
 
     /// Whether there is such a file, without a look at its content.
+    #[expect(dead_code, reason = "for those who decide what a machine is offered")]
     pub(crate) fn has(&self, channel: &Channel, arch: Arch, file: &str) -> bool {
         let Ok(name) = file.parse::<FileName>() else {
             return false;

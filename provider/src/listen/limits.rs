@@ -67,3 +67,35 @@ pub(crate) const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Things told to the task that answers DHCP that may wait: a file that was fetched is no reason to stop.
 pub(crate) const HINTS_MAX: usize = 1_024;
+
+/// TFTP transfers at once: a building of machines that start after a power cut. Each has a socket and less than a kilobyte.
+pub(crate) const TFTP_TRANSFERS_MAX: usize = 1_024;
+
+/// How long a client that has acknowledged nothing keeps its place when all are taken. Real ones answer in milliseconds; what
+/// has a forged sender never does.
+pub(crate) const TFTP_UNHEARD_MAX: Duration = Duration::from_secs(5);
+
+/// Bytes of a packet from a client in a transfer: acknowledgements have four, errors a line of text.
+pub(crate) const TFTP_PACKET_SIZE_MAX: usize = 512;
+
+/// Packets taken from the port for requests before transfers get their turn.
+pub(crate) const TFTP_REQUESTS_AT_ONCE: usize = 32;
+
+/// Sockets that are looked after at once.
+pub(crate) const TFTP_EVENTS_MAX: usize = 64;
+
+/// How long to look for the next packet before going to sleep: some round trips of a fast client. More would be wasted on
+/// clients that take their time, for which a wake-up is nothing.
+pub(crate) const TFTP_LOOK_MAX: Duration = Duration::from_micros(50);
+
+/// How often that may fail in a row.
+pub(crate) const TFTP_LOOKS_MAX: u32 = 8;
+
+/// Bytes that the kernel cuts into packets with one call; it takes 64 KiB with headers.
+pub(crate) const TFTP_SEGMENTED_SIZE_MAX: usize = 60_000;
+
+/// Packets that the kernel cuts from one call's bytes.
+pub(crate) const TFTP_SEGMENTS_MAX: usize = 64;
+
+/// Blocks below this are not left to the kernel to cut: errors and options must not be cut with them.
+pub(crate) const TFTP_SEGMENT_SIZE_MIN: u16 = 512;

@@ -1,5 +1,5 @@
-//! The two system calls of the boot services that neither rustix nor socket2 offers: asking the kernel where datagrams come
-//! in, and receiving them with its answer.
+//! The system calls of the boot services that neither rustix nor socket2 offers: asking the kernel where datagrams come
+//! in, receiving them with its answer, and letting it cut many datagrams from one call's bytes.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -16,6 +16,26 @@ pub(super) fn tell_arrival(socket: BorrowedFd<'_>) -> io::Result<()> {
             libc::IPPROTO_IP,
             libc::IP_PKTINFO,
             (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Lets the kernel cut what is sent with one call into datagrams of `size` bytes; 0 ends that.
+#[expect(unsafe_code, reason = "neither rustix nor socket2 can set UDP_SEGMENT")]
+pub(super) fn cut_into(socket: BorrowedFd<'_>, size: u16) -> io::Result<()> {
+    let size = libc::c_int::from(size);
+    // SAFETY: `size` is an int that lives through the call, and the length given is its own; the kernel only reads it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const size).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };

@@ -1,7 +1,7 @@
 //! From a request to an answer. Decides nothing about content: that is [`catalog`](crate::serve::catalog); what it says about
 //! itself is in [`status`](crate::serve::status).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,6 +11,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::config::InForce;
+use crate::exit::CommandError;
 use crate::http::answered::Answered;
 use crate::http::body::Body;
 use crate::http::refuse;
@@ -20,6 +21,7 @@ use crate::http::target::{self, ArtifactTarget, Target};
 use crate::init_link::InitLink;
 use crate::listen::files::Files;
 use crate::listen::shared::Shared;
+use crate::listen::tftp::{self, Teller, Tftp, Told, telling};
 use crate::serve::access_log::AccessLog;
 use crate::serve::announce::Announcement;
 use crate::serve::catalog::Catalog;
@@ -142,7 +144,8 @@ impl Handler for App {
                 None => log.answered(answered, &self.request_ids.make()),
             }
         }
-        self.report(client, Instant::now(), method, path, status, sent);
+        let line = format!("{method} {path}");
+        self.report(client, Instant::now(), line, status, sent);
     }
 }
 
@@ -235,6 +238,36 @@ impl App {
         }
     }
 
+    /// Serves boot files over TFTP, where that is wanted and can be had.
+    pub(crate) fn serve_tftp(
+        self: &Arc<Self>,
+        (ports, note): (Option<tftp::Ports>, Option<String>),
+    ) -> Result<Option<Tftp>, CommandError> {
+        if let Some(note) = note {
+            tracing::warn!("{note}");
+        }
+        let Some(ports) = ports else {
+            return Ok(None);
+        };
+        for address in ports.addresses() {
+            tracing::info!(%address, "boot files over TFTP");
+        }
+        let app = Arc::clone(self);
+        let teller: Teller = Arc::new(move |peer, told| app.told_by_tftp(peer, told));
+        let files = Arc::clone(&self.files);
+        Tftp::start(ports, files, teller, tokio::runtime::Handle::current())
+            .map(Some)
+            .map_err(|error| CommandError::local(format!("cannot start TFTP: {error}")))
+    }
+
+    fn told_by_tftp(&self, peer: SocketAddr, told: &Told) {
+        telling::count_and_log(&self.metrics, peer, told);
+        if let Told::Sent { name, bytes, .. } = told {
+            let line = format!("TFTP {name}");
+            self.report(peer.ip(), Instant::now(), line, 200, *bytes);
+        }
+    }
+
     /// Counts a refusal, and leaves its reason in the answer for the logs.
     fn refuse(&self, reason: Reason, mut answer: Response<Body>) -> Response<Body> {
         self.metrics.refused(reason);
@@ -247,15 +280,7 @@ impl App {
     }
 
     /// Tells init about a request that came at `now`, a few times a second at most.
-    fn report(
-        &self,
-        client: IpAddr,
-        now: Instant,
-        method: &Method,
-        path: &str,
-        status: u16,
-        bytes: u64,
-    ) {
+    fn report(&self, client: IpAddr, now: Instant, line: String, status: u16, bytes: u64) {
         {
             let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
             if now.saturating_duration_since(reports.0) >= Duration::from_secs(1) {
@@ -266,7 +291,7 @@ impl App {
             }
             reports.1 += 1;
         }
-        let (client, line) = (client.to_string(), format!("{method} {path}"));
+        let client = client.to_string();
         let report = Report::Request {
             client,
             line,

@@ -119,6 +119,20 @@ labelled! {
 }
 
 labelled! {
+    /// What became of a request over TFTP.
+    TftpEnd {
+        /// The client has the file.
+        Sent => "sent",
+        /// The client asked for the size only.
+        SizeTold => "size-told",
+        /// It broke off.
+        Aborted => "aborted",
+        /// It was refused.
+        Refused => "refused",
+    }
+}
+
+labelled! {
     /// The methods that are told apart.
     MethodClass {
         /// GET
@@ -194,6 +208,12 @@ pub(crate) struct Metrics {
     pub(crate) access_log_dropped_total: AtomicU64,
     /// What the boot services count.
     pub(crate) boot: Arc<BootMetrics>,
+    /// TFTP transfers that began.
+    pub(crate) tftp_transfers_total: AtomicU64,
+    /// Bytes of files that TFTP clients have acknowledged.
+    pub(crate) tftp_bytes_total: AtomicU64,
+    /// Blocks that were sent more than once.
+    pub(crate) tftp_resent_blocks_total: AtomicU64,
     /// The counters of each artifact.
     pub(crate) artifacts: Artifacts,
     requests: [[AtomicU64; STATUSES.len() + 1]; MethodClass::ALL.len()],
@@ -201,6 +221,7 @@ pub(crate) struct Metrics {
     answering_micros_total: AtomicU64,
     refusals: [AtomicU64; Reason::ALL.len()],
     cuts: [AtomicU64; Cut::ALL.len()],
+    tftp_ends: [AtomicU64; TftpEnd::ALL.len()],
     last_accept_failure: Mutex<Option<Instant>>,
 }
 
@@ -227,6 +248,16 @@ impl Metrics {
     /// Counts a connection that was ended by a deadline.
     pub(crate) fn cut(&self, cut: Cut) {
         add(&self.cuts[cut as usize], 1);
+    }
+
+    /// Counts the end of a request over TFTP.
+    pub(crate) fn tftp_ended(&self, end: TftpEnd) {
+        add(&self.tftp_ends[end as usize], 1);
+    }
+
+    /// How often requests over TFTP ended so.
+    pub(crate) fn tftp_ends_total(&self, end: TftpEnd) -> u64 {
+        get(&self.tftp_ends[end as usize])
     }
 
     /// Counts a request whose answer has left, or was cut off.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use crate::serve::metrics::artifacts::Counted;
 use crate::serve::metrics::process::{self, Process};
-use crate::serve::metrics::{Cut, Metrics, Reason, SECONDS_BUCKETS, get};
+use crate::serve::metrics::{Cut, Metrics, Reason, SECONDS_BUCKETS, TftpEnd, get};
 
 /// The media type of the format.
 pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -80,6 +80,7 @@ pub(crate) fn page(metrics: &Metrics, beside: &Beside) -> String {
     requests(&mut page, metrics);
     connections(&mut page, metrics);
     artifacts(&mut page, metrics);
+    tftp(&mut page, metrics);
     work(&mut page, metrics, beside);
     about(&mut page, beside);
     page.0
@@ -214,6 +215,34 @@ fn artifacts(page: &mut Page, metrics: &Metrics) {
             let labels = [("channel", part()), ("arch", part()), ("file", part())];
             page.line(name, &labels, value(one));
         }
+    }
+}
+
+fn tftp(page: &mut Page, metrics: &Metrics) {
+    let name = "plasmd_tftp_requests_total";
+    page.family(name, "counter", "Requests over TFTP, by how they ended.");
+    for end in TftpEnd::ALL {
+        page.line(name, &[("end", end.label())], metrics.tftp_ends_total(*end));
+    }
+    let counters = [
+        (
+            "plasmd_tftp_transfers_total",
+            "TFTP transfers that began.",
+            &metrics.tftp_transfers_total,
+        ),
+        (
+            "plasmd_tftp_bytes_total",
+            "Bytes of files that TFTP clients have acknowledged.",
+            &metrics.tftp_bytes_total,
+        ),
+        (
+            "plasmd_tftp_resent_blocks_total",
+            "Blocks that were sent more than once.",
+            &metrics.tftp_resent_blocks_total,
+        ),
+    ];
+    for (name, help, counter) in counters {
+        page.one(Kind::Counter, name, help, get(counter));
     }
 }
 
