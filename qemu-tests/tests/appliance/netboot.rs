@@ -78,6 +78,7 @@ impl Place {
 pub(crate) struct Scenery {
     pub(crate) lan: Lan,
     pub(crate) recorder: Recorder,
+    _behind_relay: Option<Recorder>,
     pub(crate) provider: Provider,
 }
 
@@ -91,11 +92,16 @@ impl Scenery {
     pub(crate) fn with(story: &Story, place: Place, settings: &Settings) -> Result<Self> {
         let lan = story.lan_with(place.lan())?;
         let recorder = Recorder::start(&lan)?;
+        let behind_relay = match place.dhcp {
+            Dhcp::BehindRelay => Some(Recorder::behind_relay(&lan)?),
+            Dhcp::Router | Dhcp::Nobody | Dhcp::BesideBootServer => None,
+        };
         let provider = Provider::start(&lan, story.images()?, settings)?;
         story.note(format!("plasmd serves at {}", provider.url()));
         Ok(Self {
             lan,
             recorder,
+            _behind_relay: behind_relay,
             provider,
         })
     }

@@ -141,7 +141,7 @@ impl Reply {
         packet.set_hardware_type(smoltcp::wire::ArpHardware::Ethernet);
         packet.set_hardware_len(6);
         packet.set_transaction_id(self.xid);
-        packet.set_flags(if self.broadcast {
+        packet.set_flags(if self.broadcast || self.relay_has_no_address() {
             DhcpFlags::BROADCAST
         } else {
             DhcpFlags::empty()
@@ -152,6 +152,13 @@ impl Reply {
         packet.set_relay_agent_ip(self.giaddr);
         packet.set_client_hardware_address(EthernetAddress(self.mac.octets()));
         packet.set_magic_number(MAGIC);
+    }
+
+    /// Whether a relay would find no address in the answer that it could send it to: a proxy's offer, a refusal. Relays
+    /// send by the broadcast flag of the answer, and some send to 0.0.0.0 without it (RFC 2131, 4.1).
+    fn relay_has_no_address(&self) -> bool {
+        let has_none = self.yiaddr.is_unspecified() && self.ciaddr.is_unspecified();
+        !self.giaddr.is_unspecified() && has_none
     }
 
     /// Where it must be sent. A relay gets it at its server port, never the client directly (C18); a client that asked

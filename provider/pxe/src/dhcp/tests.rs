@@ -211,6 +211,23 @@ fn a_relay_gets_the_answer_and_its_option_last() {
 }
 
 #[test]
+fn a_relay_is_told_to_broadcast_what_has_no_address() {
+    // C18, C19: a proxy's offer for a client that did not ask for broadcast.
+    let mut bytes = packet(&DISCOVER);
+    bytes[10] = 0;
+    bytes[24..28].copy_from_slice(&[198, 51, 100, 1]);
+    let request = Request::parse(&bytes).unwrap();
+    let is_broadcast = |reply: &Reply| Message::parse(&reply.encode()).unwrap().broadcast;
+    let mut offer = reply(&request);
+    assert!(is_broadcast(&offer));
+    offer.yiaddr = Ipv4Addr::new(198, 51, 100, 20);
+    assert!(!is_broadcast(&offer));
+    let mut direct = reply(&request);
+    direct.giaddr = Ipv4Addr::UNSPECIFIED;
+    assert!(!is_broadcast(&direct));
+}
+
+#[test]
 fn without_a_relay_it_is_broadcast_unless_the_client_has_an_address() {
     // C19
     let mut bytes = packet(&DISCOVER);
