@@ -15,6 +15,7 @@
 //! | `tftp` | a TFTP server's side of a transfer: requests, names, windows, waits |
 //! | `transcript` | packets as text: golden tests, recordings, what people write by hand |
 //! | `leases` | which machine has which address, where no other server gives any |
+//! | `rom` | boot ROMs with their habits, for tests and benches |
 //! | `limits` | every number with its reason |
 //!
 //! Never opens a socket or a file, asks no clock (time is an argument, counted from any fixed start), and nothing here
@@ -30,6 +31,7 @@ pub mod leases;
 pub mod limits;
 pub mod mac;
 pub mod packet;
+pub mod rom;
 pub mod strategy;
 pub mod tftp;
 pub mod transcript;

@@ -2,4 +2,5 @@
 
 #![expect(clippy::unwrap_used, reason = "a function of a test fails the test")]
 
+mod roms;
 mod talks;
