@@ -70,7 +70,9 @@ impl Role {
     fn capabilities(self) -> CapabilitySet {
         match self {
             Self::Net => CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW,
-            Self::Serve | Self::Stage | Self::Report => CapabilitySet::empty(),
+            // For the ports of DHCP and TFTP, which it opens before anything else, and then gives this up.
+            Self::Serve => CapabilitySet::NET_BIND_SERVICE,
+            Self::Stage | Self::Report => CapabilitySet::empty(),
         }
     }
 
@@ -149,6 +151,9 @@ pub(crate) fn arguments(
             ]));
             if !options.advertises() {
                 arguments.extend(own(&["--no-mdns"]));
+            }
+            if !options.answers_boots() {
+                arguments.extend(own(&["--dhcp", "off"]));
             }
         }
         Role::Stage => {
@@ -400,7 +405,9 @@ mod tests {
         check(
             Role::Serve,
             "phase.mode=private phase.port=80",
-            &format!("{serve} --port 80 --trust-root /etc/phase/trust-root.json --no-mdns"),
+            &format!(
+                "{serve} --port 80 --trust-root /etc/phase/trust-root.json --no-mdns --dhcp off"
+            ),
         );
         check(
             Role::Stage,
@@ -413,12 +420,13 @@ mod tests {
     }
 
     #[test]
-    fn only_the_network_role_has_capabilities() {
+    fn roles_have_the_capabilities_of_their_work() {
         assert_eq!(
             Role::Net.capabilities(),
             CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW
         );
-        let others = [Role::Serve, Role::Stage, Role::Report];
+        assert_eq!(Role::Serve.capabilities(), CapabilitySet::NET_BIND_SERVICE);
+        let others = [Role::Stage, Role::Report];
         assert!(others.iter().all(|role| role.capabilities().is_empty()));
         assert_eq!(Role::ALL.map(Role::id), [101, 102, 103, 104]);
     }

@@ -75,6 +75,12 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
     ),
     row("port", "1 to 65535", "`8080`", "HTTP port"),
     row(
+        "dhcp",
+        "`proxy`, `off`",
+        "`proxy`",
+        "answer machines that boot from the network, beside the DHCP server of the LAN (always off in mode `private`)",
+    ),
+    row(
         "loglevel",
         "`error`, `warn`, `info`, `debug`, `trace`",
         "`info`",
@@ -141,6 +147,7 @@ pub(crate) struct Options {
     pub(crate) mdns: bool,
     pub(crate) name: Option<String>,
     pub(crate) port: u16,
+    pub(crate) boots_others: bool,
     pub(crate) log_level: &'static str,
     pub(crate) disk_wait_seconds: u32,
     pub(crate) reboot_wait_seconds: u32,
@@ -158,6 +165,7 @@ impl Default for Options {
             mdns: true,
             name: None,
             port: 8080,
+            boots_others: true,
             log_level: "info",
             disk_wait_seconds: limits::DISK_WAIT_SECONDS,
             reboot_wait_seconds: limits::REBOOT_WAIT_SECONDS,
@@ -171,6 +179,11 @@ impl Options {
     pub(crate) fn may_search(&self) -> bool {
         let may_fetch = matches!(self.source, SourceChoice::Auto | SourceChoice::Provider);
         may_fetch && self.provider.is_none() && self.mode != Mode::Private
+    }
+
+    /// Whether machines are answered that boot from the network.
+    pub(crate) fn answers_boots(&self) -> bool {
+        self.boots_others && self.mode != Mode::Private
     }
 
     /// Whether the provider may be announced on the LAN.
@@ -256,6 +269,7 @@ fn set(options: &mut Options, name: &str, value: &str) -> Option<()> {
         "mdns" => options.mdns = on_off(value)?,
         "name" => options.name = Some(host_name(value)?),
         "port" => options.port = value.parse().ok().filter(|port| *port > 0)?,
+        "dhcp" => options.boots_others = dhcp(value)?,
         "loglevel" => options.log_level = log_level(value)?,
         "disk_wait" => options.disk_wait_seconds = seconds(value, 0, 120)?,
         "reboot_wait" => {
@@ -290,6 +304,14 @@ fn mode(value: &str) -> Option<Mode> {
 fn on_off(value: &str) -> Option<bool> {
     match value {
         "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
+fn dhcp(value: &str) -> Option<bool> {
+    match value {
+        "proxy" => Some(true),
         "off" => Some(false),
         _ => None,
     }
@@ -449,6 +471,8 @@ mod tests {
             o.name = Some("rack-7".to_owned())
         });
         check("phase.port=80", 0, |o| o.port = 80);
+        check("phase.dhcp=off", 0, |o| o.boots_others = false);
+        check("phase.dhcp=proxy", 0, |_| {});
         check("phase.loglevel=debug", 0, |o| o.log_level = "debug");
         check(
             "phase.disk_wait=3 phase.reboot_wait=0 phase.watchdog=0",
@@ -480,6 +504,7 @@ mod tests {
             "phase.mdns=1",
             "phase.name=-x",
             "phase.name=a.b",
+            "phase.dhcp=server",
             "phase.port=0",
             "phase.port=65536",
             "phase.port=+1x",

@@ -371,7 +371,7 @@ fn the_unit_allows_every_system_call_of_serving() {
         .arg("-a")
         .arg(tree.root());
     if rustix::process::geteuid().is_root() {
-        // As the unit starts it: without any capability to give up.
+        // As the unit starts it, but for the one capability that it gives up; see the tests of booting.
         let mut owned = Command::new("chown");
         owned.arg("65534:65534").arg(folder.path());
         assert!(owned.status().unwrap().success());
