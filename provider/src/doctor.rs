@@ -2,6 +2,7 @@
 //!
 //! Each file below looks at one thing and gives findings: ok, warn or bad, and what to do. What is seen is judged by pure
 //! functions, so that every check can be made to fail in a test. Changes nothing, and asks nobody but the provider here.
+//! `--packets` looks at other machines instead: at how they boot, on the wire.
 
 mod artifacts;
 mod clock;
@@ -10,6 +11,7 @@ mod finding;
 mod limits;
 mod manifests;
 mod network;
+mod packets;
 mod ports;
 mod room;
 mod service;
@@ -51,10 +53,15 @@ pub(crate) struct Args {
     /// Print only what is not good
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    packets: packets::Args,
 }
 
 /// Looks at everything and prints it. Fails when something is bad.
 pub(crate) fn run(args: &Args) -> Result<Exit, CommandError> {
+    if args.packets.packets {
+        return packets::run(&args.packets, args.json, args.quiet);
+    }
     let root = match args.trust.is_configured() {
         true => Some(args.trust.load()?.root),
         false => None,

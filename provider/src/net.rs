@@ -35,6 +35,8 @@ use smoltcp::wire::DhcpOption;
 use crate::exit::{CommandError, Exit};
 use crate::init_link::InitLink;
 
+pub(crate) use sys::termination_signals;
+
 /// DHCP option 12.
 const OPTION_HOST_NAME: u8 = 12;
 

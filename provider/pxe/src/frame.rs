@@ -50,6 +50,11 @@ pub fn packet(link: Link, frame: &[u8], at: Duration) -> Option<Packet> {
             (None, kind, frame)
         }
     };
+    network(kind, sender, body, at)
+}
+
+/// The packet in the body of a frame, where the kernel took the link layer off: its Ethernet type, and who sent it.
+pub fn network(kind: u16, sender: Option<Mac>, body: &[u8], at: Duration) -> Option<Packet> {
     let (kind, body) = untagged(kind, body)?;
     let (source, target, content) = match kind {
         IPV4 => ipv4(body)?,

@@ -16,6 +16,7 @@
 //! | `transcript` | packets as text: golden tests, recordings, what people write by hand |
 //! | `leases` | which machine has which address, where no other server gives any |
 //! | `rom` | boot ROMs with their habits, for tests and benches |
+//! | `findings` | the packet doctor: packets in, what went wrong in words out |
 //! | `limits` | every number with its reason |
 //!
 //! Never opens a socket or a file, asks no clock (time is an argument, counted from any fixed start), and nothing here
@@ -25,6 +26,7 @@ pub mod boot;
 pub mod client;
 pub mod dhcp;
 pub mod dhcp6;
+pub mod findings;
 pub mod frame;
 pub mod ipxe;
 pub mod leases;

@@ -28,6 +28,7 @@
 
 mod bytes;
 mod message;
+mod recorder;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -35,6 +36,8 @@ use std::time::Duration;
 
 use crate::Mac;
 use crate::packet::{Content, Flags, Packet, Payload};
+
+pub use recorder::Recorder;
 
 /// Packets in one transcript: more is a capture, for which there are other formats.
 pub const PACKETS_MAX: usize = 65_536;

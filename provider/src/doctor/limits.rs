@@ -31,3 +31,33 @@ pub(super) const WATCHES_MIN: u64 = 64;
 
 /// Time for the provider on this machine to answer /health.
 pub(super) const HEALTH_WAIT: Duration = Duration::from_secs(3);
+
+/// A machine that was still for so long is talked about: in the middle of a conversation there is nothing to say yet.
+pub(super) const QUIET: Duration = Duration::from_secs(3);
+
+/// How often the packet doctor looks whether there is something to say.
+pub(super) const TICK: Duration = Duration::from_millis(500);
+
+/// Packets that are looked at before the next look at the clock and at signals.
+pub(super) const BURST: usize = 4_096;
+
+/// What is kept of a packet: whole DHCP messages and the heads of HTTP.
+pub(super) const PACKET_BYTES: usize = 2_048;
+
+/// Packets that wait in the kernel while a line is printed: some seconds of a fast TFTP transfer.
+pub(super) const CAPTURE_BUFFER: usize = 8 << 20;
+
+/// A bridge hands a packet on within microseconds; who sends one again waits longer than this.
+pub(super) const ECHO_WAIT: Duration = Duration::from_millis(20);
+
+/// Packets among which an echo is looked for: what a few busy machines send in that time.
+pub(super) const ECHOES_MAX: usize = 128;
+
+/// The largest block of a capture: its packets are at most 256 KiB (the limit of tcpdump), with options beside them.
+pub(super) const CAPTURE_BLOCK_MAX: usize = 1 << 20;
+
+/// Interfaces of one capture: each costs memory while it is read.
+pub(super) const INTERFACES_MAX: usize = 1_024;
+
+/// The largest transcript: 65,536 packets of some size.
+pub(super) const TRANSCRIPT_MAX: u64 = 64 << 20;

@@ -146,7 +146,7 @@ fn bind_packet(fd: &OwnedFd, interface: u32, ethertype: u16) -> io::Result<()> {
 /// Blocks SIGTERM and SIGINT in this thread and gives a descriptor that is readable once one of them came. Call before
 /// any other thread exists: threads inherit the mask.
 #[expect(unsafe_code, reason = "rustix has no signal masks and no signalfd")]
-pub(super) fn termination_signals() -> io::Result<OwnedFd> {
+pub(crate) fn termination_signals() -> io::Result<OwnedFd> {
     // SAFETY: a sigset_t may be zeroed; sigemptyset and sigaddset then initialise this local variable. sigprocmask reads
     // it and is given no place for the old mask. signalfd gives a new descriptor or -1; a descriptor is owned by nobody
     // else yet.
