@@ -7,6 +7,7 @@
 //! | `datagrams`, `sys` | UDP that knows its interface |
 //! | `interfaces`, `neighbours` | the addresses of this machine, and who is near |
 //! | `desk` | the one task that answers DHCP |
+//! | `dhcp6` | the one that answers DHCPv6 |
 //! | `addresses`, `keep`, `conflict`, `rival` | giving addresses, where no other server does |
 //! | `files` | boot files by the names that firmware asks for |
 //! | `later` | answers that are due later |
@@ -22,6 +23,7 @@ pub(crate) mod args;
 mod conflict;
 pub(crate) mod datagrams;
 mod desk;
+pub(crate) mod dhcp6;
 pub(crate) mod files;
 pub(crate) mod interfaces;
 pub(crate) mod keep;
@@ -47,6 +49,7 @@ use crate::listen::addresses::{Addresses, Told};
 use crate::listen::args::{BootArgs, DhcpMode};
 use crate::listen::datagrams::{Datagrams, Watched};
 use crate::listen::desk::{Desk, Open};
+use crate::listen::dhcp6::Dhcp6;
 use crate::listen::interfaces::Interfaces;
 use crate::listen::keep::LeaseFile;
 use crate::listen::limits::HINTS_MAX;
@@ -84,7 +87,7 @@ impl Setup {
 /// The running services. They end with it.
 #[derive(Debug)]
 pub(crate) struct Listen {
-    task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
     /// Where TFTP and HTTP tell what they saw.
     #[expect(dead_code, reason = "TFTP, which tells, is not here yet")]
     pub(crate) hints: mpsc::Sender<Hint>,
@@ -92,7 +95,7 @@ pub(crate) struct Listen {
 
 impl Drop for Listen {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -120,9 +123,21 @@ pub(crate) async fn start(
         }
     }
     let (hints, told) = mpsc::channel(HINTS_MAX);
+    let mut tasks = Vec::new();
+    if let Some(ports) = ports.ipv6 {
+        let mode = match addresses {
+            Some(_) => dhcp6::Mode::Server,
+            None => dhcp6::Mode::Proxy,
+        };
+        let service =
+            Dhcp6::new(ports, mode, &setup.only, Arc::clone(&shared)).map_err(|error| {
+                CommandError::local(format!("cannot watch the boot ports: {error}"))
+            })?;
+        tasks.push(tokio::spawn(service.run()));
+    }
     let desk = Desk::new(open, http, interfaces, addresses, shared, told);
-    let task = tokio::spawn(desk.run());
-    Ok(Some(Listen { task, hints }))
+    tasks.push(tokio::spawn(desk.run()));
+    Ok(Some(Listen { tasks, hints }))
 }
 
 fn watched(socket: Option<Datagrams>) -> Result<Option<Watched>, CommandError> {

@@ -82,8 +82,12 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         port: args.port,
         tls_port: args.tls.port(),
     })?;
-    let http = listen::ports::Http::of(sockets::announced(&listeners));
-    let ports = listen::ports::open(&args.boot, http)?;
+    let announced = sockets::announced(&listeners);
+    let http6 = announced
+        .as_ref()
+        .and_then(|(addresses, _)| listen::dhcp6::Http6::of(addresses));
+    let http = listen::ports::Http::of(announced);
+    let ports = listen::ports::open(&args.boot, http)?.with_ipv6(http6);
     let is_wanted = ports.mode != DhcpMode::Off;
     let tftp = tftp::open(&args.boot.tftp, &args.bind, is_wanted)?;
     // The file of the socket is there until the process ends.

@@ -99,3 +99,6 @@ pub(crate) const TFTP_SEGMENTS_MAX: usize = 64;
 
 /// Blocks below this are not left to the kernel to cut: errors and options must not be cut with them.
 pub(crate) const TFTP_SEGMENT_SIZE_MIN: u16 = 512;
+
+/// How often links that appeared are listened on for DHCPv6: less than the first pause of any firmware.
+pub(crate) const LINKS_JOIN_AGAIN: Duration = Duration::from_secs(2);

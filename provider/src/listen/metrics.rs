@@ -5,9 +5,9 @@ use std::sync::atomic::AtomicU64;
 use crate::serve::metrics::{add, get, labelled};
 
 labelled! {
-    /// What became of a datagram at port 67 or 4011.
+    /// What became of a datagram at port 67, 547 or 4011.
     Fate {
-        /// A boot client was told at port 67 what to boot.
+        /// A boot client was told at port 67 or 547 what to boot.
         Offered => "offered",
         /// A boot client was told at port 4011 what to boot.
         Answered => "answered",
@@ -15,6 +15,8 @@ labelled! {
         LeaseOffered => "lease-offered",
         /// An address was given.
         LeaseGiven => "lease-given",
+        /// The end of an address was acknowledged, or that it fits the link (DHCPv6).
+        Acknowledged => "acknowledged",
         /// A client was told to begin again.
         LeaseRefused => "lease-refused",
         /// No address was left.

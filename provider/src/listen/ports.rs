@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::exit::CommandError;
 use crate::listen::args::{BootArgs, DhcpMode};
 use crate::listen::datagrams::Datagrams;
+use crate::listen::dhcp6::{self, Http6, Ports6};
 use crate::serve::port_owner::{self, Protocol};
 
 /// Where DHCP servers are asked.
@@ -72,6 +73,8 @@ pub(crate) struct Ports {
     pub(crate) rivals: Option<Datagrams>,
     /// Where machines fetch from.
     pub(crate) http: Option<Http>,
+    /// The same over IPv6, as far as it can be had.
+    pub(crate) ipv6: Option<Ports6>,
 }
 
 impl Ports {
@@ -83,7 +86,18 @@ impl Ports {
             binl: None,
             rivals: None,
             http: None,
+            ipv6: None,
         }
+    }
+
+    /// Opens the ports of DHCPv6 too, where `http` answers over IPv6. Without them IPv4 goes on alone.
+    #[must_use]
+    pub(crate) fn with_ipv6(mut self, http: Option<Http6>) -> Self {
+        match dhcp6::open(self.mode, http) {
+            Ok(ports) => self.ipv6 = ports,
+            Err(why) => tracing::warn!("machines that boot over IPv6 are not answered: {why}"),
+        }
+        self
     }
 }
 

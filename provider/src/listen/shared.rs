@@ -1,11 +1,13 @@
 //! What the boot services have in common with the rest of the provider: counters, the policy, and what is shown.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use boot_manifest::Channel;
 use pxe::Mac;
 use pxe::boot::{Offer, Plan};
 use pxe::client::{Client, Firmware};
+use pxe::dhcp6;
 use pxe::strategy::{Answer, Transfer};
 use serde_json::{Value, json};
 
@@ -41,10 +43,15 @@ pub(crate) struct Shared {
 impl Shared {
     /// What a machine is to be given.
     pub(super) fn plan(&self, client: &Client, place: &Place) -> Plan {
+        self.plan_at(client, place.server.into())
+    }
+
+    /// What a machine is to be given that reaches us at this address.
+    pub(super) fn plan_at(&self, client: &Client, server: IpAddr) -> Plan {
         let Some(arch) = client.arch.folder() else {
             return Plan::Silence(pxe::boot::Reason::NothingToBoot);
         };
-        let at = format!("http://{}:{}", place.server, self.port);
+        let at = format!("http://{}", SocketAddr::new(server, self.port));
         let folder = format!("{at}/{}/{arch}", self.channel);
         let file = match client.firmware {
             Firmware::BiosPxe | Firmware::RaspberryPi => "undionly.kpxe",
@@ -64,6 +71,14 @@ impl Shared {
         tracing::info!(
             mac = %client.mac, firmware = client.firmware.name(), arch = %client.arch, interface = place.interface,
             strategy = answer.strategy, file = answer.reply.file, arrival = ?place.arrival, "boot offered"
+        );
+    }
+
+    /// A client was answered over DHCPv6.
+    pub(super) fn told(&self, client: &Client, link: &str, reply: &dhcp6::Reply) {
+        tracing::info!(
+            mac = %client.mac, firmware = client.firmware.name(), arch = %client.arch, interface = link,
+            file = reply.boot_url(), address = ?reply.address(), answer = reply.kind.name(), "boot offered over IPv6"
         );
     }
 

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::reply::{Reply, Status};
-use super::{Addresses, Kind, Prefix, Request};
+use super::{Addresses, Identity, Kind, Prefix, Request};
 use crate::boot::{Offer, Plan, Reason};
 use crate::client::{Client, Firmware, HTTP_CLASS, PXE_CLASS};
 
@@ -45,6 +45,8 @@ pub enum Silence {
     AnotherServer,
     /// It must say who it is, and does not.
     NoIdentifier,
+    /// It does not boot over the network.
+    NotBooting,
     /// Nothing that this mode answers.
     NotAsked,
     /// Its link has no subnet of which addresses could be given.
@@ -63,6 +65,7 @@ impl Silence {
         match self {
             Self::AnotherServer => "meant for another server",
             Self::NoIdentifier => "without the client's identifier",
+            Self::NotBooting => "does not boot over the network",
             Self::NotAsked => "nothing that is answered in this mode",
             Self::NoSubnet => "no subnet to give an address of",
             Self::Plan(reason) => reason.text(),
@@ -72,12 +75,11 @@ impl Silence {
     }
 }
 
-/// The answer to a client that boots over the network.
+/// The answer to a question. `boots`: who asks and what it is to boot, if it boots over the network.
 pub fn answer(
     request: &Request,
     port: Port,
-    client: &Client,
-    plan: &Plan,
+    boots: Option<(&Client, &Plan)>,
     server: &Server<'_>,
     addresses: &mut Addresses,
 ) -> Result<Reply, Silence> {
@@ -93,22 +95,21 @@ pub fn answer(
     }
     match (request.kind, port, server.mode) {
         (Kind::Request, Port::Boot, _) | (Kind::InformationRequest, _, _) => {
-            let mut reply = Reply::to(request, Kind::Reply, server.id);
-            tell(&mut reply, client, plan, server, true)?;
-            Ok(reply)
+            told(request, Kind::Reply, boots, server)
         }
-        (Kind::Solicit, Port::Dhcp, Mode::Proxy) => {
-            // Without an address, and without a preference: the highest one would end the firmware's wait before the
-            // server of the LAN has answered.
-            let mut reply = Reply::to(request, Kind::Advertise, server.id);
-            tell(&mut reply, client, plan, server, true)?;
-            Ok(reply)
+        // Without a preference: the highest one would end the firmware's wait before the server of the LAN has answered.
+        (Kind::Solicit, Port::Dhcp, Mode::Proxy) => told(request, Kind::Advertise, boots, server),
+        (Kind::Solicit | Kind::Request, Port::Dhcp, Mode::Server) => {
+            let mut reply = begun(request, server)?;
+            tell(&mut reply, boots, server, false)?;
+            lease(reply, request, server, addresses)
         }
-        (Kind::Solicit, Port::Dhcp, Mode::Server) => {
-            lease(request, Kind::Advertise, client, plan, server, addresses)
+        // EDK2 leaves out who it is as soon as it has an address, and when it gives one back it waits long for an answer.
+        (_, Port::Dhcp, Mode::Server) if boots.is_none() && !holds(request, server, addresses) => {
+            Err(Silence::NotBooting)
         }
-        (Kind::Request | Kind::Renew | Kind::Rebind, Port::Dhcp, Mode::Server) => {
-            lease(request, Kind::Reply, client, plan, server, addresses)
+        (Kind::Renew | Kind::Rebind, Port::Dhcp, Mode::Server) => {
+            lease(begun(request, server)?, request, server, addresses)
         }
         (Kind::Confirm | Kind::Release | Kind::Decline, Port::Dhcp, Mode::Server) => {
             acknowledge(request, server, addresses)
@@ -117,16 +118,54 @@ pub fn answer(
     }
 }
 
+/// Whether the addresses that a message is about are ours.
+fn holds(request: &Request, server: &Server<'_>, addresses: &Addresses) -> bool {
+    let client_id = request.client_id.as_deref().unwrap_or_default();
+    let is_ours = |prefix, identity: &Identity| {
+        let own = addresses.of(prefix, client_id, identity.number);
+        identity.addresses.contains(&own)
+    };
+    let mut identities = request.identities.iter();
+    request.server_id.is_some()
+        || server
+            .prefix
+            .is_some_and(|prefix| identities.any(|identity| is_ours(prefix, identity)))
+}
+
+/// An answer without an address.
+fn told(
+    request: &Request,
+    kind: Kind,
+    boots: Option<(&Client, &Plan)>,
+    server: &Server<'_>,
+) -> Result<Reply, Silence> {
+    let mut reply = Reply::to(request, kind, server.id);
+    tell(&mut reply, boots, server, true)?;
+    Ok(reply)
+}
+
+/// An answer that is to have an address.
+fn begun(request: &Request, server: &Server<'_>) -> Result<Reply, Silence> {
+    let kind = match request.kind {
+        Kind::Solicit => Kind::Advertise,
+        _ => Kind::Reply,
+    };
+    match request.identities.is_empty() {
+        true => Err(Silence::NotAsked),
+        false => Ok(Reply::to(request, kind, server.id)),
+    }
+}
+
 /// What to boot. `class`: whether the answer has to name the firmware's class. UEFI HTTP boot takes nothing else for an
 /// answer; UEFI PXE takes an answer without an address for a boot server's only with it, and an answer with an address
 /// that has it for the beginning of one more question.
 fn tell(
     reply: &mut Reply,
-    client: &Client,
-    plan: &Plan,
+    boots: Option<(&Client, &Plan)>,
     server: &Server<'_>,
     class: bool,
 ) -> Result<(), Silence> {
+    let (client, plan) = boots.ok_or(Silence::NotBooting)?;
     let offer = match plan {
         Plan::Netboot(offer) => offer,
         Plan::LocalDisk => return Err(Silence::LocalDisk),
@@ -156,25 +195,18 @@ fn url(firmware: Firmware, offer: &Offer, server: Ipv6Addr) -> Option<String> {
     }
 }
 
-/// An answer with an address for everything the client wants one for.
+/// Adds an address for everything the client wants one for.
 fn lease(
+    mut reply: Reply,
     request: &Request,
-    kind: Kind,
-    client: &Client,
-    plan: &Plan,
     server: &Server<'_>,
     addresses: &Addresses,
 ) -> Result<Reply, Silence> {
     let prefix = server.prefix.ok_or(Silence::NoSubnet)?;
     let client_id = request.client_id.as_deref().unwrap_or_default();
-    let mut reply = Reply::to(request, kind, server.id);
-    tell(&mut reply, client, plan, server, false)?;
     for identity in &request.identities {
         let address = addresses.of(prefix, client_id, identity.number);
-        reply.identity(identity.number, Some(address));
-    }
-    if request.identities.is_empty() {
-        return Err(Silence::NotAsked);
+        reply.identity(identity.number, address);
     }
     Ok(reply)
 }

@@ -64,19 +64,17 @@ impl Reply {
         self.options.push((code::STATUS, status_value(status)));
     }
 
-    /// An address, or with `None` that there is nothing (any more).
-    pub(super) fn identity(&mut self, number: [u8; 4], address: Option<Ipv6Addr>) {
+    /// An address.
+    pub(super) fn identity(&mut self, number: [u8; 4], address: Ipv6Addr) {
         let mut value = number.to_vec();
         for seconds in [ADDRESS_RENEW_SECONDS, ADDRESS_REBIND_SECONDS] {
             value.extend(seconds.to_be_bytes());
         }
-        if let Some(address) = address {
-            let mut inner = address.octets().to_vec();
-            for seconds in [ADDRESS_PREFERRED_SECONDS, ADDRESS_VALID_SECONDS] {
-                inner.extend(seconds.to_be_bytes());
-            }
-            put(&mut value, code::IA_ADDRESS, &inner);
+        let mut inner = address.octets().to_vec();
+        for seconds in [ADDRESS_PREFERRED_SECONDS, ADDRESS_VALID_SECONDS] {
+            inner.extend(seconds.to_be_bytes());
         }
+        put(&mut value, code::IA_ADDRESS, &inner);
         self.options.push((code::IA_NA, value));
     }
 
@@ -89,6 +87,13 @@ impl Reply {
     /// The URL that it tells.
     pub fn boot_url(&self) -> Option<&str> {
         std::str::from_utf8(self.option(code::BOOT_FILE_URL)?).ok()
+    }
+
+    /// The first address that it gives.
+    pub fn address(&self) -> Option<Ipv6Addr> {
+        // The client's number, two times, and the head of the inner option stand before it.
+        let octets = self.option(code::IA_NA)?.get(16..32)?;
+        Some(<[u8; 16]>::try_from(octets).ok()?.into())
     }
 
     /// The message as it goes out.

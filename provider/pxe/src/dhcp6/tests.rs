@@ -61,8 +61,7 @@ fn asked(request: &Request, port: Port, mode: Mode) -> Result<Reply, Silence> {
     answer(
         request,
         port,
-        &client,
-        &netboot(),
+        Some((&client, &netboot())),
         &server(mode),
         &mut addresses,
     )
@@ -225,8 +224,7 @@ fn an_address_that_is_taken_is_not_given_again() {
         let reply = answer(
             &request,
             Port::Dhcp,
-            &client,
-            &netboot(),
+            Some((&client, &netboot())),
             &server,
             &mut addresses,
         );
@@ -239,6 +237,67 @@ fn an_address_that_is_taken_is_not_given_again() {
     let many: Vec<_> = many.collect();
     addresses.decline(many);
     addresses.of(prefix, b"machine", [0, 0, 0, 1]);
+}
+
+/// Seen with OVMF: without an answer to its RELEASE the program it has fetched starts 70 s later.
+#[test]
+fn a_machine_that_left_out_who_it_is_is_answered_about_its_address() {
+    let given = asked(&parsed(HTTP_SOLICIT), Port::Dhcp, Mode::Server).unwrap();
+    let held = Identity {
+        number: [0x4b, 0xfb, 0x8d, 0x37],
+        addresses: vec![given.address().unwrap()],
+    };
+    let silent = Request {
+        class: None,
+        archs: Vec::new(),
+        server_id: Some(DUID.to_vec()),
+        identities: vec![held.clone()],
+        ..parsed(HTTP_SOLICIT)
+    };
+    let server = server(Mode::Server);
+    let asked = |request: &Request| {
+        answer(
+            request,
+            Port::Dhcp,
+            None,
+            &server,
+            &mut Addresses::default(),
+        )
+    };
+    for (kind, has_server_id) in [
+        (Kind::Release, true),
+        (Kind::Decline, true),
+        (Kind::Renew, true),
+        (Kind::Rebind, false),
+        (Kind::Confirm, false),
+    ] {
+        let server_id = silent.server_id.clone().filter(|_| has_server_id);
+        let request = Request {
+            kind,
+            server_id,
+            ..silent.clone()
+        };
+        assert_eq!(asked(&request).unwrap().kind, Kind::Reply, "{kind:?}");
+    }
+    // Who only passes by is not.
+    let stranger = Request {
+        kind: Kind::Rebind,
+        server_id: None,
+        identities: vec![Identity {
+            addresses: vec![OURS],
+            ..held
+        }],
+        ..silent.clone()
+    };
+    for request in [
+        stranger,
+        Request {
+            kind: Kind::Solicit,
+            ..silent
+        },
+    ] {
+        assert_eq!(asked(&request).unwrap_err(), Silence::NotBooting);
+    }
 }
 
 #[test]
@@ -279,8 +338,7 @@ fn silence_has_its_reason() {
         let got = answer(
             &request,
             Port::Dhcp,
-            &client,
-            &plan,
+            Some((&client, &plan)),
             &server,
             &mut addresses,
         );
@@ -296,8 +354,7 @@ fn silence_has_its_reason() {
     let got = answer(
         &request,
         Port::Dhcp,
-        &client,
-        &netboot(),
+        Some((&client, &netboot())),
         &no_subnet,
         &mut addresses,
     );
@@ -454,7 +511,7 @@ proptest! {
         for mode in [Mode::Proxy, Mode::Server] {
             for port in [Port::Dhcp, Port::Boot] {
                 let server = Server { mode, ..server(mode) };
-                let got = answer(&request, port, &client, &netboot(), &server, &mut addresses);
+                let got = answer(&request, port, Some((&client, &netboot())), &server, &mut addresses);
                 if let Ok(reply) = got
                     && request.relays.is_empty()
                 {
