@@ -411,3 +411,273 @@ fn every_interface_is_answered_with_its_own_address() {
     }
     assert_eq!(heard_twice, [], "nothing leaves by another interface");
 }
+
+// C18: a relay gets its answer at port 67, with the address of this machine that it reaches.
+#[test]
+fn machines_behind_a_real_relay_are_answered_through_it() {
+    if !has_program("dnsmasq") {
+        return skip("boot behind a relay", "dnsmasq is not installed");
+    }
+    let Some(mut rig) = Rig::new("boot behind a relay") else {
+        return;
+    };
+    // client -- 10.79.0.0/24 -- hub (relay) -- 10.77.0.0/24 -- server
+    rig.lan.join("hub", "far", "client", "eth1").unwrap();
+    rig.lan
+        .ip("hub", "address add 10.79.0.1/24 dev far")
+        .unwrap();
+    for (host, name) in [("hub", "far"), ("client", "eth1")] {
+        rig.lan.ip(host, &format!("link set {name} up")).unwrap();
+    }
+    rig.lan.ip("client", "link set eth0 down").unwrap();
+    rig.lan
+        .ip("server", "route add 10.79.0.0/24 via 10.77.0.1")
+        .unwrap();
+    let mut relay = rig.lan.command("hub", "dnsmasq");
+    relay
+        .args([
+            "-k",
+            "-C",
+            "/dev/null",
+            "--port=0",
+            "--log-dhcp",
+            "--pid-file=",
+        ])
+        .args(["--user=root", "--log-facility=-"])
+        .arg(format!("--dhcp-relay=10.79.0.1,{SERVER}"));
+    rig.lan.start("relay", relay);
+    let relays = || rig.lan.log("relay").contains("DHCP relay from 10.79.0.1");
+    assert!(until(PATIENCE, relays), "{}", rig.lan.log("relay"));
+    let far = "10.79.0.100-10.79.0.110/24";
+    rig.start(&[&SERVER_MODE[..], &["--dhcp-range", far]].concat());
+    let client = Client::at(&rig.lan, "client", "eth1", 68);
+    let ask = Ask::discover(7, "PXEClient");
+    let answers = client.ask(&ask, PATIENCE, has(Kind::Offer));
+    let offer = from(&answers, SERVER)[0].clone();
+    assert_eq!(offer.yiaddr, Ipv4Addr::new(10, 79, 0, 100));
+    assert_eq!(
+        (offer.siaddr, offer.giaddr),
+        (SERVER, Ipv4Addr::new(10, 79, 0, 1))
+    );
+    let take = Ask::take(&offer).booting(7, "PXEClient");
+    let answers = client.ask(&take, PATIENCE, has(Kind::Ack));
+    assert_eq!(given(&answers, Kind::Ack), Some(offer.yiaddr));
+}
+
+// C18, C19: the same as a proxy, and what the relay added comes back as it was.
+#[test]
+fn a_proxy_answers_a_relay_and_keeps_what_it_added() {
+    let Some(mut rig) = Rig::new("boot by proxy behind a relay") else {
+        return;
+    };
+    rig.start(&[]);
+    let relay = Client::at(&rig.lan, "hub", "br0", 67);
+    let added: &[u8] = &[1, 4, b'p', b'o', b'r', b't'];
+    let mut ask = Ask::discover(16, "HTTPClient").with(options::RELAY, added);
+    ask.giaddr = ROUTER;
+    let answers = relay.ask_at(&ask, (SERVER, 67), PATIENCE, |all| !all.is_empty());
+    let offer = from(&answers, SERVER)[0];
+    assert_eq!((offer.giaddr, offer.siaddr), (ROUTER, SERVER));
+    assert_eq!(offer.options.get(options::RELAY), Some(added));
+}
+
+#[test]
+fn real_clients_take_their_addresses() {
+    let Some(mut rig) = Rig::new("addresses for real clients") else {
+        return;
+    };
+    rig.start(&SERVER_MODE);
+    let script = rig.lan.directory().join("script");
+    std::fs::write(
+        &script,
+        "#!/bin/sh\nenv | grep -E '^(ip|subnet|router|dns|new_)' >&2\n",
+    )
+    .unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&script, mode).unwrap();
+    let script = script.to_str().unwrap().to_owned();
+    let leases = rig.lan.directory().join("dhclient.leases");
+    let leases = leases.to_str().unwrap().to_owned();
+    let udhcpc = ["-i", "eth0", "-f", "-n", "-q", "-s", &script];
+    let dhclient = [
+        "-4",
+        "-d",
+        "-1",
+        "-v",
+        "-pf",
+        "/dev/null",
+        "-lf",
+        &leases,
+        "-sf",
+        &script,
+        "eth0",
+    ];
+    for (program, arguments, expected) in [
+        (
+            "udhcpc",
+            &udhcpc[..],
+            &[
+                "ip=10.77.0.10",
+                "subnet=255.255.255.0",
+                "router=10.77.0.1",
+                "dns=10.77.0.53",
+            ][..],
+        ),
+        (
+            "dhclient",
+            &dhclient[..],
+            &[
+                "new_ip_address=10.77.0.10",
+                "new_routers=10.77.0.1",
+                "bound to 10.77.0.10",
+            ],
+        ),
+    ] {
+        if !has_program(program) {
+            skip(
+                "addresses for real clients",
+                &format!("{program} is not installed"),
+            );
+            continue;
+        }
+        let mut command = rig.lan.command("client", program);
+        command.args(arguments);
+        rig.lan.start(program, command);
+        for line in expected {
+            let said = || rig.lan.log(program).contains(line);
+            assert!(until(PATIENCE, said), "{line}\n{}", rig.lan.log(program));
+        }
+    }
+}
+
+#[test]
+fn a_dhcp_server_on_the_same_machine_keeps_what_is_sent_to_it_alone() {
+    if !has_program("dnsmasq") {
+        return skip(
+            "boot on one machine with dnsmasq",
+            "dnsmasq is not installed",
+        );
+    }
+    let Some(mut rig) = Rig::new("boot on one machine with dnsmasq") else {
+        return;
+    };
+    let dnsmasq = |rig: &mut Rig, name: &str, more: &[&str]| {
+        let mut command = rig.lan.command("server", "dnsmasq");
+        let leases = rig.lan.directory().join(format!("{name}.leases"));
+        command
+            .args([
+                "-k",
+                "-C",
+                "/dev/null",
+                "--port=0",
+                "--no-ping",
+                "--log-dhcp",
+            ])
+            .args([
+                "--pid-file=",
+                "--user=root",
+                "--dhcp-authoritative",
+                "--log-facility=-",
+            ])
+            .arg("--dhcp-range=10.77.0.60,10.77.0.69,2m")
+            .arg(format!("--dhcp-leasefile={}", leases.display()))
+            .args(more);
+        let pid = rig.lan.start(name, command);
+        let listens = || rig.lan.log(name).contains("DHCP, IP range");
+        assert!(until(PATIENCE, listens), "dnsmasq did not start");
+        pid
+    };
+    // One that shares its port: both are heard by everybody, and it alone by those who know it.
+    let sharing = dnsmasq(
+        &mut rig,
+        "sharing",
+        &["--interface=eth0", "--bind-interfaces"],
+    );
+    let pid = rig.start(&[]);
+    assert!(rig.log().contains("port 67 is shared"), "{}", rig.log());
+    let client = rig.client();
+    let answers = client.ask(&Ask::discover(7, "PXEClient"), PATIENCE, |all| {
+        all.len() > 1
+    });
+    let given: Vec<Ipv4Addr> = answers.iter().map(|answer| answer.yiaddr).collect();
+    assert!(given.contains(&Ipv4Addr::UNSPECIFIED), "ours: {answers:?}");
+    let theirs = answers
+        .iter()
+        .find(|answer| !answer.yiaddr.is_unspecified())
+        .unwrap();
+    let address = theirs.yiaddr;
+    client.ask(&Ask::take(theirs), PATIENCE, |all| !all.is_empty());
+    rig.lan
+        .ip("client", &format!("address add {address}/24 dev eth0"))
+        .unwrap();
+    let mut renew = Ask::new(Kind::Request);
+    renew.ciaddr = address;
+    let answers = client.ask_at(&renew, (SERVER, 67), PATIENCE, |all| !all.is_empty());
+    assert_eq!(
+        answers.first().map(|answer| answer.kind),
+        Some(Kind::Ack),
+        "renewed"
+    );
+    rig.lan.kill(pid);
+    rig.lan.kill(sharing);
+    // One that does not: only what it sends on to port 4011 is answered, and that is said.
+    dnsmasq(&mut rig, "alone", &[]);
+    rig.start(&[]);
+    assert!(
+        rig.log().contains("(dnsmasq) has port 67 for itself"),
+        "{}",
+        rig.log()
+    );
+    let mut ask = Ask::new(Kind::Request).booting(7, "PXEClient");
+    ask.ciaddr = address;
+    let answers = client.ask_at(&ask, (SERVER, 4011), PATIENCE, |all| !all.is_empty());
+    assert_eq!(answers.len(), 1);
+    assert_eq!(rig.status()["dhcp"], "binl");
+}
+
+#[test]
+fn the_one_capability_of_the_unit_is_enough_and_is_given_up() {
+    if !has_program("setpriv") {
+        return skip("boot as the unit does", "setpriv is not installed");
+    }
+    let Some(mut rig) = Rig::new("boot as the unit does") else {
+        return;
+    };
+    let start = |rig: &mut Rig, capabilities: &[&str]| {
+        let mut command = rig.lan.command("server", "setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .args(capabilities)
+            .arg(PLASMD)
+            .args(["serve", "--no-mdns", "--arch", "x86_64", "--artifacts"])
+            .arg(rig.tree.root())
+            .env_remove("RUST_LOG");
+        let pid = rig.lan.start("plasmd", command);
+        assert!(
+            until(PATIENCE, || rig.log().contains("serving")),
+            "{}",
+            rig.log()
+        );
+        pid
+    };
+    let bind = [
+        "--inh-caps=-all,+net_bind_service",
+        "--ambient-caps=-all,+net_bind_service",
+    ];
+    let pid = start(&mut rig, &bind);
+    assert_eq!(rig.status()["dhcp"], "proxy", "{}", rig.log());
+    let client = rig.client();
+    let ask = Ask::discover(7, "PXEClient");
+    assert_eq!(client.ask(&ask, PATIENCE, |all| !all.is_empty()).len(), 1);
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        let line = status.lines().find(|line| line.starts_with(set)).unwrap();
+        assert!(line.ends_with("\t0000000000000000"), "{line}");
+    }
+    rig.lan.kill(pid);
+    // Without it files are served all the same, and one line says what is not.
+    start(&mut rig, &["--inh-caps=-all"]);
+    assert_eq!(rig.status()["dhcp"], "off");
+    let why = "not answered: port 67 needs root or CAP_NET_BIND_SERVICE";
+    assert!(rig.log().contains(why), "{}", rig.log());
+}
