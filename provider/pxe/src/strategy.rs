@@ -159,12 +159,13 @@ fn style(book: &mut Book, question: &Question<'_>, now: Duration) -> Result<Styl
     let Plan::Netboot(offer) = question.plan else {
         return Ok(*first);
     };
-    if matches!(question.client.firmware, Firmware::Ipxe { .. }) {
+    if let Firmware::Ipxe { http, .. } = question.client.firmware {
+        let chained = !http || offer.script_url.is_none();
         let looks = question.request.kind == Kind::Discover;
-        return if !looks || book.may_chain(mac, order, now) {
+        return if !chained || !looks || book.may_chain(mac, order, now) {
             Ok(*first)
         } else {
-            Err("this iPXE fetches nothing by HTTP, and took ours twice without a change")
+            Err("this iPXE took ours twice, and is still one that gets no script")
         };
     }
     let found = match (question.arrival, question.request.kind) {
@@ -178,48 +179,22 @@ fn style(book: &mut Book, question: &Question<'_>, now: Duration) -> Result<Styl
     Ok(offer.style.or(found).unwrap_or(*first))
 }
 
-/// The styles of a firmware, in the order they are tried; none where there is only one way.
+/// The styles of a firmware, in the order they are tried; none where there is only one way. An iPXE counts as the ROM it
+/// may be in.
 const fn order(firmware: Firmware, grants: bool) -> &'static [Style] {
-    match (firmware, grants) {
+    let efi = match firmware {
+        Firmware::UefiPxe | Firmware::Ipxe { efi: true, .. } => true,
+        Firmware::BiosPxe | Firmware::Ipxe { efi: false, .. } => false,
+        Firmware::UBoot => return &[Style::Plain, Style::Direct, Style::Binl],
+        Firmware::UefiHttp | Firmware::RaspberryPi | Firmware::Phase => return &[],
+    };
+    match (efi, grants) {
         // Where the offer brings an address too, naming the file like any DHCP server is what everybody takes.
-        (
-            Firmware::UefiPxe
-            | Firmware::Ipxe {
-                http: false,
-                efi: true,
-            },
-            true,
-        ) => &[Style::Plain, Style::Direct, Style::Binl, Style::Menu],
-        (
-            Firmware::BiosPxe
-            | Firmware::Ipxe {
-                http: false,
-                efi: false,
-            },
-            true,
-        ) => &[Style::Direct, Style::Plain, Style::Binl, Style::Menu],
+        (true, true) => &[Style::Plain, Style::Direct, Style::Binl, Style::Menu],
+        (false, true) => &[Style::Direct, Style::Plain, Style::Binl, Style::Menu],
         // Old EDK2 drops proxy offers with discovery control (its list of them never takes the first), so first without.
-        (
-            Firmware::UefiPxe
-            | Firmware::Ipxe {
-                http: false,
-                efi: true,
-            },
-            false,
-        ) => &[Style::Binl, Style::Direct, Style::Menu, Style::Plain],
-        (
-            Firmware::BiosPxe
-            | Firmware::Ipxe {
-                http: false,
-                efi: false,
-            },
-            false,
-        ) => &[Style::Direct, Style::Binl, Style::Menu, Style::Plain],
-        (Firmware::UBoot, _) => &[Style::Plain, Style::Direct, Style::Binl],
-        (
-            Firmware::UefiHttp | Firmware::Ipxe { .. } | Firmware::RaspberryPi | Firmware::Phase,
-            _,
-        ) => &[],
+        (true, false) => &[Style::Binl, Style::Direct, Style::Menu, Style::Plain],
+        (false, false) => &[Style::Direct, Style::Binl, Style::Menu, Style::Plain],
     }
 }
 
