@@ -116,6 +116,11 @@ impl Client {
         Self(lan.within(host, open).unwrap())
     }
 
+    /// The socket itself.
+    pub(crate) fn into_socket(self) -> UdpSocket {
+        self.0
+    }
+
     /// Asks everybody, and gives the answers that came until `is_enough`, or until `limit`.
     pub(crate) fn ask(
         &self,
