@@ -17,7 +17,7 @@
 
 pub(crate) mod cmd;
 pub(crate) mod file;
-mod nearest;
+pub(crate) mod nearest;
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -25,6 +25,7 @@ use std::fmt;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
@@ -35,6 +36,7 @@ use serde::Serialize;
 use crate::config::file::{CONFIG_SIZE_MAX, Value};
 use crate::config::nearest::nearest;
 use crate::exit::CommandError;
+use crate::machines::profiles::{self, Profiles};
 
 /// The file that is read when none is named. It need not exist.
 pub(crate) const DEFAULT_FILE: &str = "/etc/phase/plasmd.toml";
@@ -128,6 +130,8 @@ pub(crate) struct Layered {
     pub(crate) args: Vec<OsString>,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
+    /// What the file says about machines.
+    pub(crate) profiles: Arc<Profiles>,
     sources: Vec<(String, Source)>,
 }
 
@@ -200,6 +204,7 @@ pub(crate) fn layer(
             .map(|(long, _)| long.to_owned())
             .collect(),
         found: Vec::new(),
+        profiles: Profiles::default(),
         problems: Vec::new(),
     };
     layers.environment(&places.environment);
@@ -221,6 +226,7 @@ pub(crate) fn layer(
     }
     let mut layered = Layered {
         file,
+        profiles: Arc::new(layers.profiles),
         ..Layered::default()
     };
     for found in layers.found {
@@ -240,6 +246,8 @@ pub(crate) struct InForce {
     pub(crate) file: Option<PathBuf>,
     /// Every setting.
     pub(crate) settings: Vec<Setting>,
+    /// What the file says about machines.
+    pub(crate) profiles: Arc<Profiles>,
 }
 
 /// Reads all places for `plasmd serve` with `args` and parses the result.
@@ -260,6 +268,7 @@ pub(crate) fn parse<T: FromArgMatches>(
         args: args.to_vec(),
         file: layered.file,
         settings,
+        profiles: layered.profiles,
     };
     Ok((parsed, in_force))
 }
@@ -329,6 +338,7 @@ struct Layers<'a> {
     command: &'a Command,
     taken: HashSet<String>,
     found: Vec<Found>,
+    profiles: Profiles,
     problems: Vec<Problem>,
 }
 
@@ -382,12 +392,17 @@ impl Layers<'_> {
             Ok(text) => text,
             Err(reason) => return self.problem(place(0), reason),
         };
-        let (entries, bad) = file::parse(&text);
+        let parsed = file::parse(&text);
         let before = self.problems.len();
+        for bad in parsed.problems {
+            self.problem(place(bad.line), bad.reason);
+        }
+        let (profiles, bad) = profiles::read(&parsed.sections);
         for bad in bad {
             self.problem(place(bad.line), bad.reason);
         }
-        for entry in entries {
+        self.profiles = profiles;
+        for entry in parsed.entries {
             if entry.key == FILE_FLAG {
                 let text = "a file cannot name another file".to_owned();
                 self.problem(place(entry.line), text);

@@ -88,9 +88,6 @@ impl Setup {
 #[derive(Debug)]
 pub(crate) struct Listen {
     tasks: Vec<JoinHandle<()>>,
-    /// Where TFTP and HTTP tell what they saw.
-    #[expect(dead_code, reason = "TFTP, which tells, is not here yet")]
-    pub(crate) hints: mpsc::Sender<Hint>,
 }
 
 impl Drop for Listen {
@@ -135,9 +132,15 @@ pub(crate) async fn start(
             })?;
         tasks.push(tokio::spawn(service.run()));
     }
+    // What TFTP and HTTP see of a machine is known there. In a storm some of it is lost, and found out again.
+    shared
+        .machines
+        .tell_everything_to(Box::new(move |mac, heard| {
+            let _ = hints.try_send(Hint { mac, heard });
+        }));
     let desk = Desk::new(open, http, interfaces, addresses, shared, told);
     tasks.push(tokio::spawn(desk.run()));
-    Ok(Some(Listen { tasks, hints }))
+    Ok(Some(Listen { tasks }))
 }
 
 fn watched(socket: Option<Datagrams>) -> Result<Option<Watched>, CommandError> {

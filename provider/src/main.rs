@@ -19,6 +19,7 @@ mod instead;
 mod key;
 mod listen;
 mod log;
+mod machines;
 mod man_cmd;
 mod manifest_cmd;
 mod net;

@@ -4,10 +4,11 @@
 //! needed any more (`confine`), say what is served where (`summary`), serve beside the `chores`, and end (`stopping`). What is served is decided in `catalog`, how it is sent in [`crate::http`]. Nothing is
 //! ever written to the artifacts directory.
 
-mod access_log;
+pub(crate) mod access_log;
 mod announce;
 mod app;
 mod args;
+mod boot_routes;
 mod build;
 pub(crate) mod catalog;
 mod chores;
@@ -23,7 +24,7 @@ mod notify;
 pub(crate) mod port_owner;
 mod privileges;
 mod process;
-mod ready;
+pub(crate) mod ready;
 pub(crate) mod refusal;
 mod reload;
 mod request_id;
@@ -159,6 +160,10 @@ async fn serve(
             async move { catalog.tidy().await }
         }),
         tokio::spawn(reloading),
+        tokio::spawn({
+            let machines = Arc::clone(&app.machines);
+            async move { machines.keep().await }
+        }),
         tokio::spawn(keep_alive(Arc::clone(&app), bounds)),
     ];
     tracing::info!("{control_note}");
@@ -197,6 +202,9 @@ async fn serve(
     }
     if let Some(log) = &app.access_log {
         log.finish();
+    }
+    if let Err(error) = app.machines.save() {
+        tracing::warn!("what was learned about machines is not kept: {error}");
     }
     if cut > 0 {
         tracing::warn!(

@@ -39,3 +39,6 @@ pub(crate) const PLACES_MAX: usize = 64;
 /// Folders and files that are watched: far below what the kernel grants a user (8,192 on old ones), each costs it about
 /// a kilobyte.
 pub(crate) const WATCHES_MAX: usize = 1_024;
+
+/// Channels that are listed. A menu shows 20.
+pub(crate) const CHANNELS_MAX: usize = 256;

@@ -14,7 +14,7 @@ use crate::beneath::{self, OpenError};
 use crate::hashes::Hashes;
 use crate::identity::{Identity, OpenFile};
 use crate::layout::{self, MANIFEST_FILE};
-use crate::limits::FOLDER_FILES_MAX;
+use crate::limits::{CHANNELS_MAX, FOLDER_FILES_MAX};
 use crate::watch::{Looking, Watch};
 
 /// An artifacts directory: `<root>/<channel>/<arch>/<file>`.
@@ -160,6 +160,22 @@ impl Store {
             Err(OpenError::NotFound) => folders.find_only(name),
             Err(error) => Err(error),
         }
+    }
+
+    /// The channels there are, sorted: directories whose names could be one's.
+    pub fn channels(&self) -> Vec<Channel> {
+        let Ok(dir) = beneath::folder(&self.root, ".").and_then(|dir| Ok(Dir::read_from(dir)?))
+        else {
+            return Vec::new();
+        };
+        let mut channels: Vec<Channel> = dir
+            .filter_map(Result::ok)
+            .filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok())
+            .filter(|channel: &Channel| beneath::place(&self.root, channel.as_str()).is_ok())
+            .take(CHANNELS_MAX)
+            .collect();
+        channels.sort();
+        channels
     }
 
     /// Looks through the folder of `channel` and `arch`. Whatever is wrong with one file leaves the others in place.

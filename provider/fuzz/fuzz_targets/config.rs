@@ -13,7 +13,11 @@ use libfuzzer_sys::fuzz_target;
 mod file;
 
 fuzz_target!(|text: &str| {
-    let (entries, problems) = file::parse(text);
+    let file::Parsed {
+        entries,
+        sections,
+        problems,
+    } = file::parse(text);
     assert!(problems.len() <= file::PROBLEMS_MAX);
     let lines = text.split('\n').count();
     for problem in &problems {
@@ -24,12 +28,17 @@ fuzz_target!(|text: &str| {
         assert!((1..=lines).contains(&entry.line));
         assert!(entries[..at].iter().all(|other| other.key != entry.key));
     }
+    for section in &sections {
+        assert!((1..=lines).contains(&section.line));
+        assert!(matches!(section.path.len(), 1 | 2));
+    }
     let around = format!("# remark\n\n{text}\n");
     if problems.is_empty() && around.len() <= file::CONFIG_SIZE_MAX {
-        let (again, problems) = file::parse(&around);
-        assert!(problems.is_empty());
-        assert_eq!(again.len(), entries.len());
-        for (one, other) in again.iter().zip(&entries) {
+        let again = file::parse(&around);
+        assert!(again.problems.is_empty());
+        assert_eq!(again.entries.len(), entries.len());
+        assert_eq!(again.sections.len(), sections.len());
+        for (one, other) in again.entries.iter().zip(&entries) {
             assert_eq!(
                 (&one.key, &one.value, one.line),
                 (&other.key, &other.value, other.line + 2)

@@ -12,6 +12,26 @@ type Wish = (u16, u8);
 ///
 /// Programs name JSON; people's browsers and curl name other types or none. A client that leaves it open is a person.
 pub fn prefers_json(headers: &HeaderMap) -> bool {
+    let (json, text) = wishes(headers);
+    // Equally wanted: what was named more exactly.
+    json.0 > 0 && json > text
+}
+
+/// Whether a page is better told as HTML than as JSON: browsers name it.
+pub fn prefers_html(headers: &HeaderMap) -> bool {
+    let names_html = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .take(ACCEPT_RANGES_MAX)
+        .filter_map(media_range)
+        .any(|(range, quality)| quality > 0 && range.eq_ignore_ascii_case("text/html"));
+    names_html && !prefers_json(headers)
+}
+
+/// How much JSON and text are wanted.
+fn wishes(headers: &HeaderMap) -> (Wish, Wish) {
     let mut json = (0, 0);
     let mut text = (0, 0);
     let ranges = headers
@@ -43,8 +63,7 @@ pub fn prefers_json(headers: &HeaderMap) -> bool {
         };
         take(&mut text, quality, exactness);
     }
-    // Equally wanted: what was named more exactly.
-    json.0 > 0 && json > text
+    (json, text)
 }
 
 /// The most exact range counts; of two equally exact ones, the higher quality.

@@ -121,6 +121,34 @@ pub fn script_path(mac: Mac) -> String {
     format!("boot.ipxe?mac={mac}")
 }
 
+/// What a machine's iPXE is asked to tell of it.
+const IDENTITY: &str = "uuid=${uuid}&platform=${platform}&buildarch=${buildarch}\
+&manufacturer=${manufacturer:uristring}&product=${product:uristring}&serial=${serial:uristring}";
+
+/// A script that asks again with what iPXE knows of its machine; without `mac`, with the address of the card that the
+/// script came over.
+pub fn identify(url: &str, mac: Option<Mac>) -> Result<String, NotForIpxe> {
+    is_url(url)?;
+    let mac = mac.map_or("${netX/mac:hexhyp}".to_owned(), |mac| {
+        mac.to_string().replace(':', "-")
+    });
+    let seconds = RETRY.as_secs();
+    Ok(head()
+        + &format!(
+            ":again\n\
+             chain --autofree --replace {url}?mac={mac}&{IDENTITY} || goto failed\n\
+             :failed\n\
+             echo Phase: the boot server did not answer, asking again in {seconds} seconds\n\
+             sleep {seconds}\n\
+             goto again\n"
+        ))
+}
+
+/// A script that leaves iPXE: firmware goes on with what comes next.
+pub fn leave(why: &str) -> String {
+    format!("{}echo Phase: {}\nexit 1\n", head(), plain(why))
+}
+
 /// A script that boots one thing. `own_url` is where the script itself came from.
 pub fn boot(own_url: &str, target: &Target) -> Result<String, NotForIpxe> {
     let mut script = head();
@@ -273,6 +301,21 @@ sleep 5
 chain --autofree --replace http://192.0.2.1:8080/boot.ipxe?mac=52-54-00-00-00-01&failed=${code} || goto again
 ";
         assert_eq!(boot(OWN, &target()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_machine_is_asked_who_it_is() {
+        let url = "http://192.0.2.1/boot.ipxe";
+        let script = identify(url, None).unwrap();
+        let asks = format!(
+            "chain --autofree --replace {url}?mac=${{netX/mac:hexhyp}}&uuid=${{uuid}}&platform=${{platform}}&"
+        );
+        assert!(script.contains(&asks), "{script}");
+        let mac = "52:54:00:12:34:56".parse().unwrap();
+        let script = identify(url, Some(mac)).unwrap();
+        assert!(script.contains("?mac=52-54-00-12-34-56&uuid="), "{script}");
+        assert!(identify("x", None).is_err());
+        assert_eq!(leave("no ${x}"), "#!ipxe\necho Phase: no ??x?\nexit 1\n");
     }
 
     #[test]

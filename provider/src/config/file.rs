@@ -5,10 +5,10 @@
 
 use std::fmt;
 
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
-/// Bytes of a configuration file. Every setting with a page of remarks needs a tenth of it.
-pub(crate) const CONFIG_SIZE_MAX: usize = 64 * 1024;
+/// Bytes of a configuration file: every setting with a page of remarks, and a table for each of a thousand machines.
+pub(crate) const CONFIG_SIZE_MAX: usize = 256 * 1024;
 
 /// Problems that are reported; a file that is no configuration at all has one per byte.
 pub(crate) const PROBLEMS_MAX: usize = 50;
@@ -35,6 +35,28 @@ pub(crate) enum Value {
     Several(Vec<String>),
 }
 
+/// Several settings under one heading: `[[profile]]`, or `[machine."MAC"]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Section {
+    /// The names of the heading: one, or two for a table in a table.
+    pub(crate) path: Vec<String>,
+    /// The line of the heading, from 1.
+    pub(crate) line: usize,
+    /// What stands under it, in the order of the lines.
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// A file that was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Parsed {
+    /// What stands above all sections, in the order of the lines.
+    pub(crate) entries: Vec<Entry>,
+    /// The sections, in the order of the lines.
+    pub(crate) sections: Vec<Section>,
+    /// What is wrong with it.
+    pub(crate) problems: Vec<BadLine>,
+}
+
 /// What is wrong in a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BadLine {
@@ -53,48 +75,101 @@ impl fmt::Display for BadLine {
     }
 }
 
+/// The heading of a group of machines: `[[profile]]`.
+const LISTED: &str = "profile";
+
+/// The heading of single machines: `[machine."MAC"]`.
+const NAMED: &str = "machine";
+
 /// Reads the text of a file: what is in it, in the order of the lines, and what is wrong with it.
-pub(crate) fn parse(text: &str) -> (Vec<Entry>, Vec<BadLine>) {
+pub(crate) fn parse(text: &str) -> Parsed {
+    let mut parsed = Parsed::default();
     if text.len() > CONFIG_SIZE_MAX {
         let reason = format!("has more than {CONFIG_SIZE_MAX} bytes");
-        return (Vec::new(), vec![BadLine { line: 0, reason }]);
+        parsed.problems.push(BadLine { line: 0, reason });
+        return parsed;
     }
     let mut rest = text.to_owned();
-    let mut problems = Vec::new();
     let mut bad = bad_line(&rest);
     // A bad line is blanked, and the others are read again.
     while let Some((found, start)) = bad.take() {
         let is_blank = !blank(&mut rest, start);
-        problems.push(found);
-        if is_blank || problems.len() == PROBLEMS_MAX {
-            return (Vec::new(), problems);
+        parsed.problems.push(found);
+        if is_blank || parsed.problems.len() == PROBLEMS_MAX {
+            return parsed;
         }
         bad = bad_line(&rest);
     }
     let Ok(table) = DeTable::parse(&rest) else {
-        return (Vec::new(), problems);
+        return parsed;
     };
-    let mut entries = Vec::new();
-    for (key, value) in table.get_ref() {
-        let line = line_of(text, key.span().start);
-        let name = key.get_ref().to_string();
-        match read(value.get_ref()) {
-            Ok(value) => entries.push(Entry {
-                key: name,
-                value,
-                line,
-            }),
-            Err(reason) => problems.push(BadLine {
-                line,
-                reason: format!("{}: {reason}", name.escape_debug()),
-            }),
-        }
-    }
-    entries.sort_by_key(|entry| entry.line);
+    parsed.entries = parsed.read(text, table.get_ref(), true);
+    parsed.sections.sort_by_key(|section| section.line);
+    let problems = &mut parsed.problems;
     problems.sort_by_key(|problem| problem.line);
     problems.dedup();
     problems.truncate(PROBLEMS_MAX);
-    (entries, problems)
+    parsed
+}
+
+impl Parsed {
+    /// The settings of a table. Sections are there at the top only, and go to their list.
+    fn read(&mut self, text: &str, table: &DeTable<'_>, is_top: bool) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for (key, value) in table {
+            let line = line_of(text, key.span().start);
+            let name = key.get_ref().to_string();
+            let done = match value.get_ref() {
+                DeValue::Array(items) if is_top && name == LISTED => self.list(text, items),
+                DeValue::Table(tables) if is_top && name == NAMED => self.tables(text, tables),
+                value => read(value).map(|value| {
+                    entries.push(Entry {
+                        key: name.clone(),
+                        value,
+                        line,
+                    });
+                }),
+            };
+            if let Err(reason) = done {
+                let reason = format!("{}: {reason}", name.escape_debug());
+                self.problems.push(BadLine { line, reason });
+            }
+        }
+        entries.sort_by_key(|entry| entry.line);
+        entries
+    }
+
+    fn list(&mut self, text: &str, items: &DeArray<'_>) -> Result<(), String> {
+        for item in items {
+            let DeValue::Table(table) = item.get_ref() else {
+                return Err(format!("write [[{LISTED}]] above each"));
+            };
+            let line = line_of(text, item.span().start);
+            let entries = self.read(text, table, false);
+            self.sections.push(Section {
+                path: vec![LISTED.to_owned()],
+                line,
+                entries,
+            });
+        }
+        Ok(())
+    }
+
+    fn tables(&mut self, text: &str, tables: &DeTable<'_>) -> Result<(), String> {
+        for (key, value) in tables {
+            let DeValue::Table(table) = value.get_ref() else {
+                return Err(format!("write [{NAMED}.\"MAC\"] above each"));
+            };
+            let line = line_of(text, key.span().start);
+            let entries = self.read(text, table, false);
+            self.sections.push(Section {
+                path: vec![NAMED.to_owned(), key.get_ref().to_string()],
+                line,
+                entries,
+            });
+        }
+        Ok(())
+    }
 }
 
 /// The first line that is no TOML, and where in it that shows.
@@ -135,7 +210,9 @@ fn read(value: &DeValue<'_>) -> Result<Value, String> {
             .map(|item| one(item.get_ref()))
             .collect::<Result<_, _>>()
             .map(Value::Several),
-        DeValue::Table(_) => Err("there are no sections; every key stands alone".to_owned()),
+        DeValue::Table(_) => Err(format!(
+            "there are no sections but [[{LISTED}]] and [{NAMED}.\"MAC\"]; every other key stands alone, above them"
+        )),
         other => one(other).map(Value::One),
     }
 }
@@ -176,7 +253,9 @@ mod tests {
     fn values_of_every_kind() {
         let text = "# a remark\nport = 8_080\nbind = \"::\"\n\nno_mdns = true\nhex = 0xff\n\
                     rate = 1.5\nmany = [\n  \"a\",\n  2,\n]\n\"quoted\" = 'x'\n";
-        let (entries, problems) = parse(text);
+        let Parsed {
+            entries, problems, ..
+        } = parse(text);
         assert_eq!(problems, []);
         let one = |text: &str| Value::One(text.to_owned());
         assert_eq!(
@@ -195,7 +274,7 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_with_its_line() {
-        let cases: [(&str, &[usize]); 8] = [
+        let cases: [(&str, &[usize]); 13] = [
             ("port = 1\nport = 2\n", &[2]),
             ("port 8080\nbind = \"::\"\nartifacts = \n", &[1, 3]),
             ("a = 1979-05-27\n", &[1]),
@@ -204,22 +283,53 @@ mod tests {
             ("a = [[1]]\n", &[1]),
             ("a = 99999999999999999999\n", &[1]),
             ("a = \"\u{0}\"\n", &[1]),
+            ("profile = 1\nmachine = [1]\n", &[]),
+            ("\nprofile = [1]\n", &[2]),
+            ("[profile]\nname = \"a\"\n", &[1]),
+            ("[machine]\na = 1\n", &[1]),
+            ("[[profile]]\na = 1\n[[profile]]\nb = {}\n", &[4]),
         ];
         for (text, lines) in cases {
-            let (_, problems) = parse(text);
+            let problems = parse(text).problems;
             let mut found: Vec<usize> = problems.iter().map(|problem| problem.line).collect();
             found.dedup();
             assert_eq!(found, lines, "{text:?}: {problems:?}");
         }
-        let (entries, _) = parse("port 8080\nbind = \"::\"\n");
+        let entries = parse("port 8080\nbind = \"::\"\n").entries;
         assert_eq!(entries.len(), 1, "{entries:?}");
     }
 
     #[test]
+    fn sections_stand_below_the_settings() {
+        let text =
+            "port = 1\n\n[[profile]]\nname = \"a\"\n[machine.\"02-00\"]\nb = [1]\n[[profile]]\n";
+        let parsed = parse(text);
+        assert_eq!(parsed.problems, []);
+        assert_eq!(
+            parsed.entries,
+            [entry("port", Value::One("1".to_owned()), 1)]
+        );
+        let shown: Vec<_> = parsed
+            .sections
+            .iter()
+            .map(|section| {
+                let keys: Vec<&str> = section.entries.iter().map(|one| one.key.as_str()).collect();
+                (section.path.join("."), section.line, keys)
+            })
+            .collect();
+        let expected = [
+            ("profile".to_owned(), 3, vec!["name"]),
+            ("machine.02-00".to_owned(), 5, vec!["b"]),
+            ("profile".to_owned(), 7, vec![]),
+        ];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
     fn what_is_no_configuration_is_refused_in_few_words() {
-        let (entries, problems) = parse(&"x\n".repeat(CONFIG_SIZE_MAX));
-        assert_eq!((entries.len(), problems.len()), (0, 1));
-        let (_, problems) = parse(&"]\n".repeat(1_000));
+        let parsed = parse(&"x\n".repeat(CONFIG_SIZE_MAX));
+        assert_eq!((parsed.entries.len(), parsed.problems.len()), (0, 1));
+        let problems = parse(&"]\n".repeat(1_000)).problems;
         assert!(problems.len() <= PROBLEMS_MAX);
         assert!(!problems.is_empty());
     }

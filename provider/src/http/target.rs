@@ -17,6 +17,12 @@ pub(crate) enum Target {
     Status,
     /// `/metrics`
     Metrics,
+    /// `/clients`
+    Clients,
+    /// `/boot.ipxe`
+    BootScript,
+    /// `/boot/report`
+    Report,
     /// `/manifest.json`: that of the channel and architecture this provider is for.
     DefaultManifest,
     /// `/<channel>/<arch>/manifest.json`
@@ -55,6 +61,9 @@ pub(crate) fn parse(path: &str) -> Target {
         ["health"] => Target::Health,
         ["status"] => Target::Status,
         ["metrics"] => Target::Metrics,
+        ["clients"] => Target::Clients,
+        ["boot.ipxe"] => Target::BootScript,
+        ["boot", "report"] => Target::Report,
         ["manifest.json"] => Target::DefaultManifest,
         [channel, spelling, name] => folder_file(channel, spelling, name),
         _ => Target::Unknown,
@@ -104,6 +113,9 @@ mod tests {
             ("//", Target::Root),
             ("/health", Target::Health),
             ("/status", Target::Status),
+            ("/clients", Target::Clients),
+            ("/boot.ipxe", Target::BootScript),
+            ("/boot/report", Target::Report),
             ("/manifest.json", Target::DefaultManifest),
             ("//manifest.json", Target::DefaultManifest),
             (

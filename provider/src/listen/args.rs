@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use crate::listen::files::ipxe::IpxeArgs;
 use crate::listen::range::Range;
 use crate::listen::tftp::TftpArgs;
+use crate::machines::Only;
 
 /// How machines are answered that ask the network for something to boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -34,6 +35,9 @@ impl DhcpMode {
 /// Booting the machines of the LAN.
 #[derive(clap::Args)]
 pub(crate) struct BootArgs {
+    /// Which machines are answered: all, or only those that are known
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = Only::All)]
+    pub(crate) only: Only,
     /// Answer machines that boot from the network [default: proxy, where it can be had]
     #[arg(long, value_name = "MODE", value_enum)]
     pub(crate) dhcp: Option<DhcpMode>,

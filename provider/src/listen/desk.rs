@@ -23,6 +23,7 @@ use crate::listen::limits::{DATAGRAM_MAX, RECEIVE_PAUSE};
 use crate::listen::metrics::Fate;
 use crate::listen::ports::Http;
 use crate::listen::shared::{Hint, Shared};
+use crate::machines::Heard;
 
 /// Where a question came from, and who answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(super) struct Place {
     pub(super) server: Ipv4Addr,
     /// Who sent the datagram: the client, or its relay.
     pub(super) peer: SocketAddrV4,
+    /// The relay, as the client's subnet knows it.
+    pub(super) relay: Option<Ipv4Addr>,
     /// The subnet of the client.
     pub(super) subnet: Subnet,
     /// All addresses of the interface.
@@ -122,6 +125,10 @@ impl Desk {
         shared: Arc<Shared>,
         hints: mpsc::Receiver<Hint>,
     ) -> Self {
+        let mut book = Book::default();
+        for (mac, style) in shared.machines.learned() {
+            book.learn(mac, style);
+        }
         Self {
             open,
             http,
@@ -129,7 +136,7 @@ impl Desk {
             addresses,
             shared,
             hints,
-            book: Book::default(),
+            book,
             later: Later::new(),
             started: Instant::now(),
         }
@@ -155,9 +162,7 @@ impl Desk {
                     tokio::time::sleep(RECEIVE_PAUSE).await;
                 }
                 Input::Addresses(outcome) => self.addresses_came(outcome),
-                Input::Hint(Hint { mac, transfer }) => {
-                    self.book.saw_tftp(mac, transfer, self.started.elapsed());
-                }
+                Input::Hint(hint) => self.heard_of(hint),
                 Input::Due => {
                     let due: Vec<Letter> = self.later.take(Instant::now()).collect();
                     due.into_iter().for_each(|letter| self.send(letter));
@@ -176,6 +181,21 @@ impl Desk {
             outcome = came(self.addresses.as_mut()) => Input::Addresses(outcome),
             Some(hint) = self.hints.recv() => Input::Hint(hint),
             () = wait(due) => Input::Due,
+        }
+    }
+
+    /// What machines do elsewhere shows whether they understood their answer.
+    fn heard_of(&mut self, Hint { mac, heard }: Hint) {
+        match heard {
+            Heard::Forgotten => self.book.forget(mac),
+            Heard::Transfer(transfer) => {
+                let before = self.book.learned_style(mac);
+                self.book.saw_tftp(mac, transfer, self.started.elapsed());
+                let learned = self.book.learned_style(mac);
+                if let Some(style) = learned.filter(|_| learned != before) {
+                    self.shared.machines.learn(mac, style);
+                }
+            }
         }
     }
 
@@ -313,6 +333,7 @@ impl Desk {
             interface: interface.name,
             server,
             peer: received.peer,
+            relay: request.is_relayed().then_some(request.giaddr),
             subnet,
             own: interface.addresses,
         })

@@ -147,9 +147,10 @@ impl Desk {
             return None;
         };
         let client = request.client(*peer.ip());
-        let plan = client
-            .as_ref()
-            .map(|client| self.shared.plan_at(client, place.server.into()));
+        let plan = client.as_ref().map(|client| {
+            self.shared
+                .plan_at(client, place.server.into(), &place.link)
+        });
         let server = Server {
             id: &self.id,
             address: place.server,

@@ -1,19 +1,20 @@
 //! What the boot services have in common with the rest of the provider: counters, the policy, and what is shown.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use boot_manifest::Channel;
 use pxe::Mac;
-use pxe::boot::{Offer, Plan};
-use pxe::client::{Client, Firmware};
+use pxe::boot::Plan;
+use pxe::client::Client;
 use pxe::dhcp6;
-use pxe::strategy::{Answer, Transfer};
+use pxe::strategy::{Answer, Arrival};
 use serde_json::{Value, json};
 
 use crate::listen::args::DhcpMode;
 use crate::listen::desk::Place;
 use crate::listen::metrics::{BootMetrics, Fate};
+use crate::machines::event::{Event, Via};
+use crate::machines::{Heard, Machines};
 use crate::serve::metrics::get;
 
 /// Something that TFTP or HTTP saw, which says whether an answer was understood.
@@ -21,12 +22,11 @@ use crate::serve::metrics::get;
 pub(crate) struct Hint {
     /// Whose it is.
     pub(crate) mac: Mac,
-    /// How far it came.
-    pub(crate) transfer: Transfer,
+    /// What happened.
+    pub(crate) heard: Heard,
 }
 
 /// What is known outside of the task that answers.
-#[derive(Debug)]
 pub(crate) struct Shared {
     /// How machines are answered.
     pub(crate) mode: DhcpMode,
@@ -34,36 +34,35 @@ pub(crate) struct Shared {
     pub(crate) note: Option<String>,
     /// What is counted.
     pub(crate) metrics: Arc<BootMetrics>,
-    /// The channel that is offered.
-    pub(crate) channel: Channel,
-    /// The port of plain HTTP.
-    pub(crate) port: u16,
+    /// Who boots what.
+    pub(crate) machines: Arc<Machines>,
 }
 
 impl Shared {
     /// What a machine is to be given.
     pub(super) fn plan(&self, client: &Client, place: &Place) -> Plan {
-        self.plan_at(client, place.server.into())
+        let via = Via {
+            server: place.server.into(),
+            interface: place.interface.clone(),
+            relay: place.relay.map(IpAddr::from),
+        };
+        let is_own_address = place.relay.is_none() && !place.peer.ip().is_unspecified();
+        let plan = self.machines.plan(client, &via);
+        if is_own_address {
+            let address = IpAddr::from(*place.peer.ip());
+            self.machines.note(client.mac, Event::AddressSeen(address));
+        }
+        plan
     }
 
-    /// What a machine is to be given that reaches us at this address.
-    pub(super) fn plan_at(&self, client: &Client, server: IpAddr) -> Plan {
-        let Some(arch) = client.arch.folder() else {
-            return Plan::Silence(pxe::boot::Reason::NothingToBoot);
+    /// What a machine is to be given that asks over IPv6, and reaches us at this address.
+    pub(super) fn plan_at(&self, client: &Client, server: IpAddr, link: &str) -> Plan {
+        let via = Via {
+            server,
+            interface: link.to_owned(),
+            relay: None,
         };
-        let at = format!("http://{}", SocketAddr::new(server, self.port));
-        let folder = format!("{at}/{}/{arch}", self.channel);
-        let file = match client.firmware {
-            Firmware::BiosPxe | Firmware::RaspberryPi => "undionly.kpxe",
-            _ => "phase.efi",
-        };
-        Plan::Netboot(Offer {
-            tftp_file: Some(file.to_owned()),
-            http_url: Some(format!("{folder}/phase.efi")),
-            script_url: Some(format!("{at}/boot.ipxe?mac={}", client.mac)),
-            manifest_url: Some(format!("{folder}/manifest.json")),
-            ..Offer::default()
-        })
+        self.machines.plan(client, &via)
     }
 
     /// A client was answered.
@@ -71,6 +70,15 @@ impl Shared {
         tracing::info!(
             mac = %client.mac, firmware = client.firmware.name(), arch = %client.arch, interface = place.interface,
             strategy = answer.strategy, file = answer.reply.file, arrival = ?place.arrival, "boot offered"
+        );
+        let strategy = answer.strategy;
+        let file = answer.reply.file.clone();
+        self.machines.note(
+            client.mac,
+            match place.arrival {
+                Arrival::Port67 => Event::Offered { strategy, file },
+                Arrival::Port4011 => Event::BinlAnswered { strategy, file },
+            },
         );
     }
 
@@ -80,11 +88,20 @@ impl Shared {
             mac = %client.mac, firmware = client.firmware.name(), arch = %client.arch, interface = link,
             file = reply.boot_url(), address = ?reply.address(), answer = reply.kind.name(), "boot offered over IPv6"
         );
+        let strategy = "DHCPv6";
+        let file = reply.boot_url().map(str::to_owned);
+        let machines = &self.machines;
+        machines.note(client.mac, Event::Offered { strategy, file });
+        if let Some(address) = reply.address() {
+            machines.note(client.mac, Event::AddressSeen(address.into()));
+        }
     }
 
     /// A client was not answered.
     pub(super) fn not_answered(&self, client: &Client, place: &Place, why: &'static str) {
         tracing::debug!(mac = %client.mac, interface = place.interface, why, "not answered");
+        self.machines
+            .note(client.mac, Event::NotAnswered(why.to_owned()));
     }
 
     /// Who is answered, and how, in one line; or why nobody is.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use boot_manifest::handoff::Report;
 use boot_manifest::{Arch, Channel};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 
 use crate::config::InForce;
@@ -22,6 +22,7 @@ use crate::init_link::InitLink;
 use crate::listen::files::Files;
 use crate::listen::shared::Shared;
 use crate::listen::tftp::{self, Teller, Tftp, Told, telling};
+use crate::machines::Machines;
 use crate::serve::access_log::AccessLog;
 use crate::serve::announce::Announcement;
 use crate::serve::catalog::Catalog;
@@ -60,6 +61,8 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     /// Who fetched what.
     pub(crate) clients: Clients,
+    /// The machines that boot from here.
+    pub(crate) machines: Arc<Machines>,
     /// Where each answer is logged.
     pub(crate) access_log: Option<Arc<AccessLog>>,
     /// Makes ids for requests.
@@ -92,10 +95,12 @@ pub(crate) struct App {
 
 impl Handler for App {
     async fn handle(&self, client: IpAddr, request: Request<Incoming>) -> Response<Body> {
-        let (method, path) = (request.method(), request.uri().path());
         let mut response = match refuse::expectation(&request) {
             Some(response) => self.refuse(Reason::Expectation, response),
-            None => self.answer(client, method, path, request.headers()).await,
+            None => {
+                self.answer(client, request.method(), request.uri(), request.headers())
+                    .await
+            }
         };
         let refused = response.extensions().get::<Reason>().copied();
         refuse::close_unread(&request, &mut response);
@@ -137,7 +142,9 @@ impl Handler for App {
             micros = answered.took.as_micros() as u64, agent = shown(answered.agent), referer = shown(answered.referer),
             id = answered.request_id.map(|id| id.id.as_str()), fast = answered.is_fast, "request"
         );
-        self.clients.answered(answered, SystemTime::now());
+        let now = SystemTime::now();
+        self.clients.answered(answered, now);
+        self.machines.answered(answered, now);
         if let Some(log) = &self.access_log {
             match answered.request_id {
                 Some(id) => log.answered(answered, &id.id),
@@ -154,9 +161,13 @@ impl App {
         &self,
         client: IpAddr,
         method: &Method,
-        path: &str,
+        uri: &Uri,
         headers: &HeaderMap,
     ) -> Response<Body> {
+        let path = uri.path();
+        if method == Method::POST && target::parse(path) == Target::Report {
+            return self.boot_report(client, uri.query());
+        }
         if method != Method::GET && method != Method::HEAD {
             let response = refuse::method(method);
             if response.status().is_success() {
@@ -172,6 +183,12 @@ impl App {
             Target::Health => self.page(headers, self.health()),
             Target::Status => self.page(headers, self.status(client)),
             Target::Metrics => self.page(headers, self.show_metrics()),
+            Target::Clients => self.page(headers, self.clients_page(client, headers)),
+            Target::BootScript => {
+                let script = self.boot_script(client, uri.query(), headers).await;
+                self.page(headers, script)
+            }
+            Target::Report => self.report_is_posted(),
             Target::DefaultManifest => {
                 let folder = (&self.channel, self.arch);
                 self.manifest(method, headers, path, folder).await
@@ -262,6 +279,9 @@ impl App {
 
     fn told_by_tftp(&self, peer: SocketAddr, told: &Told) {
         telling::count_and_log(&self.metrics, peer, told);
+        if let Some(event) = telling::event(told) {
+            self.machines.note_address(peer.ip(), event);
+        }
         if let Told::Sent { name, bytes, .. } = told {
             let line = format!("TFTP {name}");
             self.report(peer.ip(), Instant::now(), line, 200, *bytes);
@@ -269,13 +289,13 @@ impl App {
     }
 
     /// Counts a refusal, and leaves its reason in the answer for the logs.
-    fn refuse(&self, reason: Reason, mut answer: Response<Body>) -> Response<Body> {
+    pub(super) fn refuse(&self, reason: Reason, mut answer: Response<Body>) -> Response<Body> {
         self.metrics.refused(reason);
         answer.extensions_mut().insert(reason);
         answer
     }
 
-    fn refused(&self, refusal: &Refusal) -> Response<Body> {
+    pub(super) fn refused(&self, refusal: &Refusal) -> Response<Body> {
         self.refuse(refusal.reason(), refused(refusal))
     }
 

@@ -107,6 +107,11 @@ impl TlsArgs {
             .or_else(|| self.tls_cert.as_ref().map(|_| TLS_PORT))
     }
 
+    /// Whether somebody said where.
+    pub(super) fn names_state(&self) -> bool {
+        self.state_dir.is_some() || std::env::var_os("STATE_DIRECTORY").is_some()
+    }
+
     /// Where state is kept.
     pub(super) fn state_dir(&self) -> PathBuf {
         state_dir(self.state_dir.as_deref())

@@ -17,10 +17,13 @@ use crate::listen::files::ipxe::IpxeFiles;
 use crate::listen::keep::LeaseFile;
 use crate::listen::ports::Ports;
 use crate::listen::shared::Shared;
+use crate::machines::shelf::Shelf;
+use crate::machines::state::StateFile;
+use crate::machines::{self, Machines};
 use crate::serve::access_log::{self, AccessLog};
 use crate::serve::announce::Announcement;
 use crate::serve::app::App;
-use crate::serve::args::Args;
+use crate::serve::args::{Args, TlsArgs};
 use crate::serve::catalog::{Catalog, Parts};
 use crate::serve::clients::Clients;
 use crate::serve::confine;
@@ -94,7 +97,7 @@ pub(super) fn build(
         });
     }
     let catalog = Arc::new(Catalog::new(Parts {
-        store,
+        store: Arc::clone(&store),
         hashing,
         signing,
         manifest_file,
@@ -106,6 +109,7 @@ pub(super) fn build(
         args.arch,
         IpxeFiles::read(&args.boot.ipxe)?,
     ));
+    let state_file = machines_state(&args.tls, ports.mode != DhcpMode::Off);
     let reloaded = Arc::clone(&catalog);
     reloads.add("artifacts and signing key", move || {
         let is_changed = reloaded.reload().map_err(|error| error.to_string())?;
@@ -123,6 +127,7 @@ pub(super) fn build(
         .iter()
         .filter_map(|own| own.state())
         .chain(leases.iter().map(LeaseFile::folder))
+        .chain(state_file.iter().map(StateFile::folder))
         .collect();
     let mut plan = confine::plan(&args.artifacts, &files, &state);
     if notify::watchdog_period().is_some() {
@@ -150,15 +155,27 @@ pub(super) fn build(
             Ok(Outcome::Changed)
         });
     }
+    let has = Arc::clone(&files_by_name);
+    let has = Box::new(move |channel: &_, arch, file: &str| has.has(channel, arch, file));
+    let setup = machines::Setup {
+        channel: args.channel.clone(),
+        arch: args.arch,
+        only: args.boot.only,
+        port: sockets::announced(listeners).map(|(_, port)| port),
+    };
+    let profiles = Arc::clone(&args.in_force.profiles);
+    let shelf = Shelf::new(store, has);
+    let machines = Arc::new(Machines::new(setup, shelf, profiles, state_file));
     let in_force = Arc::new(Mutex::new(args.in_force));
-    let reloaded = Arc::clone(&in_force);
-    reloads.add("settings", move || settings::reload(&reloaded));
+    let reloaded = (Arc::clone(&in_force), Arc::clone(&machines));
+    reloads.add("settings", move || {
+        settings::reload(&reloaded.0, &reloaded.1)
+    });
     let boot = Arc::new(Shared {
         mode: ports.mode,
         note: ports.note.clone(),
         metrics: Arc::clone(&metrics.boot),
-        channel: args.channel.clone(),
-        port: ports.http.as_ref().map_or(0, |http| http.port),
+        machines: Arc::clone(&machines),
     });
     let app = App {
         boot,
@@ -175,6 +192,7 @@ pub(super) fn build(
         question: Question::new(),
         metrics,
         clients: Clients::default(),
+        machines,
         access_log,
         request_ids: RequestIds::new(),
         hide_clients: watching.hide_clients,
@@ -202,6 +220,21 @@ fn lease_file(args: &Args, ports: &Ports) -> Result<Option<LeaseFile>, CommandEr
         ))
         .hint("name a directory with --state-dir that can be written")
     })
+}
+
+/// Where decisions about machines are kept: when machines are booted, or somebody named a place. Elsewhere they last as long
+/// as the process.
+fn machines_state(args: &TlsArgs, boots_machines: bool) -> Option<StateFile> {
+    if !boots_machines && !args.names_state() {
+        return None;
+    }
+    match StateFile::open(&args.state_dir()) {
+        Ok(file) => Some(file),
+        Err(error) => {
+            tracing::warn!("decisions about machines last until the next restart: {error}");
+            None
+        }
+    }
 }
 
 /// What must not be fetched lies elsewhere than what is served.

@@ -16,7 +16,11 @@ impl Routes for Operator {
     fn list(&self) -> &'static [(&'static str, &'static str, &'static str)] {
         &[
             ("GET", "/status", "the state of the provider"),
-            ("GET", "/clients", "who fetched what, and how it ended"),
+            (
+                "GET",
+                "/clients",
+                "every machine that was seen, and every address that fetched something",
+            ),
             ("GET", "/config", "every setting, and where it comes from"),
             (
                 "POST",
@@ -36,10 +40,7 @@ impl Routes for Operator {
         let app = &self.0;
         match (method.as_str(), path) {
             ("GET", "/status") => (StatusCode::OK, app.state()),
-            ("GET", "/clients") => {
-                let clients = app.clients.newest(usize::MAX);
-                (StatusCode::OK, json!({ "clients": clients }))
-            }
+            ("GET", "/clients") => (StatusCode::OK, app.all_clients()),
             ("GET", "/config") => {
                 let in_force = app.in_force();
                 let file = &in_force.file;

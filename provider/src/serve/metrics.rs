@@ -97,6 +97,8 @@ labelled! {
         Tls => "tls",
         /// A user of this machine who may not use the control socket.
         ControlPeer => "control-peer",
+        /// Another machine asked who the clients are, which is shown to this one only.
+        Hidden => "hidden",
     }
 }
 

@@ -1,9 +1,10 @@
 //! Settings that change while serving, when a reload finds others than before.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::{self, InForce, Setting};
 use crate::exit::CommandError;
+use crate::machines::Machines;
 use crate::serve::reload::Outcome;
 use crate::{cli, log};
 
@@ -14,11 +15,13 @@ const LIVE: [&str; 1] = ["log_level"];
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn reload(in_force: &Mutex<InForce>) -> Result<Outcome, String> {
+pub(super) fn reload(in_force: &Mutex<InForce>, machines: &Machines) -> Result<Outcome, String> {
     let args = lock(in_force).args.clone();
     let fresh = config::again(&cli::serve_command(), &args)
         .map_err(|failure| CommandError::from(failure).to_string())?;
+    let has_profiles = machines.set_profiles(Arc::clone(&fresh.profiles));
     let mut now = lock(in_force);
+    now.profiles = fresh.profiles;
     let (live, later): (Vec<_>, Vec<_>) = changed(&now.settings, &fresh.settings)
         .into_iter()
         .partition(|setting| LIVE.contains(&setting.key.as_str()));
@@ -32,7 +35,7 @@ pub(super) fn reload(in_force: &Mutex<InForce>) -> Result<Outcome, String> {
         let keys: Vec<&str> = later.iter().map(|setting| setting.key.as_str()).collect();
         return Ok(Outcome::NeedsRestart(keys.join(", ")));
     }
-    Ok(Outcome::of(!live.is_empty()))
+    Ok(Outcome::of(has_profiles || !live.is_empty()))
 }
 
 fn apply(setting: &Setting) -> Result<(), String> {

@@ -436,3 +436,16 @@ fn a_directory_that_was_replaced_is_known() {
     fs::create_dir(&path).unwrap();
     assert_eq!(store.is_replaced(), Ok(true));
 }
+
+#[test]
+fn channels_are_directories_whose_names_could_be_one() {
+    let root = tempfile::tempdir().unwrap();
+    for folder in ["stable", "beta-2", "Upper", ".git", "lost+found"] {
+        std::fs::create_dir(root.path().join(folder)).unwrap();
+    }
+    std::fs::write(root.path().join("file"), "x").unwrap();
+    std::os::unix::fs::symlink("stable", root.path().join("link")).unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let names: Vec<String> = store.channels().iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["beta-2", "stable"]);
+}

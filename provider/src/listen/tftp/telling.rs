@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::listen::tftp::Told;
+use crate::machines::event::{Carrier, Event};
 use crate::serve::metrics::{Metrics, TftpEnd, add};
 
 /// Counts and logs. What firmware does on purpose is no warning (C27).
@@ -54,4 +55,36 @@ pub(crate) fn count_and_log(metrics: &Metrics, peer: SocketAddr, told: &Told) {
 /// A name as clients send it, for one line of a log.
 fn shown(name: &str) -> String {
     name.chars().flat_map(char::escape_default).collect()
+}
+
+/// What it means for the machine. Asking for a size only means nothing.
+pub(crate) fn event(told: &Told) -> Option<Event> {
+    let via = Carrier::Tftp;
+    // As HTTP calls the same file.
+    let as_served = |name: &String| name.replace('\\', "/").trim_start_matches('/').to_owned();
+    Some(match told {
+        Told::Started { name, .. } => Event::FileStarted {
+            name: as_served(name),
+            via,
+        },
+        Told::Sent { name, bytes, .. } => Event::FileSent {
+            name: as_served(name),
+            bytes: *bytes,
+            via,
+        },
+        Told::SizeTold { .. } => return None,
+        Told::Aborted {
+            name, bytes, why, ..
+        } => Event::FileAborted {
+            name: as_served(name),
+            bytes: *bytes,
+            via,
+            why: why.clone(),
+        },
+        Told::Refused { name, why } => Event::FileRefused {
+            name: as_served(name),
+            via,
+            why: why.clone(),
+        },
+    })
 }
