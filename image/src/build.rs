@@ -17,6 +17,7 @@ use anyhow::{Context, Result, ensure};
 use boot_manifest::Digest;
 use serde::Serialize;
 
+use crate::grub::Loader;
 use crate::packages::{self, Purpose};
 use crate::paths::{self, Paths};
 use crate::progress::{self, Outcome, Progress};
@@ -137,8 +138,12 @@ pub fn build(paths: &Paths, options: &Options, progress: &Progress) -> Result<Im
     ];
     let squashfs = build.squashfs(&parts)?;
     let manifest = build.manifest(&signers, &parts, &squashfs)?;
+    let loader = Loader::make(facts::CMDLINE, paths.out())?;
     build.disk(&disk::Recipe {
         uki: &uki,
+        kernel: &kernel,
+        initramfs: &initramfs,
+        loader: &loader,
         manifest: &manifest,
         squashfs: &squashfs,
     })?;
@@ -286,6 +291,10 @@ impl Build<'_> {
     fn disk(&self, recipe: &disk::Recipe<'_>) -> Result<()> {
         let inputs = Inputs::new()
             .with("uki", recipe.uki)
+            .with("kernel", recipe.kernel)
+            .with("initramfs", recipe.initramfs)
+            .with("boot sector", recipe.loader.parts()[0])
+            .with("loader", recipe.loader.parts()[1])
             .with("manifest", recipe.manifest)
             .with("squashfs", recipe.squashfs);
         self.output("phase.img", &inputs, |path| {

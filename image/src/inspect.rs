@@ -140,7 +140,7 @@ fn describe_disk(bytes: &[u8], depth: usize, text: &mut String) -> Result<()> {
             let manifest = manifest.split(|byte| *byte == 0).next().unwrap_or_default();
             describe("manifest", manifest, depth + 1, text)?;
             describe("squashfs", squashfs_bytes(squashfs)?, depth + 1, text)?;
-        } else {
+        } else if partition.name != disk::BIOS_PARTITION {
             for (path, file) in fat::read(content)? {
                 describe(&path, &file, depth + 1, text)?;
             }

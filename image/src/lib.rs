@@ -14,6 +14,7 @@ pub mod cpio;
 pub mod disk;
 pub mod facts;
 pub mod fat;
+pub mod grub;
 pub mod http;
 pub mod initramfs;
 pub mod inspect;

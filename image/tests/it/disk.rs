@@ -3,11 +3,26 @@
 use std::path::{Path, PathBuf};
 
 use image::disk;
+use image::grub::{self, Loader};
 
 use crate::{noise, run};
 
+/// GRUB where it is installed, else something of its shape.
+pub(crate) fn loader() -> Loader {
+    if Path::new(grub::FOLDER).exists() {
+        let folder = tempfile::tempdir().unwrap();
+        return Loader::make("quiet", folder.path()).unwrap();
+    }
+    let mut boot = vec![0; 512];
+    boot[0x66..0x68].copy_from_slice(&[0xeb, 0x05]);
+    let mut core = vec![0; 1024];
+    core[508] = 1;
+    Loader::new(boot, core).unwrap()
+}
+
 fn disk_file(folder: &Path, uki: &[u8]) -> (PathBuf, Vec<u8>) {
     let squashfs = noise(700_000, 7);
+    let loader = loader();
     let path = folder.join("phase.img");
     let mut options = std::fs::OpenOptions::new();
     let file = options
@@ -19,6 +34,9 @@ fn disk_file(folder: &Path, uki: &[u8]) -> (PathBuf, Vec<u8>) {
     disk::write(
         &disk::Recipe {
             uki,
+            kernel: b"kernel",
+            initramfs: b"initramfs",
+            loader: &loader,
             manifest: b"{}\n",
             squashfs: &squashfs,
         },
@@ -41,6 +59,8 @@ fn mtools_read_the_efi_system_partition() {
         );
     };
     assert!(read.stdout == program, "mtype read something else");
+    let kernel = run("mtype", &["-i", &volume, "::/phase/vmlinuz"]).unwrap();
+    assert_eq!(kernel.stdout, b"kernel");
     let facts = run("minfo", &["-i", &volume, "::"]).unwrap();
     let facts = String::from_utf8_lossy(&facts.stdout).into_owned();
     assert!(
@@ -72,7 +92,12 @@ fn sfdisk_reads_the_partition_table() {
         .iter()
         .map(|partition| partition["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["phase-esp", disk::ARTIFACTS_PARTITION]);
+    let expected = ["phase-esp", disk::ARTIFACTS_PARTITION, disk::BIOS_PARTITION];
+    assert_eq!(names, expected);
+    assert_eq!(
+        partitions[2]["type"],
+        "21686148-6449-6E6F-744E-656564454649"
+    );
     assert_eq!(
         partitions[0]["type"],
         "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
+use image::grub::{self, Loader};
 use image::{boot_files, cpio, disk, initramfs, squashfs, uki};
 
+use crate::disk::loader;
 use crate::noise;
 #[cfg(feature = "squashfs-ng")]
 use crate::squashfs::ng;
@@ -39,6 +41,9 @@ fn build_all(folder: &Path, stub: &[u8]) -> Vec<u8> {
     disk::write(
         &disk::Recipe {
             uki: &uki,
+            kernel: &kernel,
+            initramfs: &initramfs,
+            loader: &loader(),
             manifest: b"{}\n",
             squashfs: &squashfs,
         },
@@ -126,10 +131,18 @@ fn the_built_images_hold_what_was_built() {
         let partition = &partitions[number];
         &image[partition.start as usize..(partition.start + partition.bytes) as usize]
     };
-    assert!(
-        image::fat::read(part(0)).unwrap()[disk::BOOT_PATH] == uki,
-        "the ESP holds another program"
-    );
+    let esp = image::fat::read(part(0)).unwrap();
+    for (path, bytes) in [
+        (disk::BOOT_PATH, &uki),
+        (grub::KERNEL_PATH, &kernel),
+        (grub::INITRAMFS_PATH, &initramfs),
+    ] {
+        assert!(esp[path] == *bytes, "the ESP holds another {path}");
+    }
+    let grub_cfg = tempfile::tempdir().unwrap();
+    let loader = Loader::make(image::facts::CMDLINE, grub_cfg.path()).unwrap();
+    let placed = loader.placed(partitions[2].start / 512);
+    assert!(image.starts_with(&placed.boot_code) && part(2).starts_with(&placed.core));
     assert!(
         part(1).starts_with(&manifest) && part(1)[manifest.len()] == 0,
         "another manifest"

@@ -16,6 +16,12 @@ pub(crate) const SCENES: &[Scene] = &[
         needs: Needs::ImagesAndUefi,
         ..scene("uefi_boots_the_image_from_a_usb_stick", 120, usb_stick)
     },
+    scene("a_bios_boots_the_image_from_a_usb_stick", 120, |story| {
+        bios_disk(story, Bus::Usb)
+    }),
+    scene("a_bios_boots_the_image_from_a_disk", 120, |story| {
+        bios_disk(story, Bus::Sata)
+    }),
     scene("a_fed_watchdog_lets_the_machine_live", 90, watchdog),
     scene("a_machine_without_any_console_serves", 90, no_console),
     scene("ctrl_alt_del_restarts_in_order", 60, ctrl_alt_del),
@@ -48,6 +54,17 @@ fn usb_stick(story: &Story) -> Result<()> {
         "the squashfs changed with the stick"
     );
     Ok(())
+}
+
+/// Sector 0, GRUB, the kernel beside the EFI program: without UEFI the same image boots.
+fn bios_disk(story: &Story, bus: Bus) -> Result<()> {
+    let images = story.images()?;
+    let lan = story.lan()?;
+    let disk = Disk::new(images.path("phase.img"), bus);
+    let a = story.boot(&lan, "a", 1, &Spec::new(Firmware::Bios).disk(disk))?;
+    a.wait_for("phase: mounted", BOOT_LIMIT)?;
+    let at = a.wait_until_serving(BOOT_LIMIT)?;
+    serves_the_signed_manifest(&lan, images, &at)
 }
 
 /// The shortest time-out, and a life several times as long.

@@ -5,10 +5,12 @@
 //! | `relay` | one image boots, serves, and boots the next machine, which serves in turn |
 //! | `refusals` | what happens when a provider or a disk lies |
 //! | `handed_over` | what happens when the program that fetches is itself the liar |
+//! | `finding` | a machine that knows no provider finds one |
 //! | `hardware` | firmware, disks, watchdog, missing consoles |
 //! | `network` | no DHCP server, renewed leases, two cards, IPv6 |
 //! | `netboot_bios` | BIOS machines boot from the network, wherever the boot server stands |
 
+mod finding;
 mod handed_over;
 mod hardware;
 mod netboot;
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         relay::SCENES,
         netboot_bios::SCENES,
         hardware::SCENES,
+        finding::SCENES,
         network::SCENES,
         refusals::SCENES,
         handed_over::SCENES,
