@@ -32,14 +32,45 @@ pub(super) fn check(machine: &Machine, port: u16, provider_answers: bool) -> Vec
     for (port, what) in BOOT_PORTS {
         findings.push(match taken(Protocol::Udp, port) {
             None => Finding::ok("boot port", format!("{port}/udp ({what}) is free")),
+            Some(owner) if provider_answers && owner.contains("(plasmd)") => Finding::ok(
+                "boot port",
+                format!("{port}/udp ({what}): the provider runs there ({owner})"),
+            ),
             Some(owner) => Finding::warn(
                 "boot port",
                 format!("{port}/udp ({what}) is taken by {owner}"),
-                "plasmd does not use it in this version; two services that answer boot clients on one network would get in each other's way",
+                advice(port),
             ),
         });
     }
+    findings.extend(rights());
     findings
+}
+
+/// What to do about a port that another program has.
+fn advice(port: u16) -> &'static str {
+    match port {
+        67 => {
+            "a DHCP server of this machine: plasmd shares the port where that one allows it; else let it send option 60 PXEClient, and start plasmd serve --dhcp binl"
+        }
+        69 => "machines get their boot files from there: stop it, or start plasmd serve --no-tftp",
+        _ => "another boot server of this machine: stop it, or start plasmd serve --dhcp off",
+    }
+}
+
+/// Whether this user may open them at all.
+fn rights() -> Option<Finding> {
+    let may_bind = rustix::thread::capabilities(None).is_ok_and(|sets| {
+        let bind = rustix::thread::CapabilitySet::NET_BIND_SERVICE;
+        sets.effective.contains(bind)
+    });
+    (!may_bind).then(|| {
+        Finding::warn(
+            "boot rights",
+            "this user may not open the ports of DHCP and TFTP",
+            "plasmd serve started by this user boots no machines: start it as root (--user NAME gives that up), or by systemd",
+        )
+    })
 }
 
 fn serving(port: u16, owner: Option<String>, provider_answers: bool, is_root: bool) -> Finding {
@@ -79,7 +110,8 @@ mod tests {
         let (_dir, machine) = Machine::of(&[("proc/net/tcp", TABLE), ("proc/net/udp6", UDP)]);
         let levels = |port, answers| -> Vec<Level> {
             let found = check(&machine, port, answers);
-            found.iter().map(|finding| finding.level).collect()
+            // A fifth is about the rights of whoever runs the test.
+            found.iter().take(4).map(|finding| finding.level).collect()
         };
         use Level::{Bad, Ok, Warn};
         assert_eq!(levels(8080, false), [Bad, Warn, Ok, Ok]);

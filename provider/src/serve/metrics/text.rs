@@ -5,6 +5,7 @@
 use std::fmt::{Display, Write as _};
 use std::time::SystemTime;
 
+use crate::listen::metrics::Fate;
 use crate::serve::metrics::artifacts::Counted;
 use crate::serve::metrics::process::{self, Process};
 use crate::serve::metrics::{Cut, Metrics, Reason, SECONDS_BUCKETS, TftpEnd, get};
@@ -80,6 +81,7 @@ pub(crate) fn page(metrics: &Metrics, beside: &Beside) -> String {
     requests(&mut page, metrics);
     connections(&mut page, metrics);
     artifacts(&mut page, metrics);
+    boot(&mut page, metrics);
     tftp(&mut page, metrics);
     work(&mut page, metrics, beside);
     about(&mut page, beside);
@@ -216,6 +218,30 @@ fn artifacts(page: &mut Page, metrics: &Metrics) {
             page.line(name, &labels, value(one));
         }
     }
+}
+
+fn boot(page: &mut Page, metrics: &Metrics) {
+    let name = "plasmd_boot_datagrams_total";
+    page.family(
+        name,
+        "counter",
+        "Questions at the ports 67 and 4011, by what became of them.",
+    );
+    for fate in Fate::ALL {
+        page.line(name, &[("fate", fate.label())], metrics.boot.total(*fate));
+    }
+    page.one(
+        Kind::Counter,
+        "plasmd_dhcp_conflicts_total",
+        "Addresses that were to be given and that somebody used already.",
+        get(&metrics.boot.conflicts_total),
+    );
+    page.one(
+        Kind::Counter,
+        "plasmd_dhcp_rivals_total",
+        "Messages of other DHCP servers, where this one gives the addresses.",
+        get(&metrics.boot.rivals_total),
+    );
 }
 
 fn tftp(page: &mut Page, metrics: &Metrics) {
