@@ -11,6 +11,7 @@ mod fetch_faults;
 mod fetch_network;
 mod lan;
 mod net;
+mod packets;
 mod provider;
 mod serve;
 mod stage;

@@ -1,6 +1,6 @@
 //! Every transcript in `tests/data/doctor`, and what the doctor says about it: `NAME.said` beside `NAME.txt`. Those that begin
-//! with `good` must give nothing to complain about; every rule must fail in one of the others. Transcripts of real firmware begin with
-//! `real`.
+//! with `good` must give nothing to complain about; every rule must fail in one of the others. Those of real firmware have
+//! `real` in their names.
 //!
 //! With `PXE_WRITE_SAID=1` the test writes what is said now, to be looked at with `git diff`.
 

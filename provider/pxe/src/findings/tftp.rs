@@ -161,16 +161,23 @@ impl Transfer {
         }
     }
 
+    /// Takes blocks. On the server's own machine a capture sees several datagrams as one: its kernel or its network card
+    /// cuts them up later (UDP segmentation offload).
     fn data(&mut self, block: u16, size: usize) {
-        let size = size as u64;
-        self.blocks += 1;
-        let Some(block) = near(self.highest, block).filter(|block| *block > self.highest) else {
-            self.repeated += 1;
+        const HEAD: u64 = 4;
+        let whole = self.block_size + HEAD;
+        let further = (size as u64 + HEAD).saturating_sub(1) / whole;
+        let last = size as u64 - further * whole;
+        self.blocks += further + 1;
+        let first = near(self.highest, block).filter(|block| *block > 0);
+        let highest = first.map_or(0, |block| block + further);
+        if highest <= self.highest {
+            self.repeated += further + 1;
             return;
-        };
-        self.highest = block;
-        self.bytes = (block - 1).saturating_mul(self.block_size) + size;
-        self.whole |= size < self.block_size;
+        }
+        self.highest = highest;
+        self.bytes = (highest - 1).saturating_mul(self.block_size) + last;
+        self.whole |= last < self.block_size;
     }
 
     /// Whether the client only asked for the size: EDK2 breaks such a transfer off, and all is well (C27).
@@ -211,6 +218,24 @@ mod tests {
         assert_eq!(near(65_536, 65_535), Some(65_535));
         assert_eq!(near(131_000, 464), Some(131_536));
         assert_eq!(near(0, 65_535), None);
+    }
+
+    #[test]
+    fn datagrams_that_are_cut_up_later_count_as_what_they_become() {
+        let asked = asked(b"\0\x01name\0octet\0").unwrap();
+        let end = SocketAddr::from(([10, 0, 0, 9], 2070));
+        let mut transfer = Transfer::new(Duration::ZERO, end, end, asked);
+        transfer.block_size = 1_468;
+        for (block, size, highest, bytes, whole) in [
+            (1, 5_884, 4, 5_872, false),
+            (5, 1_468, 5, 7_340, false),
+            (5, 5_884, 8, 11_744, false),
+            (9, 1_472, 10, 13_212, true),
+        ] {
+            transfer.data(block, size);
+            let now = (transfer.highest, transfer.bytes, transfer.whole);
+            assert_eq!(now, (highest, bytes, whole), "{block}");
+        }
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::exit::CommandError;
 /// Read at once to tell what it is: the reader of captures wants the whole head in its first piece.
 const START: u64 = 4_096;
 
+/// The beginning of pcapng, which would pass for line ends.
+const PCAPNG: &[u8] = b"\n\r\r\n";
+
 type See<'a> = dyn FnMut(&Packet) -> Result<(), CommandError> + 'a;
 
 /// Gives all packets of a capture, `-` for stdin.
@@ -30,7 +33,8 @@ pub(super) fn read(path: &Path, see: &mut See) -> Result<(), CommandError> {
     let mut start = Vec::new();
     let head = source.by_ref().take(START).read_to_end(&mut start);
     head.map_err(|error| wrong(&error))?;
-    let is_text = !start.is_empty()
+    let is_text = !start.starts_with(PCAPNG)
+        && !start.is_empty()
         && start
             .iter()
             .take(4)

@@ -1,0 +1,31 @@
+//! Any bytes as the packets of a LAN: what is said about them is said at every moment, and memory stays bounded.
+
+#![no_main]
+
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use pxe::findings::Watch;
+use pxe::frame::{Link, packet};
+use pxe::transcript::Recorder;
+
+/// The bytes are frames of up to 255 bytes, each behind its size and its distance in time.
+fuzz_target!(|bytes: &[u8]| {
+    let (mut watch, mut recorder) = (Watch::default(), Recorder::default());
+    let (mut rest, mut now) = (bytes, Duration::ZERO);
+    while let [size, wait, tail @ ..] = rest {
+        let (frame, tail) = tail.split_at_checked(usize::from(*size)).unwrap_or((tail, &[]));
+        now += Duration::from_millis(u64::from(*wait) * 40);
+        if let Some(packet) = packet(Link::Ip, frame, now) {
+            watch.see(&packet);
+            let _kept = recorder.keep(&packet);
+        }
+        rest = tail;
+    }
+    for story in watch.stories() {
+        let _summary = story.summary();
+        for over in [false, true] {
+            let _findings = watch.findings(story, now, over);
+        }
+    }
+});
