@@ -16,6 +16,7 @@ mod provider;
 mod serve;
 mod stage;
 mod stdout;
+mod tftp;
 mod tls_front;
 mod typed;
 mod verify;
