@@ -259,6 +259,11 @@ impl Machines {
         }
     }
 
+    /// Whom to answer.
+    pub(crate) fn only(&self) -> Only {
+        self.setup.only
+    }
+
     /// Something happened to a machine.
     pub(crate) fn note(&self, mac: Mac, event: Event) {
         self.note_at(mac, event, SystemTime::now());

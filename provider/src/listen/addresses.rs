@@ -68,6 +68,10 @@ pub(super) struct Grant {
 const FIRST_OPTIONS: usize = 2;
 
 impl Grant {
+    pub(super) fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
     /// Puts it into an answer, before what the client can do without.
     pub(super) fn fill(self, reply: &mut Reply) {
         reply.yiaddr = self.address;

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pxe::boot::Plan;
 use pxe::client::{Client, classify};
 use pxe::dhcp::{CLIENT_PORT, Destination, Kind, Reply, Request};
 use pxe::leases::{self, Subnet};
@@ -254,7 +255,18 @@ impl Desk {
             arrival: place.arrival,
         };
         match decide(&mut self.book, &question, self.started.elapsed()) {
-            Action::Silence(why) => self.shared.not_answered(client, place, why),
+            Action::Silence(why) => {
+                let (fate, is_news) = match (&plan, request.kind) {
+                    (Plan::Silence(_), _) => (Fate::Denied, true),
+                    // Every machine takes its address from the other server; that is nothing to show.
+                    (_, Kind::Request) => (Fate::NotOurs, place.arrival == Arrival::Port4011),
+                    (_, _) => (Fate::NotOurs, true),
+                };
+                self.shared.metrics.count(fate);
+                if is_news {
+                    self.shared.not_answered(client, place, why);
+                }
+            }
             Action::Answer(mut answer) => {
                 let fate = match (place.arrival, &grant, answer.reply.kind) {
                     (Arrival::Port4011, ..) => Fate::Answered,
@@ -262,6 +274,9 @@ impl Desk {
                     (Arrival::Port67, ..) => Fate::Offered,
                 };
                 if let Some(grant) = grant {
+                    if fate == Fate::LeaseGiven {
+                        self.shared.given(client, grant.address());
+                    }
                     grant.fill(&mut answer.reply);
                 }
                 self.shared.answered(client, place, &answer);

@@ -1,6 +1,6 @@
 //! What the boot services have in common with the rest of the provider: counters, the policy, and what is shown.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use pxe::Mac;
@@ -14,7 +14,7 @@ use crate::listen::args::DhcpMode;
 use crate::listen::desk::Place;
 use crate::listen::metrics::{BootMetrics, Fate};
 use crate::machines::event::{Event, Via};
-use crate::machines::{Heard, Machines};
+use crate::machines::{Heard, Machines, Only};
 use crate::serve::metrics::get;
 
 /// Something that TFTP or HTTP saw, which says whether an answer was understood.
@@ -82,6 +82,11 @@ impl Shared {
         );
     }
 
+    /// A client has an address of ours.
+    pub(super) fn given(&self, client: &Client, address: Ipv4Addr) {
+        self.machines.note(client.mac, Event::LeaseGiven(address));
+    }
+
     /// A client was answered over DHCPv6.
     pub(super) fn told(&self, client: &Client, link: &str, reply: &dhcp6::Reply) {
         tracing::info!(
@@ -120,9 +125,13 @@ impl Shared {
             .note
             .as_ref()
             .map_or(String::new(), |note| format!("; {note}"));
-        Some(format!(
-            "every machine of this network that boots from it is answered {how}{note}; --dhcp off ends that"
-        ))
+        let who = match self.machines.only() {
+            Only::All => "every machine of this network that boots from it is answered",
+            Only::Known => {
+                "machines of this network that boot from it are answered once they are known (plasmd clients allow MAC),"
+            }
+        };
+        Some(format!("{who} {how}{note}; --dhcp off ends that"))
     }
 
     /// As `/status` shows it.

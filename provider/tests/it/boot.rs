@@ -52,6 +52,8 @@ impl Rig {
             ("stable/x86_64/initramfs.img", &[2; 3_000]),
             ("stable/x86_64/phase.efi", &[3; 4_000]),
             ("stable/x86_64/undionly.kpxe", &[4; 1_000]),
+            ("stable/aarch64/vmlinuz", &[5; 5_000]),
+            ("stable/aarch64/phase.efi", &[6; 4_000]),
         ]);
         Some(Self { lan, tree })
     }
