@@ -221,13 +221,17 @@ impl Build<'_> {
     }
 
     /// What is listed in the manifest, and beside it what firmware may ask for and a signed squashfs vouches for.
-    fn squashfs(&self, parts: &[Part<'_>]) -> Result<Vec<u8>> {
+    fn squashfs(&self, parts: &[Part<'_>; 3]) -> Result<Vec<u8>> {
         let folder = format!("{}/{}", facts::CHANNEL, facts::ARCH.as_str());
         let (programs, licences) = (boot_files::programs()?, boot_files::licences()?);
         let mut recipe = squashfs::Recipe::new();
-        for (_, file, content) in parts {
+        let [(_, _, kernel), (_, _, initramfs), (_, program, uki)] = parts;
+        for (_, file, content) in &parts[..2] {
             recipe.insert(format!("{folder}/{file}"), content);
         }
+        // init puts the rest of it together where it is served.
+        let head = uki::head(uki, kernel, initramfs)?;
+        recipe.insert(format!("{folder}/{program}.head"), head);
         for program in &programs {
             recipe.insert(format!("{folder}/{}", program.name), &program.content);
         }

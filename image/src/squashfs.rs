@@ -1,5 +1,5 @@
-//! The squashfs an appliance serves from: in `<channel>/<arch>/` the kernel, the initramfs, both as one EFI program, and
-//! what firmware that cannot fetch those needs first (see `boot_files`); beside it `licences/`.
+//! The squashfs an appliance serves from: in `<channel>/<arch>/` the kernel, the initramfs, what makes one EFI program of
+//! them, and what firmware that cannot fetch those needs first (see `boot_files`); beside it `licences/`.
 //!
 //! Written in process by backhand: no loop device, no root, no C library. Times are 0, owners root, the walk sorted, so the
 //! same recipe gives the same bytes. It writes no extended attributes; nothing here needs them.

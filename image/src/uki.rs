@@ -23,6 +23,31 @@ pub struct Recipe<'a> {
     pub initramfs: &'a [u8],
 }
 
+/// Sections begin and end with whole sectors, so the program's parts can be put together again without knowing its format.
+const SECTOR_BYTES: usize = 512;
+
+/// What stands in front of the kernel in a program that [`write`] made: whoever has the kernel and the initramfs needs only
+/// this to make the rest of it, each part filled up to whole sectors with zeros.
+///
+/// # Errors
+/// When that would give other bytes: the stub aligns its sections in another way.
+pub fn head<'a>(uki: &'a [u8], kernel: &[u8], initramfs: &[u8]) -> Result<&'a [u8], pe::Error> {
+    let other = pe::Error::Stub("it does not align its sections to 512 bytes");
+    let whole = |part: &[u8]| part.len().next_multiple_of(SECTOR_BYTES);
+    let kernel_at = uki.len().checked_sub(whole(kernel) + whole(initramfs));
+    let Some((head, rest)) = kernel_at.and_then(|at| uki.split_at_checked(at)) else {
+        return Err(other);
+    };
+    let mut expected = kernel.to_vec();
+    expected.resize(whole(kernel), 0);
+    expected.extend_from_slice(initramfs);
+    expected.resize(whole(kernel) + whole(initramfs), 0);
+    match head.len().is_multiple_of(SECTOR_BYTES) && rest == expected {
+        true => Ok(head),
+        false => Err(other),
+    }
+}
+
 /// Writes the image.
 ///
 /// # Errors

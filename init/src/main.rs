@@ -36,6 +36,7 @@ mod shutdown;
 mod source;
 mod supervise;
 mod sys;
+mod unified;
 mod verify;
 mod watchdog;
 

@@ -3,8 +3,10 @@
 //! ```text
 //! /run/phase/images/rootfs.squashfs           the verified copy, on a memory file system of just its size
 //! /run/phase/rootfs                           that copy, mounted through a read-only loop device
+//! /run/phase/unified/phase.efi                put together from files of it, on a memory file system of just its size
 //! /run/phase/artifacts/<channel>/<arch>/      manifest.json: the signed bytes
-//!                                             vmlinuz, initramfs.img, phase.efi: binds of files of the mounted squashfs
+//!                                             vmlinuz, initramfs.img: binds of files of the mounted squashfs
+//!                                             phase.efi: a bind of the file below
 //!                                             undionly.kpxe, ...: the same, for firmware, where the squashfs has them
 //!                                             rootfs.squashfs: a bind of the copy
 //! ```
@@ -27,6 +29,7 @@ use rustix::mount::{
 use crate::limits;
 use crate::plan::{Refusal, Stop};
 use crate::sys;
+use crate::unified::{self, Part};
 use crate::verify::{self, Tick};
 
 /// What the image trusts.
@@ -44,6 +47,7 @@ pub(crate) const NETWORK: &str = "/run/phase/net";
 const BOOT_PROGRAMS: [&str; 3] = ["undionly.kpxe", "snponly.efi", "ipxe.efi"];
 const IMAGES: &str = "/run/phase/images";
 const ROOTFS: &str = "/run/phase/rootfs";
+const UNIFIED: &str = "/run/phase/unified";
 
 /// Where a squashfs is read from.
 #[derive(Debug)]
@@ -77,7 +81,9 @@ fn try_install(
     tick: Tick<'_>,
 ) -> Result<(), Stop> {
     let rootfs = verify::artifact(manifest, "rootfs")?;
-    fits(rootfs.size, memory_available, medium.consume)?;
+    let unified = manifest.artifact(unified::NAME);
+    let unified = unified.map_or(0, |artifact| artifact.size);
+    fits(rootfs.size, unified, memory_available, medium.consume)?;
     let image = copy_image(rootfs, medium, tick)?;
     mount_squashfs(&image).map_err(|error| mount_failed("squashfs", &error))?;
     build_artifacts(manifest, &image, tick)
@@ -87,20 +93,21 @@ fn mount_failed(what: &str, error: &io::Error) -> Refusal {
     Refusal::new("mount-failed", format!("{what}: {error}"))
 }
 
-/// The copy must leave room for the programs that serve it.
-fn fits(size: u64, available: u64, consume: bool) -> Result<(), Refusal> {
+/// The copy, and the program that is put together from it, must leave room for the programs that serve them.
+fn fits(size: u64, unified: u64, available: u64, consume: bool) -> Result<(), Refusal> {
     // One step is copied before it is given back.
-    let needed = if consume {
+    let copied = if consume {
         limits::STEP_SIZE as u64
     } else {
         size
     };
+    let needed = copied.saturating_add(unified);
     if needed.saturating_add(limits::IMAGE_RESERVE) <= available {
         return Ok(());
     }
     let reason = format!(
         "rootfs: {} MiB do not fit: {} MiB of memory are free and {} MiB of them are kept for the programs",
-        size >> 20,
+        size.saturating_add(unified) >> 20,
         available >> 20,
         limits::IMAGE_RESERVE >> 20
     );
@@ -109,7 +116,8 @@ fn fits(size: u64, available: u64, consume: bool) -> Result<(), Refusal> {
 
 fn copy_image(rootfs: &Artifact, medium: &Medium, tick: Tick<'_>) -> Result<PathBuf, Stop> {
     let path = Path::new(IMAGES).join("rootfs.squashfs");
-    let mut copy = create_image(rootfs, &path).map_err(|error| mount_failed(IMAGES, &error))?;
+    let mut copy = create_in_memory(IMAGES, rootfs.size, &path)
+        .map_err(|error| mount_failed(IMAGES, &error))?;
     let mut hasher = Hasher::new();
     let mut done = 0;
     verify::for_each_step(
@@ -138,23 +146,27 @@ fn copy_image(rootfs: &Artifact, medium: &Medium, tick: Tick<'_>) -> Result<Path
     )?;
     verify::same_digest("rootfs", hasher.finish(), rootfs.digest)?;
     drop(copy);
-    // From here on not even init can write to it by accident.
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount_remount(IMAGES, flags, c"")
-        .map_err(|error| mount_failed(IMAGES, &error.into()))?;
+    make_read_only(IMAGES)?;
     Ok(path)
 }
 
-/// The file system for the copy holds exactly the copy: nothing else in it can grow.
-fn create_image(rootfs: &Artifact, path: &Path) -> io::Result<File> {
-    crate::mounts::make_directory(Path::new(IMAGES))?;
-    let size = rootfs.size.next_multiple_of(1 << 16);
+/// From here on not even init can write to it by accident.
+fn make_read_only(place: &str) -> Result<(), Refusal> {
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount_remount(place, flags, c"")
+        .map_err(|error| mount_failed(place, &error.into()))
+}
+
+/// A file at `path`, on a file system in memory at `place` that holds exactly it: nothing else in it can grow.
+fn create_in_memory(place: &str, size: u64, path: &Path) -> io::Result<File> {
+    crate::mounts::make_directory(Path::new(place))?;
+    let size = size.next_multiple_of(1 << 16);
     let data = sys::c_string(&format!(
         "size={size},nr_inodes={},mode=0755",
         limits::IMAGE_INODES
     ))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("tmpfs", IMAGES, "tmpfs", flags, Some(&*data))?;
+    rustix::mount::mount("tmpfs", place, "tmpfs", flags, Some(&*data))?;
     OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -225,16 +237,18 @@ fn build_artifacts(
     for artifact in &manifest.artifacts {
         let name = artifact.name.as_str();
         let file = artifact.filename.as_str();
+        let head = inside.join(format!("{file}{}", unified::HEAD_SUFFIX));
         let from = if name == "rootfs" {
             image.to_owned()
+        } else if name == unified::NAME && is_plain_file(&head) {
+            put_together(manifest, artifact, &head, tick)?
         } else {
-            inside.join(file)
+            let from = inside.join(file);
+            let name = format!("{name} in the rootfs");
+            let opened = File::open(&from).map_err(|error| verify::io(&name, &error))?;
+            verify::same_bytes(&name, &opened, artifact, tick)?;
+            from
         };
-        if name != "rootfs" {
-            let opened = File::open(&from)
-                .map_err(|error| verify::io(&format!("{name} in the rootfs"), &error))?;
-            verify::same_bytes(&format!("{name} in the rootfs"), &opened, artifact, tick)?;
-        }
         bind(&from, &served.join(file)).map_err(|error| mount_failed(file, &error))?;
     }
     let listed = |name: &str| {
@@ -248,6 +262,37 @@ fn build_artifacts(
         }
     }
     Ok(())
+}
+
+/// Puts the EFI program together in memory.
+fn put_together(
+    manifest: &Verified<Manifest>,
+    artifact: &Artifact,
+    head: &Path,
+    tick: Tick<'_>,
+) -> Result<PathBuf, Stop> {
+    let folder = head.parent().unwrap_or(Path::new(ROOTFS));
+    let mut parts = vec![part("its head", head)?];
+    for name in ["kernel", "initramfs"] {
+        let file = verify::artifact(manifest, name)?.filename.as_str();
+        parts.push(part(name, &folder.join(file))?);
+    }
+    let path = Path::new(UNIFIED).join(artifact.filename.as_str());
+    let out = create_in_memory(UNIFIED, artifact.size, &path)
+        .map_err(|error| mount_failed(UNIFIED, &error))?;
+    unified::assemble(artifact, &parts, &out, tick)?;
+    drop(out);
+    make_read_only(UNIFIED)?;
+    Ok(path)
+}
+
+fn part(name: &'static str, path: &Path) -> Result<Part, Refusal> {
+    let file = File::open(path).map_err(|error| verify::io(name, &error))?;
+    let size = file
+        .metadata()
+        .map_err(|error| verify::io(name, &error))?
+        .len();
+    Ok(Part { name, file, size })
 }
 
 /// A regular file and nothing that leads elsewhere.
@@ -314,14 +359,18 @@ mod tests {
     #[test]
     fn images_that_do_not_fit_are_refused_before_they_are_copied() {
         let mib = |count: u64| count << 20;
-        assert!(fits(mib(13), mib(120), false).is_ok());
-        assert!(fits(mib(100), mib(120), false).is_err());
+        assert!(fits(mib(13), 0, mib(120), false).is_ok());
+        assert!(fits(mib(100), 0, mib(120), false).is_err());
         assert!(
-            fits(mib(100), mib(120), true).is_ok(),
+            fits(mib(100), 0, mib(120), true).is_ok(),
             "memory of the source is given back meanwhile"
         );
-        assert!(fits(mib(13), mib(32), true).is_err());
-        assert!(fits(u64::MAX, mib(120), false).is_err());
+        assert!(
+            fits(mib(100), mib(100), mib(120), true).is_err(),
+            "that of the program is not"
+        );
+        assert!(fits(mib(13), 0, mib(32), true).is_err());
+        assert!(fits(u64::MAX, u64::MAX, mib(120), false).is_err());
     }
 
     #[test]

@@ -73,6 +73,14 @@ fn object_reads_the_unified_kernel_image() {
             (".initrd", &initramfs),
         ],
     );
+    let mut again = uki::head(&bytes, &kernel, &initramfs).unwrap().to_vec();
+    for part in [&kernel, &initramfs] {
+        again.extend_from_slice(part);
+        again.resize(again.len().next_multiple_of(512), 0);
+    }
+    assert!(again == bytes, "the parts do not make the program");
+    assert!(uki::head(&bytes, &kernel, &kernel).is_err());
+    assert!(uki::head(&bytes[1..], &kernel, &initramfs).is_err());
     let old = object::read::pe::PeFile64::parse(stub.as_slice()).unwrap();
     let new = object::read::pe::PeFile64::parse(bytes.as_slice()).unwrap();
     for section in old.sections() {

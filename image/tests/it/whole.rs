@@ -88,7 +88,10 @@ fn the_built_images_hold_what_was_built() {
     check_uki(&uki, &[(".linux", &kernel), (".initrd", &initramfs)]);
     let mut expected = BTreeMap::from([
         ("stable/x86_64/initramfs.img".to_owned(), initramfs.clone()),
-        ("stable/x86_64/phase.efi".to_owned(), uki.clone()),
+        (
+            "stable/x86_64/phase.efi.head".to_owned(),
+            uki::head(&uki, &kernel, &initramfs).unwrap().to_vec(),
+        ),
         ("stable/x86_64/vmlinuz".to_owned(), kernel.clone()),
     ]);
     for program in boot_files::programs().unwrap() {
