@@ -25,6 +25,9 @@ const STATUS_SIZE: usize = 12;
 /// What is told of a failure: a code and a few words.
 const TEXT_CHARS_MAX: usize = 120;
 
+/// Older stages are told as this old: a provider takes no others.
+pub(crate) const AGO_MAX: Duration = Duration::from_secs(60 * 60);
+
 /// Attempts to tell of a stage. The first may be made before the switch forwards anything.
 const ATTEMPTS_MAX: u32 = 5;
 
@@ -75,7 +78,7 @@ async fn patiently(provider: &Url, name: &str, at: Duration) -> io::Result<()> {
     let mut attempts = 0;
     loop {
         let stage = Stage {
-            ago: uptime().saturating_sub(at),
+            ago: uptime().saturating_sub(at).min(AGO_MAX),
             ..Stage::now(name)
         };
         attempts += 1;
@@ -98,7 +101,7 @@ pub(crate) fn uptime() -> Duration {
 /// One stage of a boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stage {
-    /// Its name: `linux`, `manifest`, `fetched`, `mounted`, `serving`, `failed`.
+    /// Its name: `linux`, `manifest`, `mounted`, `serving`, `failed`.
     pub(crate) name: String,
     /// How long ago it was reached.
     pub(crate) ago: Duration,

@@ -279,7 +279,8 @@ impl Machines {
         }
     }
 
-    fn note_at(&self, mac: Mac, event: Event, now: SystemTime) {
+    /// The same at another time: a machine may tell late what it reached earlier.
+    pub(crate) fn note_at(&self, mac: Mac, event: Event, now: SystemTime) {
         if !mac.is_machine() {
             return;
         }

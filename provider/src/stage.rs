@@ -225,7 +225,7 @@ impl Stage {
         let result = self.fetch(&found).await;
         if let Err(Failure { code, reason }) = &result {
             let text = format!("{code}: {reason}");
-            self.report(&found.origin, boot_report::Stage::failed(&text));
+            self.report(&found.origin, vec![boot_report::Stage::failed(&text)]);
         }
         // They are on their way already; nothing of the boot depends on them.
         let told = async { while self.reports.join_next().await.is_some() {} };
@@ -245,11 +245,11 @@ impl Stage {
             "manifest verified"
         );
         let started = boot_report::Stage {
-            ago: boot_report::uptime(),
+            ago: boot_report::uptime().min(boot_report::AGO_MAX),
             ..boot_report::Stage::now("linux")
         };
-        self.report(&found.origin, started);
-        self.report(&found.origin, boot_report::Stage::now("manifest"));
+        let verified = boot_report::Stage::now("manifest");
+        self.report(&found.origin, vec![started, verified]);
         let parts = PARTS
             .iter()
             .map(|name| fetch::named(manifest, name))
@@ -266,16 +266,17 @@ impl Stage {
             fds.push(complete.seal().map_err(memory)?);
             names.push(artifact.name.to_string());
         }
-        self.report(&found.origin, boot_report::Stage::now("fetched"));
         Ok((names, fds))
     }
 
-    /// Tells the provider, without waiting for it.
-    fn report(&mut self, origin: &Url, stage: boot_report::Stage) {
+    /// Tells the provider of these stages in turn, without waiting for it.
+    fn report(&mut self, origin: &Url, stages: Vec<boot_report::Stage>) {
         let origin = origin.clone();
         self.reports.spawn(async move {
-            if let Err(error) = boot_report::tell(&origin, &stage).await {
-                tracing::debug!(%error, stage = stage.name, "the provider was not told");
+            for stage in stages {
+                if let Err(error) = boot_report::tell(&origin, &stage).await {
+                    tracing::debug!(%error, stage = stage.name, "the provider was not told");
+                }
             }
         });
     }

@@ -35,6 +35,9 @@ pub(crate) const LOOP_BOOTS: u32 = 4;
 /// The window of such boots. One boot of a server with much memory takes 10 minutes.
 pub(crate) const LOOP_WINDOW: Duration = Duration::from_secs(60 * 60);
 
+/// How long ago a machine may say that it reached a stage: no boot that anybody waits for takes longer.
+pub(crate) const AGO_MAX: Duration = Duration::from_secs(60 * 60);
+
 /// Bytes of the query of `/boot.ipxe` and `/boot/report`. iPXE's longest, with every name of a server, has 500.
 pub(crate) const QUERY_MAX: usize = 1_500;
 

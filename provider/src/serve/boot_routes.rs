@@ -1,6 +1,7 @@
 //! The routes of machines that boot: their iPXE script, what they report of themselves, and the page that shows them.
 
 use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
 
 use boot_manifest::unverified_payload;
 use http::header::{ALLOW, HOST};
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use crate::http::body::Body;
 use crate::http::{refuse, respond};
 use crate::machines::event::{Event, Stage};
+use crate::machines::limits::AGO_MAX;
 use crate::machines::query::Query;
 use crate::machines::script::{Asking, Payload, Script};
 use crate::serve::app::App;
@@ -116,8 +118,11 @@ impl App {
         match query.get("mac") {
             Some(mac) => {
                 let mac = mac.parse().map_err(|error| format!("mac: {error}"))?;
+                let now = SystemTime::now();
+                let at = now.checked_sub(ago(query.get("ago"))?).unwrap_or(now);
+                self.machines.note_at(mac, event, at);
+                // Behind what happened earlier: it was heard of just now.
                 self.machines.note(mac, Event::AddressSeen(client));
-                self.machines.note(mac, event);
             }
             None => self.machines.note_address(client, event),
         }
@@ -182,5 +187,39 @@ impl App {
             false => Scheme::Http,
         };
         Some(format!("{}://{host}", scheme.as_str()))
+    }
+}
+
+/// How long ago something is said to have happened, in milliseconds. The stages of a successor are told when it serves.
+fn ago(text: Option<&str>) -> Result<Duration, &'static str> {
+    let Some(text) = text else {
+        return Ok(Duration::ZERO);
+    };
+    let millis = text.parse().map(Duration::from_millis);
+    millis
+        .ok()
+        .filter(|ago| *ago <= AGO_MAX)
+        .ok_or("ago: milliseconds since it happened, at most an hour of them")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_milliseconds_of_an_hour() {
+        for (text, expected) in [
+            (None, Some(0)),
+            (Some("0"), Some(0)),
+            (Some("1250"), Some(1_250)),
+            (Some("3600000"), Some(3_600_000)),
+            (Some("3600001"), None),
+            (Some("18446744073709551616"), None),
+            (Some("-1"), None),
+            (Some("x"), None),
+        ] {
+            let found = ago(text).ok().map(|ago| ago.as_millis());
+            assert_eq!(found, expected, "{text:?}");
+        }
     }
 }
