@@ -50,6 +50,7 @@ const TEST: &[&str] = &[
     "cpio",
     "curl",
     "dbus",
+    "debian-installer-12-netboot-amd64",
     "dnsmasq-base",
     "fdisk",
     "fish",

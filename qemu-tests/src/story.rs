@@ -34,6 +34,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("tcpdump", "tcpdump"),
 ];
 
+/// Kernel and initrd of Debian's installer, in the package debian-installer-12-netboot-amd64.
+pub const INSTALLER: &str = "/usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64";
+
 /// A test: its name, its limits and what happens in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Scene {
@@ -56,6 +59,8 @@ pub enum Needs {
     Images,
     /// The built images and UEFI firmware.
     ImagesAndUefi,
+    /// The built images and Debian's installer for network boot.
+    ImagesAndInstaller,
 }
 
 /// A running test: makes LANs and machines, and keeps its timeline and logs.
@@ -212,6 +217,12 @@ fn provisions(needs: Needs) -> Result<Option<Images>, Lacking> {
     if needs == Needs::ImagesAndUefi && !Firmware::uefi_is_installed() {
         return Err(Lacking::Provision(
             "UEFI firmware is not installed (package ovmf)".to_owned(),
+        ));
+    }
+    if needs == Needs::ImagesAndInstaller && !Path::new(INSTALLER).exists() {
+        return Err(Lacking::Provision(
+            "Debian's installer is not there (package debian-installer-12-netboot-amd64)"
+                .to_owned(),
         ));
     }
     Images::find()

@@ -8,18 +8,21 @@ use qemu_tests::story::{Needs, Scene};
 use qemu_tests::{Disk, Firmware, Spec, Story};
 use serde_json::json;
 
+use crate::netboot::serves_from_disk;
 use crate::people::{netbooted, serves_the_signed_manifest, with_disk};
 use crate::{BOOT_LIMIT, scene};
 
 pub(crate) const SCENES: &[Scene] = &[
     Scene {
         needs: Needs::ImagesAndUefi,
-        ..scene("uefi_boots_the_image_from_a_usb_stick", 120, usb_stick)
+        ..scene("uefi_boots_the_image_from_a_usb_stick", 240, |story| {
+            usb_stick(story, Firmware::Uefi, "UEFI, USB stick")
+        })
     },
-    scene("a_bios_boots_the_image_from_a_usb_stick", 120, |story| {
-        bios_disk(story, Bus::Usb)
+    scene("bios_boots_the_image_from_a_usb_stick", 240, |story| {
+        usb_stick(story, Firmware::Bios, "BIOS, USB stick")
     }),
-    scene("a_bios_boots_the_image_from_a_disk", 120, |story| {
+    scene("a_bios_boots_the_image_from_a_disk", 240, |story| {
         bios_disk(story, Bus::Sata)
     }),
     scene("a_fed_watchdog_lets_the_machine_live", 90, watchdog),
@@ -37,13 +40,12 @@ pub(crate) const SCENES: &[Scene] = &[
     scene("a_sata_disk_is_found", 60, |story| disk(story, Bus::Sata)),
 ];
 
-fn usb_stick(story: &Story) -> Result<()> {
+fn usb_stick(story: &Story, firmware: Firmware, row: &'static str) -> Result<()> {
     let images = story.images()?;
     let lan = story.lan()?;
     let stick = Disk::new(images.path("phase.img"), Bus::Usb);
-    let a = story.boot(&lan, "a", 1, &Spec::new(Firmware::Uefi).disk(stick))?;
-    a.wait_for("phase: mounted", BOOT_LIMIT)?;
-    let at = a.wait_until_serving(BOOT_LIMIT)?;
+    let a = story.boot(&lan, "a", 1, &Spec::new(firmware).disk(stick))?;
+    let at = serves_from_disk(story, &a, row)?;
     serves_the_signed_manifest(&lan, images, &at)?;
     // The stick may be pulled out: everything served is in memory.
     a.qmp("device_del", json!({ "id": "stick0" }))?;
@@ -62,8 +64,7 @@ fn bios_disk(story: &Story, bus: Bus) -> Result<()> {
     let lan = story.lan()?;
     let disk = Disk::new(images.path("phase.img"), bus);
     let a = story.boot(&lan, "a", 1, &Spec::new(Firmware::Bios).disk(disk))?;
-    a.wait_for("phase: mounted", BOOT_LIMIT)?;
-    let at = a.wait_until_serving(BOOT_LIMIT)?;
+    let at = serves_from_disk(story, &a, "BIOS, disk")?;
     serves_the_signed_manifest(&lan, images, &at)
 }
 

@@ -16,7 +16,7 @@ use crate::people::serves_the_signed_manifest;
 pub(crate) const FIRMWARE_LIMIT: Duration = Duration::from_secs(150);
 
 /// What firmware says when it has tried everything, or a kernel that cannot go on.
-const FRUITLESS: &[&str] = &["No bootable device", "Kernel panic", "phase: fatal:"];
+pub(crate) const FRUITLESS: &[&str] = &["No bootable device", "Kernel panic", "phase: fatal:"];
 
 /// How the boot server stands among the other servers of a LAN: a column of the README's table.
 #[derive(Clone, Copy)]
@@ -140,6 +140,24 @@ pub(crate) fn becomes_a_provider(
         let line = machine.wait_for(said, limit)?;
         journey.reached(stage, line.at);
     }
+    let (line, at) = machine.serving_line(BOOT_LIMIT)?;
+    journey.reached("serving", line.at);
+    journey.write(story.logs())?;
+    Ok(at)
+}
+
+/// Waits until a machine that has just been switched on has found its stick or disk and serves; writes its
+/// journey.
+pub(crate) fn serves_from_disk(
+    story: &Story,
+    machine: &Machine,
+    row: &'static str,
+) -> Result<Serving> {
+    let mut journey = Journey::new(row, BESIDE_A_ROUTER.column, machine.powered_on());
+    let line = machine.wait_for_unless("phase: init ", FRUITLESS, FIRMWARE_LIMIT)?;
+    journey.reached("kernel", line.at);
+    let line = machine.wait_for("phase: mounted", BOOT_LIMIT)?;
+    journey.reached("mounted", line.at);
     let (line, at) = machine.serving_line(BOOT_LIMIT)?;
     journey.reached("serving", line.at);
     journey.write(story.logs())?;
