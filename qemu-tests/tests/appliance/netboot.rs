@@ -164,16 +164,28 @@ pub(crate) fn serves_from_disk(
     Ok(at)
 }
 
-/// What `plasmd clients` knows of the machine with this number, once it knows that it serves.
+/// Waits until the boot server has heard from the machine with this number that it serves, and looks at what it
+/// shows of it.
 pub(crate) fn is_known_to_serve(scenery: &Scenery, card: u8) -> Result<()> {
     let mac = qemu_tests::lan::mac(card);
-    let list = scenery.provider.clients(&["list", "--json"])?;
-    let list: serde_json::Value = serde_json::from_str(&list).context("plasmd clients --json")?;
-    let text = list.to_string();
-    ensure!(text.contains(&mac), "plasmd clients knows no {mac}: {text}");
+    let heard = format!("a machine serves mac={mac}");
+    scenery
+        .provider
+        .log()
+        .wait_for_anywhere(&heard, BOOT_LIMIT)?;
+    let shown = scenery
+        .lan
+        .get(&format!("{}/clients", scenery.provider.url()))?;
+    let shown: serde_json::Value = serde_json::from_slice(&shown).context("/clients")?;
+    let machines = shown["machines"].as_array();
+    let machine = machines
+        .into_iter()
+        .flatten()
+        .find(|machine| machine["mac"] == mac.as_str())
+        .with_context(|| format!("/clients shows no {mac}: {shown}"))?;
     ensure!(
-        text.contains("serving"),
-        "it never heard that {mac} serves: {text}"
+        machine["state"] == "serving",
+        "{mac} serves, and /clients shows {machine}"
     );
     Ok(())
 }

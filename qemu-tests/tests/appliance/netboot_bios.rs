@@ -70,7 +70,7 @@ menu_seconds = 0
 /// Everything boots the channel of the installer.
 const INSTALL: &str = "\
 [[profile]]
-name = \"to install\"
+name = \"installers\"
 match = [\"*\"]
 channel = \"debian\"
 ";
