@@ -12,8 +12,9 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::exit::{CommandError, Exit};
 use crate::{
-    boot_report, completions_cmd, config, control, discover_cmd, doctor, exit, fetch_cmd, instead,
-    key, log, man_cmd, manifest_cmd, net, out, serve, stage, status_cmd, tls_cmd, verify_cmd,
+    boot_report, clients_cmd, completions_cmd, config, control, discover_cmd, doctor, exit,
+    fetch_cmd, instead, key, log, man_cmd, manifest_cmd, net, out, serve, stage, status_cmd,
+    tls_cmd, verify_cmd,
 };
 
 /// Phase: serves signed boot images, and boots machines from them.
@@ -50,8 +51,8 @@ pub(crate) enum Command {
     Reload(control::cmd::ReloadArgs),
     /// Show or change what the provider on this machine logs
     LogLevel(control::cmd::LogLevelArgs),
-    /// Show who fetched what from the provider on this machine, and how it ended
-    Clients(control::cmd::ClientsArgs),
+    /// Show the machines that boot from the provider on this machine, and decide what they boot
+    Clients(clients_cmd::Args),
     /// Make and look at signing keys
     #[command(subcommand)]
     Key(key::Command),
@@ -252,7 +253,7 @@ impl Command {
             Self::Config(command) => config::cmd::run(command),
             Self::Reload(args) => control::cmd::reload(&args),
             Self::LogLevel(args) => control::cmd::log_level(&args),
-            Self::Clients(args) => control::cmd::clients(&args),
+            Self::Clients(args) => clients_cmd::run(args),
             Self::Key(command) => key::run(command),
             Self::Manifest(command) => manifest_cmd::run(command),
             Self::Discover(args) => discover_cmd::run(args),

@@ -7,7 +7,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `cmd` | `plasmd reload`, `log-level`, `clients`: the other end |
+//! | `cmd` | `plasmd reload`, `log-level`, and what `plasmd clients` asks by: the other end |
 //!
 //! Which routes there are is said by the [`Routes`] that [`serve`] is given; nothing here knows what they do.
 

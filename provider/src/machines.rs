@@ -56,11 +56,12 @@ use crate::http::answered::Answered;
 use crate::machines::event::{Carrier, Event, Stage, Via};
 use crate::machines::limits::STATE_PAUSE;
 use crate::machines::orders::{Order, Orders, TooMany, Way};
-pub(crate) use crate::machines::page::page;
+pub(crate) use crate::machines::page::{made_by, page, story};
 use crate::machines::policy::{Case, Local, Place, Verdict};
 use crate::machines::profiles::{InForce, Profiles, Subject};
 use crate::machines::record::{Asker, Facts, Follows, Given, Quiet, Told, is_loader, stage_of};
 use crate::machines::shelf::Shelf;
+pub(crate) use crate::machines::show::Totals;
 use crate::machines::state::StateFile;
 use crate::machines::table::Table;
 

@@ -6,6 +6,7 @@
 
 mod boot_report;
 mod cli;
+mod clients_cmd;
 mod completions_cmd;
 mod config;
 mod control;

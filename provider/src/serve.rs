@@ -13,6 +13,7 @@ mod build;
 pub(crate) mod catalog;
 mod chores;
 mod clients;
+mod clients_control;
 mod confine;
 mod control_routes;
 mod hand;

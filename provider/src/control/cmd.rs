@@ -1,4 +1,4 @@
-//! `plasmd reload`, `plasmd log-level` and `plasmd clients`: what they say to the control socket of a provider on this
+//! `plasmd reload` and `plasmd log-level`, and the way that `plasmd clients` takes too: what they say to the control socket of a provider on this
 //! machine, and how the answer is shown.
 
 use std::io;
@@ -17,16 +17,16 @@ use tokio::net::UnixStream;
 use crate::control::DEFAULT_SOCKET;
 use crate::exit::{CommandError, Exit};
 use crate::out;
-use crate::status_cmd::{show_clients, shown};
+use crate::status_cmd::shown;
 
 /// Time for an answer; a reload may read some files and make a certificate.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Bytes of an answer: the story of every client that is remembered.
-const ANSWER_SIZE_MAX: usize = 4 << 20;
+/// Bytes of an answer: the story of every machine and every client that is remembered.
+const ANSWER_SIZE_MAX: usize = 16 << 20;
 
 /// Which provider.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct SocketArgs {
     /// The control socket of the provider
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
@@ -45,16 +45,6 @@ pub(crate) struct ReloadArgs {
 pub(crate) struct LogLevelArgs {
     /// The new level: error, warn, info, debug, trace, off, or a list like info,plasmd::serve=debug
     level: Option<String>,
-    #[command(flatten)]
-    socket: SocketArgs,
-}
-
-/// Arguments of `plasmd clients`.
-#[derive(clap::Args)]
-pub(crate) struct ClientsArgs {
-    /// Print the provider's own JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
     socket: SocketArgs,
 }
@@ -95,18 +85,8 @@ pub(crate) fn log_level(args: &LogLevelArgs) -> Result<Exit, CommandError> {
     Ok(Exit::Done)
 }
 
-/// Shows who fetched what.
-pub(crate) fn clients(args: &ClientsArgs) -> Result<Exit, CommandError> {
-    let answer = ask(&args.socket, Method::GET, "/clients", Value::Null)?;
-    if args.json {
-        out::line(answer);
-    } else {
-        show_clients(&answer["clients"]);
-    }
-    Ok(Exit::Done)
-}
-
-fn ask(
+/// Asks the provider, and gives back what it answers.
+pub(crate) fn ask(
     socket: &SocketArgs,
     method: Method,
     route: &str,

@@ -153,7 +153,6 @@ impl Files {
     }
 
     /// Whether there is such a file, without a look at its content.
-    #[expect(dead_code, reason = "for those who decide what a machine is offered")]
     pub(crate) fn has(&self, channel: &Channel, arch: Arch, file: &str) -> bool {
         let Ok(name) = file.parse::<FileName>() else {
             return false;

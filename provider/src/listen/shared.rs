@@ -71,6 +71,10 @@ impl Shared {
             mac = %client.mac, firmware = client.firmware.name(), arch = %client.arch, interface = place.interface,
             strategy = answer.strategy, file = answer.reply.file, arrival = ?place.arrival, "boot offered"
         );
+        if !answer.reply.yiaddr.is_unspecified() {
+            let lease = Event::LeaseGiven(answer.reply.yiaddr);
+            self.machines.note(client.mac, lease);
+        }
         let strategy = answer.strategy;
         let file = answer.reply.file.clone();
         self.machines.note(

@@ -70,11 +70,6 @@ impl Folder {
         self.kernel.is_some()
     }
 
-    /// Whether there is anything for anybody.
-    pub(crate) fn is_bootable(&self) -> bool {
-        self.kernel.is_some() || self.uki.is_some()
-    }
-
     /// The file after which a machine that boots by iPXE has everything.
     pub(crate) fn last_file(&self) -> Option<&FileName> {
         self.initrds.last().or(self.kernel.as_ref())
@@ -285,7 +280,7 @@ mod tests {
         ]);
         let folder = |channel: &str| shelf.folder(&channel.parse().unwrap(), Arch::X86_64);
         let stable = folder("stable");
-        assert!(stable.is_phase && stable.uki.is_some() && stable.is_bootable());
+        assert!(stable.is_phase && stable.uki.is_some());
         assert_eq!(stable.last_file().unwrap().as_str(), "initramfs.img");
         let debian = folder("debian");
         assert!(!debian.is_phase && debian.boot.once);
@@ -299,7 +294,7 @@ mod tests {
             folder("broken").problem.as_deref(),
             Some("broken/x86_64: gone is missing")
         );
-        assert!(!folder("broken").is_bootable());
+        assert!(!folder("broken").has_kernel());
         let typo = folder("typo").problem.clone().unwrap();
         assert!(
             typo.starts_with("typo/x86_64/boot.toml: line 1: cmd: there are title"),

@@ -11,7 +11,7 @@ use crate::machines::{Counts, Machines, Only, vendor};
 use crate::serve::access_log::rfc3339;
 
 /// What all machines are together.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Totals {
     /// Machines by state, in the order of [`State::ALL`].
     pub(crate) states: Vec<(State, u64)>,
@@ -22,8 +22,8 @@ pub(crate) struct Totals {
 }
 
 impl Machines {
-    /// Every machine, the one that was heard last first.
-    pub(crate) fn shown(&self) -> Value {
+    /// The machines, the one that was heard last first.
+    pub(crate) fn shown(&self, count_max: usize) -> Value {
         let now = SystemTime::now();
         let mut inner = self.lock();
         let mut macs: Vec<(SystemTime, Mac)> = inner
@@ -33,6 +33,7 @@ impl Machines {
             .collect();
         macs.sort_by_key(|(last, mac)| (std::cmp::Reverse(*last), *mac));
         let mut shown = Vec::with_capacity(macs.len());
+        macs.truncate(count_max);
         for (_, mac) in &macs {
             let (in_force, order, _) = inner.known(*mac, None, now);
             if let Some(machine) = inner.table.get(*mac) {
@@ -45,6 +46,7 @@ impl Machines {
             .orders
             .iter()
             .filter(|(mac, order)| inner.table.get(*mac).is_none() && !order.is_only_learned())
+            .take(count_max - macs.len())
             .map(|(mac, order)| (mac, order.clone()))
             .collect();
         for (mac, order) in decided {
@@ -109,6 +111,7 @@ fn machine_value(
         "state": machine.state(now).label(),
         "first": rfc3339(machine.first),
         "last": rfc3339(machine.last),
+        "quiet_seconds": now.duration_since(machine.last).unwrap_or_default().as_secs(),
         "boots": machine.boots,
         "bytes": machine.bytes,
         "addresses": machine.addresses.iter().rev().collect::<Vec<_>>(),

@@ -18,6 +18,7 @@ use crate::machines::limits::AGO_MAX;
 use crate::machines::query::Query;
 use crate::machines::script::{Asking, Payload, Script};
 use crate::serve::app::App;
+use crate::serve::limits::MACHINES_SHOWN_MAX;
 use crate::serve::metrics::Reason;
 use crate::serve::sockets::Scheme;
 
@@ -146,15 +147,15 @@ impl App {
             let answer = refuse::text(StatusCode::FORBIDDEN, line);
             return self.refuse(Reason::Hidden, answer);
         }
-        let clients = self.all_clients();
+        let clients = self.all_clients(MACHINES_SHOWN_MAX);
         if accept::prefers_html(headers) {
             return respond::page("text/html; charset=utf-8", crate::machines::page(&clients));
         }
         respond::json(StatusCode::OK, &clients)
     }
 
-    /// Every machine that was seen, and every address that fetched something.
-    pub(super) fn all_clients(&self) -> Value {
+    /// The machines that were heard last, and every address that fetched something.
+    pub(super) fn all_clients(&self, machines_max: usize) -> Value {
         let mut clients = json!(self.clients.newest(usize::MAX));
         for client in clients.as_array_mut().into_iter().flatten() {
             let address = client["address"]
@@ -165,7 +166,7 @@ impl App {
             }
         }
         json!({
-            "machines": self.machines.shown(),
+            "machines": self.machines.shown(machines_max),
             "clients": clients,
             "rules": self.machines.facts(),
         })

@@ -9,6 +9,9 @@ use crate::control::{Answer, Routes, refusal};
 use crate::log;
 use crate::serve::app::App;
 
+/// What decisions about machines begin with.
+const CLIENTS: &str = "/clients/";
+
 /// The provider, as its operator sees it.
 pub(super) struct Operator(pub(super) Arc<App>);
 
@@ -20,6 +23,29 @@ impl Routes for Operator {
                 "GET",
                 "/clients",
                 "every machine that was seen, and every address that fetched something",
+            ),
+            (
+                "POST",
+                "/clients/allow",
+                "a machine is answered: {\"mac\": \"aa:bb:cc:dd:ee:ff\"}",
+            ),
+            ("POST", "/clients/deny", "a machine is not answered"),
+            (
+                "POST",
+                "/clients/once",
+                "its next boot only; besides \"mac\": \"channel\", or \"local\": true",
+            ),
+            ("POST", "/clients/local", "a machine boots from its disk"),
+            ("POST", "/clients/network", "a machine boots from here"),
+            (
+                "POST",
+                "/clients/profile",
+                "a machine gets the profile called \"profile\"; without, the one that matches",
+            ),
+            (
+                "POST",
+                "/clients/forget",
+                "everything about a machine is forgotten",
             ),
             ("GET", "/config", "every setting, and where it comes from"),
             (
@@ -40,7 +66,7 @@ impl Routes for Operator {
         let app = &self.0;
         match (method.as_str(), path) {
             ("GET", "/status") => (StatusCode::OK, app.state()),
-            ("GET", "/clients") => (StatusCode::OK, app.all_clients()),
+            ("GET", "/clients") => (StatusCode::OK, app.all_clients(usize::MAX)),
             ("GET", "/config") => {
                 let in_force = app.in_force();
                 let file = &in_force.file;
@@ -52,6 +78,14 @@ impl Routes for Operator {
             ("POST", "/reload") => reload(app).await,
             ("GET", "/log-level") => (StatusCode::OK, json!({ "level": log::level() })),
             ("PUT", "/log-level") => set_log_level(&body),
+            ("POST", path) if path.starts_with(CLIENTS) => {
+                let (app, route) = (Arc::clone(app), path[CLIENTS.len()..].to_owned());
+                // It is durable before it is answered.
+                let decided = tokio::task::spawn_blocking(move || app.decide(&route, body));
+                decided.await.unwrap_or_else(|error| {
+                    refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
+                })
+            }
             // The list above is what is let through.
             _ => refusal(StatusCode::NOT_FOUND, "there is no such route"),
         }

@@ -111,3 +111,6 @@ pub(crate) const CLIENTS_SHOWN_MAX: usize = 32;
 
 /// How long `/health` remembers that accepting failed: longer than the period at which monitoring asks.
 pub(crate) const ACCEPT_FAILURE_MEMORY: Duration = Duration::from_secs(30);
+
+/// Machines shown at `/clients` over HTTP: some racks, in less than a megabyte. The control socket shows all.
+pub(crate) const MACHINES_SHOWN_MAX: usize = 512;

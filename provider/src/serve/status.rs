@@ -39,6 +39,7 @@ impl App {
                 .and_then(|own| own.shown().expires_at)
                 .map(|end| end.unix()),
             process: process::look(),
+            machines: self.machines.totals(),
         };
         respond::page(text::MEDIA_TYPE, text::page(&self.metrics, &beside))
     }

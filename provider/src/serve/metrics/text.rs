@@ -6,6 +6,8 @@ use std::fmt::{Display, Write as _};
 use std::time::SystemTime;
 
 use crate::listen::metrics::Fate;
+use crate::machines::Totals;
+use crate::machines::event::Stage;
 use crate::serve::metrics::artifacts::Counted;
 use crate::serve::metrics::process::{self, Process};
 use crate::serve::metrics::{Cut, Metrics, Reason, SECONDS_BUCKETS, TftpEnd, get};
@@ -30,6 +32,8 @@ pub(crate) struct Beside {
     pub(crate) certificate_expires: Option<i64>,
     /// Figures about the process.
     pub(crate) process: Process,
+    /// The machines that boot from here.
+    pub(crate) machines: Totals,
 }
 
 /// Writes the families one after the other.
@@ -83,6 +87,7 @@ pub(crate) fn page(metrics: &Metrics, beside: &Beside) -> String {
     artifacts(&mut page, metrics);
     boot(&mut page, metrics);
     tftp(&mut page, metrics);
+    machines(&mut page, &beside.machines);
     work(&mut page, metrics, beside);
     about(&mut page, beside);
     page.0
@@ -272,6 +277,54 @@ fn tftp(page: &mut Page, metrics: &Metrics) {
     }
 }
 
+fn machines(page: &mut Page, totals: &Totals) {
+    let name = "plasmd_machines";
+    page.family(
+        name,
+        "gauge",
+        "Machines that were seen, by what they do now.",
+    );
+    for (state, count) in &totals.states {
+        page.line(name, &[("state", state.label())], count);
+    }
+    page.one(
+        Kind::Gauge,
+        "plasmd_machines_decided",
+        "Machines about which the operator decided something by command.",
+        totals.orders,
+    );
+    let counts = &totals.counts;
+    page.one(
+        Kind::Counter,
+        "plasmd_machine_boots_total",
+        "Boots that began.",
+        counts.boots_total,
+    );
+    let name = "plasmd_machine_stages_total";
+    page.family(name, "counter", "Boots that reached a stage.");
+    for (stage, count) in Stage::ALL.iter().zip(counts.stages_total) {
+        page.line(name, &[("stage", stage.label())], count);
+    }
+    page.one(
+        Kind::Counter,
+        "plasmd_machine_failures_total",
+        "Transfers to machines that broke off, and failures that machines told.",
+        counts.failures_total,
+    );
+    page.one(
+        Kind::Counter,
+        "plasmd_machine_loops_total",
+        "Times a machine was found to boot again and again.",
+        counts.loops_total,
+    );
+    let (served, seconds) = counts.served;
+    let name = "plasmd_machine_boot_duration_seconds";
+    let help = "Time from a machine's first packet until it said that it serves.";
+    page.family(name, "summary", help);
+    page.line(&format!("{name}_sum"), &[], seconds);
+    page.line(&format!("{name}_count"), &[], served);
+}
+
 fn work(page: &mut Page, metrics: &Metrics, beside: &Beside) {
     let count =
         &mut |name: &str, help: &str, value: u64| page.one(Kind::Counter, name, help, value);
@@ -425,6 +478,7 @@ mod tests {
             manifest_expires: None,
             certificate_expires: Some(2_519_596_800),
             process: Process::default(),
+            machines: Totals::default(),
         };
         let metrics = Metrics::default();
         metrics
