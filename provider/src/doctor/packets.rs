@@ -8,6 +8,7 @@ mod sys;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,8 +56,13 @@ pub(super) struct Args {
 /// Watches, prints, and fails when something keeps a machine from booting.
 pub(super) fn run(args: &Args, json: bool, quiet: bool) -> Result<Exit, CommandError> {
     let recording = args.record.as_deref().map(Recording::create).transpose()?;
+    let watch = match args.pcap {
+        // Who captured knew where to stand.
+        Some(_) => Watch::default(),
+        None => Watch::from_machine(addresses()),
+    };
     let mut desk = Desk {
-        watch: Watch::default(),
+        watch,
         recording,
         shown: BTreeMap::new(),
         json,
@@ -145,6 +151,12 @@ impl Desk {
     }
 }
 
+/// The addresses of this machine.
+fn addresses() -> Vec<IpAddr> {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    interfaces.iter().map(|interface| interface.ip()).collect()
+}
+
 /// A machine for people.
 fn block(story: &Story, findings: &[Finding], quiet: bool) -> String {
     if quiet && findings.is_empty() {
@@ -165,6 +177,11 @@ fn block(story: &Story, findings: &[Finding], quiet: bool) -> String {
     }
     if summary.got.is_empty() {
         text.push_str("  got    nothing\n");
+    }
+    if !story.is_seen_whole() {
+        text.push_str(
+            "         (seen from here is only what is sent to all; the rest on the boot server, or in a capture of it)\n",
+        );
     }
     for finding in findings {
         let level = match finding.level {

@@ -48,6 +48,9 @@ pub(super) const WARM_UP: Duration = Duration::from_secs(10);
 /// Unanswered ARP requests that count: one is often lost.
 pub(super) const ARP_TRIES: u32 = 3;
 
+/// ARP requests further apart are not tries of one question.
+pub(super) const ARP_WAIT: Duration = Duration::from_secs(5);
+
 /// Whole boots in a row before a machine counts as one that boots for ever (C54).
 pub(super) const BOOTS_IN_A_ROW: usize = 3;
 

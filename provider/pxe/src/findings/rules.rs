@@ -18,6 +18,8 @@ pub struct Rule {
     /// What firmware needs, in a sentence.
     pub because: &'static str,
     find: fn(&Story, Duration) -> Option<Found>,
+    /// Whether it fails on what was not said between two machines: then both must be heard.
+    on_silence: bool,
 }
 
 /// Where a rule failed.
@@ -52,6 +54,19 @@ const fn rule(
         code,
         because,
         find,
+        on_silence: false,
+    }
+}
+
+/// A rule that fails on silence.
+const fn silence(
+    code: &'static str,
+    because: &'static str,
+    find: fn(&Story, Duration) -> Option<Found>,
+) -> Rule {
+    Rule {
+        on_silence: true,
+        ..rule(code, because, find)
     }
 }
 
@@ -144,12 +159,12 @@ pub const RULES: &[Rule] = &[
         dhcp::relay_passed_over,
     ),
     // From the offer to the file.
-    rule(
+    silence(
         "never-asked-4011", // C3, C5
         "an offer without a boot file and without PXE options sends the machine to port 4011 of the boot server",
         boot::never_asked_4011,
     ),
-    rule(
+    silence(
         "no-answer-on-4011", // C3, C6
         "the boot server must answer on port 4011 within a second",
         boot::no_answer_on_4011,
@@ -164,7 +179,7 @@ pub const RULES: &[Rule] = &[
         "a question with a boot item (option 43, 71) must be answered with the same boot item",
         boot::boot_item_not_echoed,
     ),
-    rule(
+    silence(
         "no-menu-for-pi", // C55
         "a Raspberry Pi only boots from an offer whose option 43 has the menu entry \"Raspberry Pi Boot\"",
         boot::no_menu_for_pi,
@@ -174,7 +189,7 @@ pub const RULES: &[Rule] = &[
         "a boot file must be made for the firmware that takes it",
         boot::wrong_architecture,
     ),
-    rule(
+    silence(
         "ipxe-without-http", // C14
         "this iPXE was built without HTTP",
         boot::ipxe_without_http,
@@ -184,7 +199,7 @@ pub const RULES: &[Rule] = &[
         "a boot URL with a name needs a DNS server from DHCP",
         boot::name_without_dns,
     ),
-    rule(
+    silence(
         "nothing-fetched", // C42
         "firmware that took an offer fetches the boot file at once",
         boot::nothing_fetched,
@@ -195,7 +210,7 @@ pub const RULES: &[Rule] = &[
         boot::wrong_server,
     ),
     // Fetching.
-    rule(
+    silence(
         "nobody-there", // C19
         "who is spoken to must answer ARP",
         lan::nobody_there,
@@ -205,7 +220,7 @@ pub const RULES: &[Rule] = &[
         "a TFTP server must listen on UDP port 69 of the boot server",
         tftp::closed,
     ),
-    rule(
+    silence(
         "tftp-blocked",
         "UDP to port 69 of the boot server must get through",
         tftp::blocked,
@@ -260,7 +275,7 @@ pub const RULES: &[Rule] = &[
         "a server must listen on the port of the boot URL",
         http::closed,
     ),
-    rule(
+    silence(
         "http-blocked",
         "TCP to the port of the boot URL must get through",
         http::blocked,
@@ -311,7 +326,7 @@ pub const RULES: &[Rule] = &[
         "a machine that was installed or is done must boot from its disk, or it netboots again at each restart",
         boot::boots_for_ever,
     ),
-    rule(
+    silence(
         "no-answer-on-ipv6", // C24
         "somebody must answer the machine's DHCPv6 question with a boot URL (option 59)",
         lan::no_answer_on_ipv6,
@@ -325,7 +340,10 @@ pub const RULES: &[Rule] = &[
 
 /// The rules that failed in this story, the worst first.
 pub(super) fn judge(story: &Story, now: Duration) -> Vec<Finding> {
-    let failed = RULES.iter().filter_map(|rule| {
+    let heard = RULES
+        .iter()
+        .filter(|rule| story.is_seen_whole || !rule.on_silence);
+    let failed = heard.filter_map(|rule| {
         let found = (rule.find)(story, now)?;
         Some(Finding {
             code: rule.code,

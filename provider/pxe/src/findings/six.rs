@@ -15,6 +15,7 @@ const OPTIONS_MAX: usize = 64;
 pub(super) struct Six {
     /// When it asked, and how often.
     pub(super) first: Option<Duration>,
+    pub(super) last: Duration,
     pub(super) asked: u32,
     /// Answers, and the boot URL of the last one that had one.
     pub(super) answered: u32,
@@ -46,9 +47,10 @@ impl Six {
         };
         if QUESTIONS.contains(kind) {
             self.first = self.first.or(Some(at));
-            self.asked += 1;
+            self.last = at;
+            self.asked = self.asked.saturating_add(1);
         } else if ANSWERS.contains(kind) {
-            self.answered += 1;
+            self.answered = self.answered.saturating_add(1);
             let url = options(rest).find(|(code, _)| *code == 59);
             let url = url.map(|(_, url)| String::from_utf8_lossy(url).into_owned());
             self.url = url.or_else(|| self.url.take());

@@ -30,10 +30,12 @@ pub struct Story {
     pub(super) addresses: Vec<IpAddr>,
     /// What it was told that cannot be reached.
     pub(super) refused: Vec<(Duration, SocketAddr)>,
-    /// Whom it looked for by ARP, and how often nobody answered.
-    pub(super) unanswered_arp: BTreeMap<IpAddr, u32>,
+    /// Whom it looked for by ARP, how often nobody answered, and when it last tried.
+    pub(super) unanswered_arp: BTreeMap<IpAddr, (u32, Duration)>,
     /// Parts of packets too large for the line, sent to it.
     pub(super) fragments: u32,
+    /// Whether what it and its servers say to each other alone is seen here.
+    pub(super) is_seen_whole: bool,
     /// Questions over IPv6, with what was said to them.
     pub(super) six: super::six::Six,
 }
@@ -73,8 +75,14 @@ impl Story {
             refused: Vec::new(),
             unanswered_arp: BTreeMap::new(),
             fragments: 0,
+            is_seen_whole: false,
             six: super::six::Six::default(),
         }
+    }
+
+    /// Whether what it and its servers say to each other alone is seen, and not only what is sent to all.
+    pub fn is_seen_whole(&self) -> bool {
+        self.is_seen_whole
     }
 
     /// Who asks, as its last message that tells says; iPXE and Linux come after the firmware.

@@ -164,6 +164,39 @@ fn nothing_is_said_too_early() {
     }
 }
 
+/// A third machine on a switch hears what is sent to all, and must not take the rest for silence.
+#[test]
+fn what_is_not_heard_is_not_taken_for_silence() {
+    let third = "192.168.7.50".parse().unwrap();
+    for (name, transcript) in transcripts() {
+        let mut watch = Watch::from_machine(vec![third]);
+        for packet in &transcript.packets {
+            let is_for_all = match packet.target.ip() {
+                std::net::IpAddr::V4(address) => address.is_broadcast(),
+                std::net::IpAddr::V6(address) => address.is_multicast(),
+            };
+            if is_for_all || packet.content == crate::packet::Content::ArpRequest {
+                watch.see(packet);
+            }
+        }
+        let findings = watch
+            .stories()
+            .flat_map(|story| watch.findings(story, Duration::ZERO, true));
+        let codes: BTreeSet<&str> = findings.map(|finding| finding.code).collect();
+        if name.starts_with("good") {
+            assert!(codes.is_empty(), "{name}: {codes:?}");
+        }
+        for code in [
+            "never-asked-4011",
+            "nothing-fetched",
+            "nobody-there",
+            "tftp-blocked",
+        ] {
+            assert!(!codes.contains(code), "{name}: {codes:?}");
+        }
+    }
+}
+
 #[test]
 fn memory_is_bounded_whatever_is_sent() {
     let mut watch = Watch::default();

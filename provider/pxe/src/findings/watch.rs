@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::http::Fetch;
-use super::limits::{ADDRESSES_MAX, MESSAGES_MAX, STORIES_MAX, TRANSFERS_MAX};
+use super::limits::{ADDRESSES_MAX, ARP_WAIT, MESSAGES_MAX, STORIES_MAX, TRANSFERS_MAX};
 use super::story::{Answer, Ask, Story};
 use super::tftp::{self, Transfer};
 use super::{Finding, rules, six};
@@ -21,9 +21,20 @@ pub struct Watch {
     stories: BTreeMap<Mac, Story>,
     /// Whose address it is.
     owners: BTreeMap<IpAddr, Mac>,
+    /// The addresses of the place of watching; none when it sees everything.
+    place: Option<Vec<IpAddr>>,
 }
 
 impl Watch {
+    /// A watch from a machine of the LAN, which has these addresses. A switch shows it what is sent to all and what it says
+    /// itself, and not what others say to each other.
+    pub fn from_machine(addresses: Vec<IpAddr>) -> Self {
+        Self {
+            place: Some(addresses),
+            ..Self::default()
+        }
+    }
+
     /// Takes a packet; gives the machine it belongs to, none if it is nobody's who boots.
     pub fn see(&mut self, packet: &Packet) -> Option<Mac> {
         let mac = match &packet.content {
@@ -51,8 +62,27 @@ impl Watch {
                 Some(mac)
             }
         }?;
-        self.story(mac)?.last = packet.at;
+        let is_seen_whole = self.shows_all(packet);
+        let story = self.story(mac)?;
+        story.last = packet.at;
+        story.is_seen_whole |= is_seen_whole;
         Some(mac)
+    }
+
+    /// Whether a packet shows that nothing is hidden from here: it was said here, or by one machine to another.
+    fn shows_all(&self, packet: &Packet) -> bool {
+        let Some(place) = &self.place else {
+            return true;
+        };
+        let is_for_all = match packet.target.ip() {
+            IpAddr::V4(address) => address.is_broadcast() || address.is_multicast(),
+            IpAddr::V6(address) => address.is_multicast(),
+        };
+        match packet.content {
+            // These are sent to all on Ethernet, whatever the address in them is.
+            Content::ArpRequest => false,
+            _ => place.contains(&packet.source.ip()) || !is_for_all,
+        }
     }
 
     /// The machines, by their addresses.
@@ -208,8 +238,11 @@ impl Watch {
         let story = self.story(mac)?;
         let known = &mut story.unanswered_arp;
         if !is_own && (known.len() < ADDRESSES_MAX || known.contains_key(&wanted)) {
-            let tries = known.entry(wanted).or_default();
-            *tries = tries.saturating_add(1);
+            let (tries, last) = known.entry(wanted).or_default();
+            // Later it asks anew, because it forgot.
+            let is_again = packet.at.saturating_sub(*last) < ARP_WAIT;
+            *tries = if is_again { tries.saturating_add(1) } else { 1 };
+            *last = packet.at;
         }
         Some(mac)
     }

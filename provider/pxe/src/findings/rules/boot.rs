@@ -391,12 +391,21 @@ fn firmware_before(story: &Story, at: Duration) -> Option<Firmware> {
 pub(super) fn file_not_started(story: &Story, _now: Duration) -> Option<Found> {
     let (transfer, back) = programs(story).find_map(|transfer| {
         let before = firmware_before(story, transfer.at)?;
-        let back = story.discovers().find(|ask| ask.at > transfer.last)?;
-        let soon = back.at.saturating_sub(transfer.last) < RETURN_WAIT;
-        let same = back.firmware() == Some(before) && !matches!(before, Firmware::Ipxe { .. });
-        (soon && same && !story.fetched_between(transfer.last, back.at)).then_some((transfer, back))
+        let discover = story.discovers().find(|ask| ask.at > transfer.last);
+        let same = |ask: &Ask| ask.firmware() == Some(before);
+        let again = discover.filter(|ask| same(ask)).map(|ask| ask.at);
+        // Firmware tries its next boot entry, often the one for IPv6.
+        let six = story.six.first.into_iter().chain([story.six.last]);
+        let six = six
+            .filter(|at| discover.is_none() && *at > transfer.last)
+            .min();
+        let back = again.or(six)?;
+        let soon = back.saturating_sub(transfer.last) < RETURN_WAIT;
+        let is_firmware = !matches!(before, Firmware::Ipxe { .. } | Firmware::Phase);
+        (soon && is_firmware && !story.fetched_between(transfer.last, back))
+            .then_some((transfer, back))
     })?;
-    let after = seconds(back.at.saturating_sub(transfer.last));
+    let after = seconds(back.saturating_sub(transfer.last));
     bad(
         format!(
             "it took all of {} ({} bytes), and its firmware asked again after {after}",

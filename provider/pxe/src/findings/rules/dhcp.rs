@@ -31,6 +31,10 @@ pub(super) fn no_answer(story: &Story, now: Duration) -> Option<Found> {
         .filter(|ask| last_answer.is_none_or(|at| ask.at > at))
         .collect();
     let first = ignored.first()?;
+    // It accepts an offer that was sent to it alone, where it is not seen.
+    if requested(story, first.at) {
+        return None;
+    }
     // One lost question after a conversation that went well is no finding.
     if (last_answer.is_some() && ignored.len() < 2) || !since(first.at, now, ANSWER_WAIT) {
         return None;
@@ -43,6 +47,12 @@ pub(super) fn no_answer(story: &Story, now: Duration) -> Option<Found> {
         "is a DHCP server on this network (the same VLAN, or behind a relay)? For a LAN without one: plasmd serve --dhcp server \
          --dhcp-range FIRST-LAST. Is a firewall closed for UDP 67?",
     )
+}
+
+/// Whether it asked for an address that somebody offered.
+fn requested(story: &Story, since: Duration) -> bool {
+    let mut asks = story.asks.iter().filter(|ask| ask.at >= since);
+    asks.any(|ask| ask.request.kind == Kind::Request)
 }
 
 pub(super) fn no_boot_offer(story: &Story, now: Duration) -> Option<Found> {
@@ -62,14 +72,24 @@ pub(super) fn no_boot_offer(story: &Story, now: Duration) -> Option<Found> {
             "{} gave it an address, and nobody offered anything to boot",
             address.server()
         ),
-        "start plasmd serve on this network, or open its firewall (UDP 67, 4011 and 69). If it runs: plasmd clients list says \
-         whether this machine is denied, waits to be allowed (--only known) or shall boot from its disk",
+        match story.client()?.firmware {
+            Firmware::UefiHttp => {
+                "start plasmd serve on this network, or open its firewall (UDP 67, TCP 8080): boot servers that know only PXE, such \
+                 as dnsmasq in proxy mode, do not answer UEFI HTTP boot; or choose PXE in the machine's firmware"
+            }
+            _ => {
+                "start plasmd serve on this network, or open its firewall (UDP 67, 4011 and 69). If it runs: plasmd clients list \
+                 says whether this machine is denied, waits to be allowed (--only known) or shall boot from its disk"
+            }
+        },
     )
 }
 
 pub(super) fn no_address(story: &Story, now: Duration) -> Option<Found> {
     let offer = story.boot_answers().next()?;
-    let has_one = story.address_answers().next().is_some() || !story.addresses.is_empty();
+    let has_one = story.address_answers().next().is_some()
+        || !story.addresses.is_empty()
+        || requested(story, Duration::ZERO);
     if has_one || story.discovers().next().is_none() || !since(offer.at, now, ANSWER_WAIT) {
         return None;
     }

@@ -8,7 +8,7 @@ use super::{Found, bad, since, times, warn};
 
 pub(super) fn nobody_there(story: &Story, _now: Duration) -> Option<Found> {
     let mut looked_for = story.unanswered_arp.iter();
-    let (address, tries) = looked_for.find(|(_, tries)| **tries >= ARP_TRIES)?;
+    let (address, (tries, _)) = looked_for.find(|(_, (tries, _))| *tries >= ARP_TRIES)?;
     let boot = story.boot_answers().find(|answer| {
         answer
             .boot_server()
