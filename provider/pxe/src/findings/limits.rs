@@ -29,8 +29,8 @@ pub(super) const BINL_WAIT: Duration = Duration::from_secs(1);
 /// A boot offer that comes later is lost on iPXE, which waits 2 s from its start (C16): half of it is for slow links.
 pub(super) const OFFER_WAIT: Duration = Duration::from_secs(1);
 
-/// Between an accepted offer and the first step to the boot file: firmware needs less than a second, emulated machines more.
-pub(super) const STEP_WAIT: Duration = Duration::from_secs(8);
+/// Between an accepted offer and the first step to the boot file: firmware needs less than a second, emulated machines up to 15.
+pub(super) const STEP_WAIT: Duration = Duration::from_secs(20);
 
 /// A transfer on which nothing moved for so long is dead: EDK2 repeats its acknowledgement every 4 s (C31).
 pub(super) const TRANSFER_WAIT: Duration = Duration::from_secs(10);
