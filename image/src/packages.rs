@@ -42,7 +42,13 @@ const BUILD: &[&str] = &[
     "zstd",
 ];
 
-const RUN: &[&str] = &["ipxe-qemu", "ovmf", "qemu-system-x86"];
+const RUN: &[&str] = &[
+    "ipxe-qemu",
+    "ovmf",
+    "qemu-efi-aarch64",
+    "qemu-system-arm",
+    "qemu-system-x86",
+];
 
 const TEST: &[&str] = &[
     "avahi-daemon",

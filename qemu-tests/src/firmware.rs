@@ -9,6 +9,10 @@ use anyhow::{Context, Result};
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
+/// The same for 64-bit Arm.
+const AAVMF_CODE: &str = "/usr/share/AAVMF/AAVMF_CODE.fd";
+const AAVMF_VARS: &str = "/usr/share/AAVMF/AAVMF_VARS.fd";
+
 /// What hands over to the kernel.
 #[derive(Clone, Debug)]
 pub enum Firmware {
@@ -29,6 +33,19 @@ pub enum Firmware {
     BiosNetwork,
     /// OVMF, which boots from the network first, by its own drivers and with this of its stacks only.
     UefiNetwork(Stack),
+    /// The same on a 64-bit Arm machine.
+    ArmNetwork(Stack),
+}
+
+/// What QEMU is told about a machine before everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Board {
+    /// The program.
+    pub(crate) program: &'static str,
+    /// Its model of a machine.
+    pub(crate) model: &'static str,
+    /// Its model of a processor.
+    pub(crate) processor: &'static str,
 }
 
 /// The ways in which UEFI firmware boots from the network.
@@ -119,7 +136,42 @@ impl Stack {
     }
 }
 
+/// Firmware in flash: code that nobody writes, and a copy of empty variables.
+fn flash(code: &str, variables: &str, scratch: &Path) -> Result<Vec<String>> {
+    let vars = scratch.join("vars.fd");
+    std::fs::copy(variables, &vars).with_context(|| format!("copy {variables}"))?;
+    let flash = "if=pflash,unit=";
+    Ok(vec![
+        "-drive".to_owned(),
+        format!("{flash}0,format=raw,readonly=on,file={code}"),
+        "-drive".to_owned(),
+        format!("{flash}1,format=raw,file={}", vars.display()),
+    ])
+}
+
 impl Firmware {
+    /// The machine it runs on.
+    pub(crate) fn board(&self) -> Board {
+        let pc = Board {
+            program: "qemu-system-x86_64",
+            model: "q35",
+            processor: "max",
+        };
+        match self {
+            // Without graphics SeaBIOS, and what it starts, talks to the serial port.
+            Self::Bios | Self::BiosNetwork => Board {
+                model: "q35,graphics=off",
+                ..pc
+            },
+            Self::Kernel { .. } | Self::Uefi | Self::UefiNetwork(_) => pc,
+            Self::ArmNetwork(_) => Board {
+                program: "qemu-system-aarch64",
+                model: "virt",
+                processor: "cortex-a57",
+            },
+        }
+    }
+
     /// QEMU's arguments; files of the machine's own go to `scratch`.
     ///
     /// # Errors
@@ -144,19 +196,16 @@ impl Firmware {
                 args.extend(stack.args());
                 Ok(args)
             }
+            Self::ArmNetwork(stack) => {
+                let mut args = flash(AAVMF_CODE, AAVMF_VARS, scratch)?;
+                args.extend(stack.args());
+                Ok(args)
+            }
             Self::Uefi => {
-                let vars = scratch.join("vars.fd");
-                std::fs::copy(OVMF_VARS, &vars).with_context(|| format!("copy {OVMF_VARS}"))?;
-                let flash = "if=pflash,unit=";
-                Ok(vec![
-                    "-drive".to_owned(),
-                    format!("{flash}0,format=raw,readonly=on,file={OVMF_CODE}"),
-                    "-drive".to_owned(),
-                    format!("{flash}1,format=raw,file={}", vars.display()),
-                    // The firmware's and the appliance's screen: a failing test keeps a picture of it.
-                    "-vga".to_owned(),
-                    "std".to_owned(),
-                ])
+                let mut args = flash(OVMF_CODE, OVMF_VARS, scratch)?;
+                // The firmware's and the appliance's screen: a failing test keeps a picture of it.
+                args.extend(["-vga", "std"].map(str::to_owned));
+                Ok(args)
             }
         }
     }
@@ -164,7 +213,10 @@ impl Firmware {
     /// Whether it boots from the network before it looks at disks.
     #[must_use]
     pub fn boots_from_network(&self) -> bool {
-        matches!(self, Self::BiosNetwork | Self::UefiNetwork(_))
+        matches!(
+            self,
+            Self::BiosNetwork | Self::UefiNetwork(_) | Self::ArmNetwork(_)
+        )
     }
 
     /// What the first network card needs for it, behind the card's other properties.
@@ -174,7 +226,7 @@ impl Firmware {
             // QEMU's own choice for the card's model: iPXE, for BIOS and for UEFI.
             Self::BiosNetwork => ",bootindex=1",
             // UEFI has a driver of its own; a ROM would take its place.
-            Self::UefiNetwork(_) => ",romfile=,bootindex=1",
+            Self::UefiNetwork(_) | Self::ArmNetwork(_) => ",romfile=,bootindex=1",
             Self::Kernel { .. } | Self::Uefi | Self::Bios => ",romfile=",
         }
     }
@@ -187,11 +239,20 @@ impl Firmware {
             Self::Uefi => "UEFI",
             Self::Bios => "BIOS",
             Self::BiosNetwork => "BIOS from the network",
+            Self::ArmNetwork(_) => "UEFI on Arm, from the network",
             Self::UefiNetwork(Stack::Pxe4) => "UEFI from the network, PXE over IPv4",
             Self::UefiNetwork(Stack::Pxe6) => "UEFI from the network, PXE over IPv6",
             Self::UefiNetwork(Stack::Http4) => "UEFI from the network, HTTP over IPv4",
             Self::UefiNetwork(Stack::Http6) => "UEFI from the network, HTTP over IPv6",
         }
+    }
+
+    /// Whether the UEFI firmware for 64-bit Arm is installed.
+    #[must_use]
+    pub fn arm_is_installed() -> bool {
+        [AAVMF_CODE, AAVMF_VARS]
+            .iter()
+            .all(|file| Path::new(file).exists())
     }
 
     /// Whether the UEFI firmware is installed.

@@ -65,6 +65,11 @@ pub struct LanSpec {
     pub renew_after_s: Option<u32>,
     /// A router advertises the prefix of [`HOST_V6`].
     pub router: bool,
+    /// That router gives addresses by DHCPv6 too.
+    pub dhcp6: bool,
+    /// The DHCP server sends UEFI machines that boot by HTTP over IPv4 where nobody serves, so that they go on to their
+    /// next way at once.
+    pub dead_http: bool,
 }
 
 impl Default for LanSpec {
@@ -73,6 +78,8 @@ impl Default for LanSpec {
             dhcp: Dhcp::Router,
             renew_after_s: None,
             router: false,
+            dhcp6: false,
+            dead_http: false,
         }
     }
 }
@@ -278,6 +285,12 @@ impl Lan {
              addr add {address}/{prefix} dev eth0\n\
              link set eth0 up\n"
         );
+        if bridge == "br0"
+            && let Some((_, last)) = address.rsplit_once('.')
+        {
+            let (net, _) = HOST_V6.split_at(HOST_V6.len() - 1);
+            batch.push_str(&format!("addr add {net}{last}/64 dev eth0 nodad\n"));
+        }
         if bridge == "br1" {
             batch.push_str(&format!("route add default via {HOST_BEHIND}\n"));
         }

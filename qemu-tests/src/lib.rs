@@ -12,6 +12,7 @@
 //! outside the namespace they made, which goes away with its [`Lan`].
 
 pub mod artifacts;
+pub mod efi;
 pub mod firmware;
 pub mod hostile;
 pub mod journey;

@@ -423,19 +423,15 @@ fn machine_args(spec: &Spec, socket: &Path) -> Vec<String> {
     let memory = spec.memory_mib.to_string();
     let qmp = format!("unix:{},server=on,wait=off", socket.display());
     let serial = if spec.serial { "stdio" } else { "none" };
-    // Without graphics SeaBIOS, and what it starts, talks to the serial port.
-    let model = match spec.firmware {
-        Firmware::Bios | Firmware::BiosNetwork => "q35,graphics=off",
-        Firmware::Kernel { .. } | Firmware::Uefi | Firmware::UefiNetwork(_) => "q35",
-    };
+    let board = spec.firmware.board();
     let mut args: Vec<String> = [
-        "qemu-system-x86_64",
+        board.program,
         "-machine",
-        model,
+        board.model,
         "-accel",
         &accelerator,
         "-cpu",
-        "max",
+        board.processor,
         "-smp",
         "1",
         "-m",

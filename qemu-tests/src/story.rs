@@ -61,6 +61,8 @@ pub enum Needs {
     ImagesAndUefi,
     /// The built images and Debian's installer for network boot.
     ImagesAndInstaller,
+    /// The built images, a 64-bit Arm machine and its UEFI firmware.
+    ImagesAndArm,
 }
 
 /// A running test: makes LANs and machines, and keeps its timeline and logs.
@@ -223,6 +225,13 @@ fn provisions(needs: Needs) -> Result<Option<Images>, Lacking> {
         return Err(Lacking::Provision(
             "Debian's installer is not there (package debian-installer-12-netboot-amd64)"
                 .to_owned(),
+        ));
+    }
+    if needs == Needs::ImagesAndArm
+        && !(Firmware::arm_is_installed() && is_on_path("qemu-system-aarch64"))
+    {
+        return Err(Lacking::Provision(
+            "64-bit Arm is not installed (packages qemu-system-arm, qemu-efi-aarch64)".to_owned(),
         ));
     }
     Images::find()

@@ -90,10 +90,12 @@ pub(super) fn host_side(
 ) -> Result<Option<Service>> {
     let mut args = vec!["--interface=br0".to_owned()];
     if spec.router {
-        args.extend([
-            "--enable-ra".to_owned(),
-            "--dhcp-range=fd77::,ra-only,64,1h".to_owned(),
-        ]);
+        let range = if spec.dhcp6 {
+            "fd77::100,fd77::1ff,64,2m"
+        } else {
+            "fd77::,ra-only,64,1h"
+        };
+        args.extend(["--enable-ra".to_owned(), format!("--dhcp-range={range}")]);
     }
     let (log, ready) = match spec.dhcp {
         Dhcp::Router => {
@@ -156,6 +158,13 @@ fn leases(spec: LanSpec, scratch: &Path) -> Vec<String> {
         "--dhcp-range=10.77.0.100,10.77.0.199,255.255.255.0,2m".to_owned(),
     ];
     args.extend((1..=CARDS_KNOWN).map(|n| format!("--dhcp-host={},{}", mac(n), address(n))));
+    if spec.dead_http {
+        args.extend([
+            "--dhcp-vendorclass=set:dead,HTTPClient".to_owned(),
+            "--dhcp-option-force=tag:dead,60,HTTPClient".to_owned(),
+            format!("--dhcp-boot=tag:dead,http://{HOST}:9/nothing.efi"),
+        ]);
+    }
     args.extend(
         spec.renew_after_s
             .map(|s| format!("--dhcp-option-force=option:T1,{s}")),

@@ -9,12 +9,14 @@
 //! | `hardware` | firmware, disks, watchdog, missing consoles |
 //! | `network` | no DHCP server, renewed leases, two cards, IPv6 |
 //! | `netboot_bios` | BIOS machines boot from the network, wherever the boot server stands |
+//! | `netboot_uefi` | UEFI machines do, over IPv4 and IPv6, on x86 and Arm |
 
 mod finding;
 mod handed_over;
 mod hardware;
 mod netboot;
 mod netboot_bios;
+mod netboot_uefi;
 mod network;
 mod people;
 mod refusals;
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     // The long ones first: two run at once, and none should start last and alone.
     let scenes = [
         relay::SCENES,
+        netboot_uefi::SCENES,
         netboot_bios::SCENES,
         hardware::SCENES,
         finding::SCENES,

@@ -24,6 +24,9 @@ pub(crate) struct Place {
     /// The column's name.
     pub(crate) column: &'static str,
     dhcp: Dhcp,
+    /// The machines' IPv6 addresses come from the router by DHCPv6, and it leads HTTP boot over IPv4 astray,
+    /// which firmware tries first.
+    is_ipv6: bool,
     flags: &'static [&'static str],
 }
 
@@ -31,12 +34,14 @@ pub(crate) struct Place {
 pub(crate) const BESIDE_A_ROUTER: Place = Place {
     column: "beside a router",
     dhcp: Dhcp::Router,
+    is_ipv6: false,
     flags: &["--dhcp", "proxy"],
 };
 /// There is no other DHCP server.
 pub(crate) const ALONE: Place = Place {
     column: "alone",
     dhcp: Dhcp::Nobody,
+    is_ipv6: false,
     flags: &[
         "--dhcp",
         "server",
@@ -48,13 +53,33 @@ pub(crate) const ALONE: Place = Place {
 pub(crate) const BEHIND_A_RELAY: Place = Place {
     column: "behind a relay",
     dhcp: Dhcp::BehindRelay,
+    is_ipv6: false,
     flags: &["--dhcp", "proxy"],
 };
 /// A DHCP server on the same host sends the machines to port 4011.
 pub(crate) const AT_PORT_4011: Place = Place {
     column: "at port 4011",
     dhcp: Dhcp::BesideBootServer,
+    is_ipv6: false,
     flags: &["--dhcp", "binl"],
+};
+/// A router gives addresses over IPv6 too.
+pub(crate) const BESIDE_AN_IPV6_ROUTER: Place = Place {
+    is_ipv6: true,
+    flags: &["--dhcp", "proxy", "--bind", "::"],
+    ..BESIDE_A_ROUTER
+};
+/// The only DHCP server, of both kinds.
+pub(crate) const ALONE_WITH_IPV6: Place = Place {
+    flags: &[
+        "--dhcp",
+        "server",
+        "--dhcp-range",
+        "10.77.0.100-10.77.0.199/24,2m",
+        "--bind",
+        "::",
+    ],
+    ..ALONE
 };
 
 impl Place {
@@ -64,6 +89,8 @@ impl Place {
         LanSpec {
             dhcp: self.dhcp,
             router: true,
+            dhcp6: self.is_ipv6,
+            dead_http: self.is_ipv6,
             ..LanSpec::default()
         }
     }
@@ -116,9 +143,20 @@ impl Scenery {
         spec: &Spec,
     ) -> Result<Machine> {
         let machine = story.boot(&self.lan, "a", 1, spec)?;
-        let at = becomes_a_provider(story, &machine, row, column)?;
-        serves_the_signed_manifest(&self.lan, story.images()?, &at)?;
+        self.goes_on(story, &machine, row, column)?;
         Ok(machine)
+    }
+
+    /// The same of a machine whose firmware already runs.
+    pub(crate) fn goes_on(
+        &self,
+        story: &Story,
+        machine: &Machine,
+        row: &'static str,
+        column: &'static str,
+    ) -> Result<()> {
+        let at = becomes_a_provider(story, machine, row, column)?;
+        serves_the_signed_manifest(&self.lan, story.images()?, &at)
     }
 }
 
