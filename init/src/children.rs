@@ -134,6 +134,7 @@ pub(crate) fn arguments(
             });
             let port = options.port.to_string();
             arguments.extend(own(&[
+                "--appliance",
                 "--artifacts",
                 crate::root::ARTIFACTS,
                 "--channel",
@@ -396,7 +397,7 @@ mod tests {
             "phase.origin=http://a:1",
             "report --to http://a:1",
         );
-        let serve = "serve --artifacts /run/phase/artifacts --channel beta --arch x86_64 --bind ::";
+        let serve = "serve --appliance --artifacts /run/phase/artifacts --channel beta --arch x86_64 --bind ::";
         check(
             Role::Serve,
             "",

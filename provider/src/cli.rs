@@ -39,7 +39,7 @@ struct Tool<A: clap::Args> {
 /// Every command of this binary.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Serve the artifacts of a directory over HTTP
+    /// Boot the machines of this network, and serve the artifacts of a directory over HTTP
     Serve(Box<serve::Args>),
     /// Ask a running provider
     #[command(subcommand)]

@@ -23,7 +23,7 @@ const STATE_DIR: &str = "/var/lib/plasm";
 /// stand still for ever.
 pub(crate) const CMDLINE: &str = "console=tty0 console=ttyS0,115200 panic=10";
 
-/// Serve DIR/<channel>/<arch>/{vmlinuz,initramfs.img,rootfs.squashfs} and their manifest.
+/// Serve DIR/<channel>/<arch>/{vmlinuz,initramfs.img,rootfs.squashfs} and their manifest, and boot machines from them.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The artifacts directory
@@ -95,7 +95,7 @@ pub(super) struct TlsArgs {
     /// The private key of the certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(super) tls_key: Option<PathBuf>,
-    /// Where a certificate that is made here is kept [default: $STATE_DIRECTORY, or /var/lib/plasm]
+    /// Where leases, what is known of machines, and a certificate that is made here are kept [default: $STATE_DIRECTORY, or /var/lib/plasm]
     #[arg(long, value_name = "DIR")]
     pub(super) state_dir: Option<PathBuf>,
 }

@@ -109,7 +109,9 @@ pub(super) fn build(
         args.arch,
         IpxeFiles::read(&args.boot.ipxe)?,
     ));
-    let state_file = machines_state(&args.tls, ports.mode != DhcpMode::Off);
+    // The appliance has no disk to keep anything on.
+    let is_kept = ports.mode != DhcpMode::Off && !args.appliance;
+    let state_file = machines_state(&args.tls, is_kept);
     let reloaded = Arc::clone(&catalog);
     reloads.add("artifacts and signing key", move || {
         let is_changed = reloaded.reload().map_err(|error| error.to_string())?;
