@@ -45,6 +45,8 @@ pub(crate) enum Stage {
     Linux,
     /// The machine says that it verified its manifest.
     Manifest,
+    /// It says that it has its image, and verified it.
+    Fetched,
     /// It says that its image is mounted.
     Mounted,
     /// It says that it serves.
@@ -53,7 +55,7 @@ pub(crate) enum Stage {
 
 impl Stage {
     /// Every stage in order.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Discover,
         Self::Offer,
         Self::BootFile,
@@ -62,6 +64,7 @@ impl Stage {
         Self::Initrd,
         Self::Linux,
         Self::Manifest,
+        Self::Fetched,
         Self::Mounted,
         Self::Serving,
     ];
@@ -77,6 +80,7 @@ impl Stage {
             Self::Initrd => "initrd",
             Self::Linux => "linux",
             Self::Manifest => "manifest",
+            Self::Fetched => "fetched",
             Self::Mounted => "mounted",
             Self::Serving => "serving",
         }
@@ -84,7 +88,13 @@ impl Stage {
 
     /// A stage that a machine reports itself. The others are seen from here.
     pub(crate) fn reported(label: &str) -> Option<Self> {
-        let own = [Self::Linux, Self::Manifest, Self::Mounted, Self::Serving];
+        let own = [
+            Self::Linux,
+            Self::Manifest,
+            Self::Fetched,
+            Self::Mounted,
+            Self::Serving,
+        ];
         own.into_iter().find(|stage| stage.label() == label)
     }
 }

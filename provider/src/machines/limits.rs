@@ -21,7 +21,7 @@ pub(crate) const TEXT_MAX: usize = 96;
 /// Bytes of an error, which may name a URL.
 pub(crate) const ERROR_MAX: usize = 240;
 
-/// Milestones of one boot that are kept; there are ten kinds.
+/// Milestones of one boot that are kept; there are eleven kinds.
 pub(crate) const MILESTONES_MAX: usize = 12;
 
 /// A machine that was silent for so long and asks again has been restarted, or switched on. Firmware's ladder of retries

@@ -245,7 +245,7 @@ impl Machine {
     /// Something happened.
     pub(crate) fn apply(&mut self, event: Event, now: SystemTime) -> Follows {
         let mut follows = Follows::default();
-        self.last = now;
+        self.last = self.last.max(now);
         match event {
             Event::Offered { strategy, file } | Event::BinlAnswered { strategy, file } => {
                 self.strategy = Some(strategy);
@@ -400,6 +400,7 @@ impl Machine {
             Some(Stage::Kernel | Stage::Initrd) => State::Booting,
             Some(Stage::Linux) => State::Linux,
             Some(Stage::Manifest) => State::Verified,
+            Some(Stage::Fetched) => State::Fetched,
             Some(Stage::Mounted) => State::Mounted,
             Some(Stage::Serving) => State::Serving,
         }
@@ -441,7 +442,10 @@ impl Machine {
     fn reach(&mut self, stage: Stage, now: SystemTime) {
         let boot = self.boot(now);
         if !boot.has(stage) && boot.milestones.len() < MILESTONES_MAX {
-            boot.milestones.push((stage, now));
+            // What a machine tells late may have been before it was first heard.
+            let at = now.max(boot.started);
+            let place = boot.milestones.partition_point(|(_, known)| *known <= at);
+            boot.milestones.insert(place, (stage, at));
         }
     }
 }
@@ -463,6 +467,8 @@ pub(crate) enum State {
     Linux,
     /// It verified its manifest.
     Verified,
+    /// It has its image.
+    Fetched,
     /// It mounted its image.
     Mounted,
     /// It serves.
@@ -483,7 +489,7 @@ pub(crate) enum State {
 
 impl State {
     /// Every state, in the order of metrics.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Seen,
         Self::Asking,
         Self::Offered,
@@ -491,6 +497,7 @@ impl State {
         Self::Booting,
         Self::Linux,
         Self::Verified,
+        Self::Fetched,
         Self::Mounted,
         Self::Serving,
         Self::Failed,
@@ -511,6 +518,7 @@ impl State {
             Self::Booting => "booting",
             Self::Linux => "linux",
             Self::Verified => "verified",
+            Self::Fetched => "fetched",
             Self::Mounted => "mounted",
             Self::Serving => "serving",
             Self::Failed => "failed",

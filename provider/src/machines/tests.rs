@@ -178,7 +178,10 @@ fn a_machine_is_offered_its_image_and_its_story_is_kept() {
         (totals.counts.boots_total, totals.counts.served),
         (1, (1, 17.0))
     );
-    assert_eq!(totals.counts.stages_total, [1, 1, 1, 0, 0, 0, 0, 1, 1, 1]);
+    assert_eq!(
+        totals.counts.stages_total,
+        [1, 1, 1, 0, 0, 0, 0, 1, 0, 1, 1]
+    );
     let serving = totals
         .states
         .iter()

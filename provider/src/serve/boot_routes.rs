@@ -114,7 +114,9 @@ impl App {
             )
         } else {
             let known = Stage::reported(stage);
-            Event::Stage(known.ok_or("stage: linux, manifest, mounted, serving or failed")?)
+            Event::Stage(
+                known.ok_or("stage: linux, manifest, fetched, mounted, serving or failed")?,
+            )
         };
         match query.get("mac") {
             Some(mac) => {

@@ -61,6 +61,8 @@ fn a_boot_through_ipxe_from_power_on_to_serving() {
     assert_eq!(machine.state(at(12)), State::Linux);
     machine.apply(Event::Stage(Stage::Manifest), at(13));
     machine.apply(Event::Stage(Stage::Mounted), at(20));
+    // Told afterwards.
+    machine.apply(Event::Stage(Stage::Fetched), at(18));
     assert_eq!(machine.state(at(20)), State::Mounted);
     let follows = machine.apply(Event::Stage(Stage::Serving), at(25));
     assert_eq!(follows.has_served_after, Some(Duration::from_secs(25)));
@@ -73,6 +75,22 @@ fn a_boot_through_ipxe_from_power_on_to_serving() {
     assert_eq!(stages, Stage::ALL);
     assert_eq!((machine.boots, machine.bytes, boot.bytes), (1, 30, 30));
     assert_eq!(boot.time_to(Stage::Kernel), Some(Duration::from_secs(5)));
+}
+
+#[test]
+fn what_is_told_late_stands_where_it_happened() {
+    let mut it = machine();
+    it.apply(Event::Stage(Stage::Serving), at(30));
+    it.apply(Event::Stage(Stage::Mounted), at(25));
+    it.apply(Event::Stage(Stage::Manifest), at(40));
+    let boot = it.boot.as_ref().unwrap();
+    let expected = [
+        (Stage::Serving, at(30)),
+        (Stage::Mounted, at(30)),
+        (Stage::Manifest, at(40)),
+    ];
+    assert_eq!(boot.milestones, expected);
+    assert_eq!(it.last, at(40));
 }
 
 #[test]
