@@ -4,6 +4,7 @@
 //! Nothing here is committed, changed or downloaded by us: the files are those of installed Debian packages.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -56,7 +57,8 @@ pub fn programs() -> Result<Vec<BootFile>> {
     programs.collect()
 }
 
-/// The licences, for a folder of their own.
+/// The licences, for a folder of their own, and a list of the packages with the versions of their sources, which Debian
+/// keeps for whoever asks.
 ///
 /// # Errors
 /// When one is missing, empty or too large.
@@ -70,7 +72,28 @@ pub fn licences() -> Result<Vec<BootFile>> {
         let content = read(&path, LICENCE_SIZE_MAX)?;
         Ok(BootFile { name, content })
     });
-    licences.collect()
+    let packages = BootFile {
+        name: "licences/packages".to_owned(),
+        content: versions()?,
+    };
+    licences.chain([Ok(packages)]).collect()
+}
+
+/// Package, version, and the same of its source, one package a line.
+fn versions() -> Result<Vec<u8>> {
+    let format = "${Package} ${Version} ${source:Package} ${source:Version}\n";
+    let output = Command::new("dpkg-query")
+        .arg("--show")
+        .arg(format!("--showformat={format}"))
+        .args(LICENSED)
+        .output()
+        .context("cannot run dpkg-query")?;
+    ensure!(
+        output.status.success() && !output.stdout.is_empty(),
+        "dpkg-query does not know the packages: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(output.stdout)
 }
 
 fn read(path: &Path, size_max: u64) -> Result<Vec<u8>> {

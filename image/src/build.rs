@@ -231,7 +231,7 @@ impl Build<'_> {
         }
         // init puts the rest of it together where it is served.
         let head = uki::head(uki, kernel, initramfs)?;
-        recipe.insert(format!("{folder}/{program}.head"), head);
+        recipe.insert(format!("{folder}/{program}{}", uki::HEAD_SUFFIX), head);
         for program in &programs {
             recipe.insert(format!("{folder}/{}", program.name), &program.content);
         }

@@ -11,7 +11,7 @@ use boot_manifest::Digest;
 use crate::cli;
 use crate::paths::Paths;
 use crate::progress::size;
-use crate::{disk, fat, pe, squashfs};
+use crate::{disk, fat, pe, squashfs, uki};
 
 /// Runs the command.
 ///
@@ -36,7 +36,10 @@ pub fn command(paths: &Paths, arguments: &cli::Inspect) -> Result<ExitCode> {
 
 /// Appends a description of `bytes` to `text`, indented by `depth`.
 fn describe(name: &str, bytes: &[u8], depth: usize, text: &mut String) -> Result<()> {
-    let kind = Kind::of(bytes);
+    let kind = match name.ends_with(uki::HEAD_SUFFIX) {
+        true => Kind::Head,
+        false => Kind::of(bytes),
+    };
     let digest = Digest::of(bytes);
     line(
         text,
@@ -59,8 +62,8 @@ fn describe(name: &str, bytes: &[u8], depth: usize, text: &mut String) -> Result
         }
         Kind::Initramfs => describe_initramfs(bytes, inner, text),
         Kind::Manifest => describe_manifest(bytes, inner, text),
-        Kind::Kernel | Kind::Unknown if depth > 0 => Ok(()),
-        Kind::Kernel => Ok(()),
+        Kind::Unknown if depth > 0 => Ok(()),
+        Kind::Kernel | Kind::Head => Ok(()),
         Kind::Unknown => {
             bail!("{name} is no disk image, EFI program, squashfs, initramfs or manifest")
         }
@@ -70,6 +73,7 @@ fn describe(name: &str, bytes: &[u8], depth: usize, text: &mut String) -> Result
 enum Kind {
     Disk,
     Program,
+    Head,
     Kernel,
     Squashfs,
     Initramfs,
@@ -100,6 +104,7 @@ impl Kind {
         match self {
             Self::Disk => "disk image",
             Self::Program => "EFI program",
+            Self::Head => "head of an EFI program",
             Self::Kernel => "Linux kernel",
             Self::Squashfs => "squashfs",
             Self::Initramfs => "initramfs",
@@ -252,12 +257,14 @@ mod tests {
                 "stable/x86_64/initramfs.img".to_owned(),
                 initramfs.as_slice(),
             ),
+            ("stable/x86_64/phase.efi.head".to_owned(), b"MZ".as_slice()),
         ]);
         let mut image = Cursor::new(Vec::new());
         squashfs::write(&recipe, &mut image).unwrap();
         let mut text = String::new();
         describe("rootfs.squashfs", image.get_ref(), 0, &mut text).unwrap();
         assert!(text.contains("stable/x86_64/vmlinuz: data"), "{text}");
+        assert!(text.contains("head of an EFI program"), "{text}");
         assert!(text.contains("-rwxr-xr-x"), "{text}");
         assert!(text.contains(" init"), "{text}");
     }

@@ -23,6 +23,9 @@ pub struct Recipe<'a> {
     pub initramfs: &'a [u8],
 }
 
+/// What stands behind a program's file name for its head; `init` knows it too.
+pub const HEAD_SUFFIX: &str = ".head";
+
 /// Sections begin and end with whole sectors, so the program's parts can be put together again without knowing its format.
 const SECTOR_BYTES: usize = 512;
 

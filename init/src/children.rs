@@ -150,6 +150,8 @@ pub(crate) fn arguments(
                 "--trust-root",
                 crate::root::TRUST_ROOT,
             ]));
+            // There is nobody on this machine who could use it.
+            arguments.extend(own(&["--control-socket", "off"]));
             if !options.advertises() {
                 arguments.extend(own(&["--no-mdns"]));
             }
@@ -401,13 +403,15 @@ mod tests {
         check(
             Role::Serve,
             "",
-            &format!("{serve} --port 8080 --trust-root /etc/phase/trust-root.json"),
+            &format!(
+                "{serve} --port 8080 --trust-root /etc/phase/trust-root.json --control-socket off"
+            ),
         );
         check(
             Role::Serve,
             "phase.mode=private phase.port=80",
             &format!(
-                "{serve} --port 80 --trust-root /etc/phase/trust-root.json --no-mdns --dhcp off"
+                "{serve} --port 80 --trust-root /etc/phase/trust-root.json --control-socket off --no-mdns --dhcp off"
             ),
         );
         check(
