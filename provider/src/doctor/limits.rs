@@ -35,6 +35,9 @@ pub(super) const HEALTH_WAIT: Duration = Duration::from_secs(3);
 /// A machine that was still for so long is talked about: in the middle of a conversation there is nothing to say yet.
 pub(super) const QUIET: Duration = Duration::from_secs(3);
 
+/// A machine that was still for so long gives no further findings: rules wait up to 20 s.
+pub(super) const SETTLED: Duration = Duration::from_secs(40);
+
 /// How often the packet doctor looks whether there is something to say.
 pub(super) const TICK: Duration = Duration::from_millis(500);
 

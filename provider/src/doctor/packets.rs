@@ -18,7 +18,7 @@ use pxe::packet::Packet;
 use pxe::transcript::{Line, Recorder};
 use serde_json::json;
 
-use super::limits::QUIET;
+use super::limits::{QUIET, SETTLED};
 use crate::exit::{CommandError, Exit};
 use crate::out;
 
@@ -101,7 +101,11 @@ impl Desk {
         if self.json {
             return;
         }
-        let still = |story: &&Story| now.saturating_sub(story.last) >= QUIET;
+        // Behind the end of that time no rule waits for anything any more.
+        let still = |story: &&Story| {
+            let silence = now.saturating_sub(story.last);
+            silence >= QUIET && silence < SETTLED
+        };
         for story in self.watch.stories().filter(still) {
             let findings = self.watch.findings(story, now, false);
             let block = block(story, &findings, self.quiet);

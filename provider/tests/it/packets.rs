@@ -133,6 +133,45 @@ fn captures_of_every_kind_say_the_same() {
 }
 
 #[test]
+fn a_capture_through_a_pipe_ends_with_ctrl_c() {
+    let (_, transcript) = transcript("tftp-not-found");
+    let capture = pcap(
+        &transcript.packets,
+        0xa1b2_c3d4,
+        1_000_000,
+        u32::to_le_bytes,
+    );
+    let mut child = Command::new(PLASMD)
+        .args(["doctor", "--packets", "--pcap", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    pipe.write_all(&capture).unwrap();
+    // It has heard of signals once it blocks them.
+    let status = format!("/proc/{}/status", child.id());
+    let blocks = |text: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        let mask = line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask & 0b10 != 0)
+    };
+    assert!(until(PATIENCE, || blocks(
+        &fs::read_to_string(&status).unwrap()
+    )));
+    interrupt(child.id());
+    let ended = Ended::of(&child.wait_with_output().unwrap());
+    assert!(ended.out.contains("bad  tftp-not-found: "), "{ended:?}");
+    drop(pipe);
+}
+
+fn interrupt(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+}
+
+#[test]
 fn programs_read_the_findings_and_good_boots_are_good() {
     let (path, _) = transcript("class-not-echoed");
     let ended = doctor(&["--json", "--pcap", path.to_str().unwrap()], b"");
@@ -274,9 +313,7 @@ fn a_machine_that_fails_on_the_wire_is_understood_and_recorded() {
     assert!(said(
         "bad  http-status: 192.168.7.2:8080 answered GET /phase.efi with 404"
     ));
-    let interrupt = rustix::process::Signal::INT;
-    let pid = rustix::process::Pid::from_raw(doctor.cast_signed()).unwrap();
-    rustix::process::kill_process(pid, interrupt).unwrap();
+    interrupt(doctor);
     assert_eq!(lan.wait(doctor, PATIENCE), Some(1));
 
     let text = fs::read_to_string(&record).unwrap();

@@ -1,3 +1,5 @@
+//! Messages of firmware over IPv6, and answers to them.
+
 use std::net::Ipv6Addr;
 
 use proptest::prelude::*;

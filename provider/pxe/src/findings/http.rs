@@ -34,6 +34,43 @@ pub(super) struct Asked {
     pub(super) agent: String,
 }
 
+impl Asked {
+    /// What Linux tells its provider: the stage it reached, and the reason of a failure.
+    pub(super) fn report(&self) -> Option<(String, String)> {
+        let (path, query) = self.path.split_once('?')?;
+        let value = |name: &str| {
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            let (_, value) = pairs.find(|(known, _)| *known == name)?;
+            Some(decoded(value))
+        };
+        let is_report = self.method == "POST" && path == "/boot/report";
+        is_report.then(|| Some((value("stage")?, value("text").unwrap_or_default())))?
+    }
+}
+
+/// A value of a query without its percent signs.
+fn decoded(value: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::new(), value.as_bytes());
+    while let [first, tail @ ..] = rest {
+        let escaped = match (first, tail) {
+            (b'%', [high, low, tail @ ..]) => {
+                let digit = |byte: &u8| char::from(*byte).to_digit(16);
+                let byte = digit(high)
+                    .zip(digit(low))
+                    .map(|(high, low)| high << 4 | low);
+                byte.and_then(|byte| u8::try_from(byte).ok())
+                    .zip(Some(tail))
+            }
+            _ => None,
+        };
+        let plain = if *first == b'+' { b' ' } else { *first };
+        let (byte, tail) = escaped.unwrap_or((plain, tail));
+        bytes.push(byte);
+        rest = tail;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// The head of an answer.
 #[derive(Clone, Debug)]
 pub(super) struct Answered {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-/// Machines that are watched at once: a storm in a large hall. The one that was silent longest goes first.
-pub(super) const STORIES_MAX: usize = 2_048;
+/// Machines that are watched at once: a storm in a large hall. The one that was silent longest goes first. A story of a kilobyte for
+/// each of its messages makes 100 MB of all, when somebody floods the network on purpose.
+pub(super) const STORIES_MAX: usize = 1_024;
 
 /// Questions, and answers, that are kept of one machine: the last ones, several boots long.
-pub(super) const MESSAGES_MAX: usize = 96;
+pub(super) const MESSAGES_MAX: usize = 48;
 
 /// Transfers, and connections, that are kept of one machine.
 pub(super) const TRANSFERS_MAX: usize = 48;

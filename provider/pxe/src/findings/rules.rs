@@ -322,6 +322,11 @@ pub const RULES: &[Rule] = &[
         boot::ipxe_again,
     ),
     rule(
+        "linux-failed",
+        "our Linux must find its provider, verify what it is given, and have the memory for it",
+        http::linux_failed,
+    ),
+    rule(
         "boots-for-ever", // C54
         "a machine that was installed or is done must boot from its disk, or it netboots again at each restart",
         boot::boots_for_ever,

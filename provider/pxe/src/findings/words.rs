@@ -182,6 +182,10 @@ fn fetched(fetch: &Fetch) -> Vec<String> {
         return vec![format!("TCP {server}: {outcome}")];
     }
     let line = |(index, asked): (usize, &super::http::Asked)| {
+        if let Some((stage, text)) = asked.report() {
+            let between = if text.is_empty() { "" } else { ": " };
+            return format!("Linux tells {}: {stage}{between}{text}", server.ip());
+        }
         let answered = fetch.answers.get(index);
         let outcome = answered.map_or("no answer".to_owned(), |answered| match answered.length {
             Some(length) => format!("{}, {length} bytes", answered.status),

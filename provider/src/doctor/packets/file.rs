@@ -2,7 +2,8 @@
 //! packet, because its program was stopped, is read up to there.
 
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::{self, Cursor, Read};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use pcap_parser::{Block, PcapBlockOwned, PcapError, create_reader};
 use pxe::frame::{self, Link};
 use pxe::packet::Packet;
 use pxe::transcript::Transcript;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 use super::super::limits::{CAPTURE_BLOCK_MAX, INTERFACES_MAX, TRANSCRIPT_MAX};
 use crate::exit::CommandError;
@@ -27,7 +30,7 @@ pub(super) fn read(path: &Path, see: &mut See) -> Result<(), CommandError> {
     let wrong =
         |error: &dyn std::fmt::Display| CommandError::local(format!("{}: {error}", path.display()));
     let mut source: Box<dyn Read + Send> = match path.to_str() {
-        Some("-") => Box::new(std::io::stdin()),
+        Some("-") => Box::new(Interruptible::stdin().map_err(|error| wrong(&error))?),
         _ => Box::new(File::open(path).map_err(|error| wrong(&error))?),
     };
     let mut start = Vec::new();
@@ -55,6 +58,38 @@ pub(super) fn read(path: &Path, see: &mut See) -> Result<(), CommandError> {
     }
     let transcript = Transcript::parse(&text).map_err(|error| wrong(&error))?;
     transcript.packets.iter().try_for_each(see)
+}
+
+/// Stdin that ends when somebody interrupts: what came until then is told. The other end of the pipe hears the same ctrl-c.
+struct Interruptible {
+    stop: OwnedFd,
+}
+
+impl Interruptible {
+    fn stdin() -> io::Result<Self> {
+        let stop = crate::net::termination_signals()?;
+        Ok(Self { stop })
+    }
+}
+
+impl Read for Interruptible {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let stdin = io::stdin();
+        loop {
+            let mut ready = [
+                PollFd::new(&stdin, PollFlags::IN),
+                PollFd::new(&self.stop, PollFlags::IN),
+            ];
+            match poll(&mut ready, None) {
+                Ok(_) if !ready[0].revents().is_empty() => {
+                    return Ok(rustix::io::read(&stdin, buffer)?);
+                }
+                Ok(_) => return Ok(0),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
 }
 
 /// Why reading ended.

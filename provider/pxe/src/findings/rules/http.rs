@@ -157,6 +157,18 @@ pub(super) fn kind(story: &Story, _now: Duration) -> Option<Found> {
     )
 }
 
+pub(super) fn linux_failed(story: &Story, _now: Duration) -> Option<Found> {
+    let fetches = story.fetches.iter();
+    let reports = fetches.flat_map(|fetch| fetch.requests.iter().filter_map(Asked::report));
+    // A later attempt may go well.
+    let (_, text) = reports.last().filter(|(stage, _)| stage == "failed")?;
+    bad(
+        format!("its Linux ran, and gave up: {text}"),
+        "the word in front is the check that failed: the guide lists them (exit codes, what the console says); keys and channels of the \
+         image and of the provider must fit, and the clock of the machine must be right",
+    )
+}
+
 pub(super) fn hung_up(story: &Story, _now: Duration) -> Option<Found> {
     let fetch = story.fetches.iter().find(|fetch| {
         let only_head =
