@@ -211,19 +211,17 @@ pub(crate) fn is_known_to_serve(scenery: &Scenery, card: u8) -> Result<()> {
         .provider
         .log()
         .wait_for_anywhere(&heard, BOOT_LIMIT)?;
-    let shown = scenery
-        .lan
-        .get(&format!("{}/clients", scenery.provider.url()))?;
-    let shown: serde_json::Value = serde_json::from_slice(&shown).context("/clients")?;
+    let shown = scenery.provider.clients(&["list", "--json"])?;
+    let shown: serde_json::Value = serde_json::from_str(&shown).context("plasmd clients")?;
     let machines = shown["machines"].as_array();
     let machine = machines
         .into_iter()
         .flatten()
         .find(|machine| machine["mac"] == mac.as_str())
-        .with_context(|| format!("/clients shows no {mac}: {shown}"))?;
+        .with_context(|| format!("plasmd clients shows no {mac}: {shown}"))?;
     ensure!(
         machine["state"] == "serving",
-        "{mac} serves, and /clients shows {machine}"
+        "{mac} serves, and plasmd clients shows {machine}"
     );
     Ok(())
 }

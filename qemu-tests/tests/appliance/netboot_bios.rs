@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use qemu_tests::firmware::Bus;
 use qemu_tests::story::{INSTALLER, Needs, Scene};
-use qemu_tests::{Firmware, Recorder, Spec, Story};
+use qemu_tests::{Disk, Firmware, Recorder, Spec, Story};
 use serde_json::json;
 
 use crate::netboot::{
@@ -34,6 +35,7 @@ pub(crate) const SCENES: &[Scene] = &[
         needs: Needs::ImagesAndInstaller,
         ..scene("bios_boots_the_installer_of_debian", 300, installer)
     },
+    scene("a_machine_sent_to_its_disk_boots_it", 300, local_disk),
     scene("a_menu_shows_every_channel_and_obeys_a_key", 300, menu),
     scene(
         "an_appliance_boots_the_next_from_its_firmware",
@@ -131,6 +133,29 @@ fn installer(story: &Story) -> Result<()> {
     let machine = story.boot(&scenery.lan, "a", 1, &spec)?;
     // Line by line, which is what its arguments ask for.
     machine.wait_for_unless("Entering low memory mode", FRUITLESS, INSTALLER_LIMIT)?;
+    Ok(())
+}
+
+/// C53: told so by command, the boot server hands the machine on to its disk, in the way its firmware takes.
+fn local_disk(story: &Story) -> Result<()> {
+    let images = story.images()?;
+    let scenery = Scenery::new(story, BESIDE_A_ROUTER)?;
+    scenery
+        .provider
+        .clients(&["local", &qemu_tests::lan::mac(1)])?;
+    let disk = Disk::new(images.path("phase.img"), Bus::Sata);
+    let spec = Spec::new(Firmware::BiosNetwork).disk(disk);
+    let machine = story.boot(&scenery.lan, "a", 1, &spec)?;
+    machine.wait_for_unless("phase: init ", FRUITLESS, FIRMWARE_LIMIT)?;
+    let line = machine.wait_for("phase: mounted", BOOT_LIMIT)?;
+    ensure!(
+        line.text.contains("from disk"),
+        "it did not boot from its disk: {}",
+        line.text
+    );
+    // What came before was an answer, not silence: that would cost a whole ladder of retries (C17).
+    let said = scenery.provider.log();
+    said.wait_for_anywhere("local disk: it boots from its disk", BOOT_LIMIT)?;
     Ok(())
 }
 
