@@ -2,7 +2,7 @@
 //! make it grow.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Instant, SystemTime};
 
 use pxe::Mac;
@@ -56,7 +56,10 @@ impl Table {
 
     /// A machine has an address from now on, and nobody else has it.
     pub(crate) fn has_address(&mut self, mac: Mac, address: IpAddr) {
-        if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
+        // Tools on this machine, and machines behind a proxy on it, all come from there.
+        let is_our_own =
+            address == IpAddr::from([127, 0, 0, 1]) || address == IpAddr::from(Ipv6Addr::LOCALHOST);
+        if is_our_own || address.is_unspecified() || address.is_multicast() {
             return;
         }
         if self.addresses.len() >= ADDRESSES_MAX && !self.addresses.contains_key(&address) {

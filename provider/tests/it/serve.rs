@@ -11,6 +11,7 @@ mod fresh;
 mod guide;
 mod hostile;
 mod life;
+mod machines;
 mod manifest;
 mod operations;
 mod redbot;
