@@ -101,7 +101,7 @@ pub(crate) fn uptime() -> Duration {
 /// One stage of a boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stage {
-    /// Its name: `linux`, `manifest`, `mounted`, `serving`, `failed`.
+    /// Its name: `linux`, `manifest`, `fetched`, `mounted`, `serving`, `failed`.
     pub(crate) name: String,
     /// How long ago it was reached.
     pub(crate) ago: Duration,

@@ -266,6 +266,7 @@ impl Stage {
             fds.push(complete.seal().map_err(memory)?);
             names.push(artifact.name.to_string());
         }
+        self.report(&found.origin, vec![boot_report::Stage::now("fetched")]);
         Ok((names, fds))
     }
 

@@ -479,7 +479,7 @@ fn the_provider_is_told_how_far_the_boot_came() {
     let (reports, code) = Role::start(&server.url(""), &image.root(), 0).all();
     assert_eq!(code, Some(0), "{reports:?}");
     let stages: Vec<_> = told(&server).into_iter().map(|(stage, _)| stage).collect();
-    assert_eq!(stages, ["linux", "manifest"]);
+    assert_eq!(stages, ["fetched", "linux", "manifest"]);
 
     let flipped = Arc::clone(&image);
     let server = provider(&image, move |request, stream, bytes| {
