@@ -1,6 +1,7 @@
 //! `plasmd serve` as the boot server of a LAN of namespaces, beside real DHCP servers, and as one.
 
 mod client;
+mod ipv6;
 mod storm;
 
 use std::net::Ipv4Addr;
