@@ -9,12 +9,13 @@ use pxe::findings::Watch;
 use pxe::frame::{Link, packet};
 use pxe::transcript::Recorder;
 
-/// The bytes are frames of up to 255 bytes, each behind its size and its distance in time.
+// The bytes are IP packets, each behind its size (two bytes) and its distance in time (40 ms).
 fuzz_target!(|bytes: &[u8]| {
     let (mut watch, mut recorder) = (Watch::default(), Recorder::default());
     let (mut rest, mut now) = (bytes, Duration::ZERO);
-    while let [size, wait, tail @ ..] = rest {
-        let (frame, tail) = tail.split_at_checked(usize::from(*size)).unwrap_or((tail, &[]));
+    while let [high, low, wait, tail @ ..] = rest {
+        let size = usize::from(u16::from_be_bytes([*high, *low]));
+        let (frame, tail) = tail.split_at_checked(size).unwrap_or((tail, &[]));
         now += Duration::from_millis(u64::from(*wait) * 40);
         if let Some(packet) = packet(Link::Ip, frame, now) {
             watch.see(&packet);

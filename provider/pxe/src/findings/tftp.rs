@@ -9,6 +9,9 @@ use crate::packet::Payload;
 /// The block size without an option (RFC 1350).
 const BLOCK_SIZE: u64 = 512;
 
+/// The sizes that RFC 2348 knows.
+const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 8..=65_464;
+
 /// Options of one request that are looked at: six are known.
 const OPTIONS_MAX: usize = 16;
 
@@ -154,7 +157,9 @@ impl Transfer {
                 let granted = pairs(rest.split(|byte| *byte == 0));
                 let size = granted.iter().find(|(name, _)| name == "blksize");
                 let size = size.and_then(|(_, value)| value.parse().ok());
-                self.block_size = size.filter(|size| *size > 0).unwrap_or(BLOCK_SIZE);
+                self.block_size = size
+                    .filter(|size| BLOCK_SIZES.contains(size))
+                    .unwrap_or(BLOCK_SIZE);
                 self.granted = Some(granted);
             }
             _ => {}
@@ -166,8 +171,8 @@ impl Transfer {
     fn data(&mut self, block: u16, size: usize) {
         const HEAD: u64 = 4;
         let whole = self.block_size + HEAD;
-        let further = (size as u64 + HEAD).saturating_sub(1) / whole;
-        let last = size as u64 - further * whole;
+        let further = size as u64 / whole;
+        let last = (size as u64 % whole).min(self.block_size);
         self.blocks += further + 1;
         let first = near(self.highest, block).filter(|block| *block > 0);
         let highest = first.map_or(0, |block| block + further);
@@ -230,7 +235,9 @@ mod tests {
             (1, 5_884, 4, 5_872, false),
             (5, 1_468, 5, 7_340, false),
             (5, 5_884, 8, 11_744, false),
-            (9, 1_472, 10, 13_212, true),
+            // Three bytes too many are no block with a head of its own.
+            (9, 1_471, 9, 13_212, false),
+            (10, 1_472, 11, 14_680, true),
         ] {
             transfer.data(block, size);
             let now = (transfer.highest, transfer.bytes, transfer.whole);

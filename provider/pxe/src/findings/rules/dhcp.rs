@@ -215,7 +215,7 @@ pub(super) fn nothing_accepted(story: &Story, _now: Duration) -> Option<Found> {
     }
     let moments: Vec<String> = run
         .iter()
-        .map(|ask| format!("{:.0}", (ask.at - began).as_secs_f64()))
+        .map(|ask| format!("{:.0}", ask.at.saturating_sub(began).as_secs_f64()))
         .collect();
     let servers: Vec<String> = story
         .answers
