@@ -17,6 +17,7 @@ use crate::programs;
 use crate::progress::Progress;
 
 pub mod asker;
+pub mod boots;
 pub mod client;
 pub mod crowd;
 pub mod fetching;
@@ -32,6 +33,8 @@ pub mod process;
 pub mod report;
 pub mod server;
 pub mod serving;
+pub mod storm;
+pub mod tftp_get;
 
 use figure::Figure;
 use report::{Machine, Report};
@@ -126,6 +129,7 @@ impl Bench<'_> {
             Part::Fetching => fetching::measure(self, &mut notes),
             Part::Hashing => hashing::measure(self, &mut notes),
             Part::Load => load::measure(self, &mut notes),
+            Part::Storm => storm::measure(self, &mut notes),
             Part::Instructions => instructions::measure(self, &mut notes),
             Part::Machines => machines::measure(self, images, arguments.accel, &mut notes),
         };

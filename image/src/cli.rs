@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::bench::{crowd, limits};
+use crate::bench::{boots, crowd, limits};
 use crate::build;
 
 /// Builds, boots, tests and measures the appliance.
@@ -35,6 +35,9 @@ pub enum Command {
     /// Hold many connections for the bench
     #[command(hide = true)]
     Crowd(crowd::Arguments),
+    /// Boot many machines at once for the bench
+    #[command(hide = true)]
+    Boots(boots::Arguments),
     /// Make a Debian package of plasmd and the client tools
     Package(Package),
     /// Show what an image contains
@@ -121,6 +124,8 @@ pub enum Part {
     Hashing,
     /// Ten thousand idle connections and a thousand slow readers, plasmd beside nginx
     Load,
+    /// A thousand machines that boot at the same moment, plasmd beside dnsmasq
+    Storm,
     /// Instructions of the hot paths, counted by callgrind
     Instructions,
     /// Sizes, boot times and memory of the appliance in QEMU
@@ -135,6 +140,7 @@ impl Part {
             Self::Fetching => "fetching",
             Self::Hashing => "hashing",
             Self::Load => "load",
+            Self::Storm => "storm",
             Self::Instructions => "instructions",
             Self::Machines => "machines",
         }

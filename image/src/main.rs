@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Build(arguments) => image::build::command(&paths, &arguments, &progress),
         Command::Bench(arguments) => image::bench::command(&paths, &arguments, &progress),
+        Command::Boots(arguments) => image::bench::boots::command(&arguments),
         Command::Crowd(arguments) => image::bench::crowd::command(&arguments),
         Command::Package(arguments) => image::package::command(&paths, &arguments, &progress),
         Command::Inspect(arguments) => image::inspect::command(&paths, &arguments),

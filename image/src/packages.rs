@@ -80,6 +80,7 @@ const TEST: &[&str] = &[
 
 const BENCH: &[&str] = &[
     "curl",
+    "dnsmasq-base",
     "iproute2",
     "libpcre2-8-0",
     "openssl",

@@ -112,3 +112,24 @@ pub const COUNTED_LARGE_BYTES: u64 = 16 << 20;
 
 /// A normal client beside a crowd gives up after so many seconds, as curl is told.
 pub const BESIDE_SECONDS: &str = "10";
+
+/// Machines that are switched on at the same moment: a hall of racks after a power cut.
+pub const STORM_MACHINES: u32 = 1_000;
+
+/// Machines of a storm that fetch at the same moment: what a gigabit of network still serves in seconds.
+pub const STORM_FETCHES: usize = 64;
+
+/// Size of what UEFI machines boot: a kernel with a small first stage.
+pub const STORM_BOOT_BYTES: u64 = 8 << 20;
+
+/// Size of what they go on with.
+pub const STORM_IMAGE_BYTES: u64 = 16 << 20;
+
+/// Answers that wait to be read by one process for all machines of a storm.
+pub const BOOTS_BUFFER_BYTES: usize = 16 << 20;
+
+/// A storm or a fetch in it that takes longer has failed: a boot ROM gives up after a minute.
+pub const BOOTS_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a TFTP client waits before it says its last word again; EDK2 waits four seconds.
+pub const TFTP_WAIT: Duration = Duration::from_secs(1);

@@ -36,6 +36,8 @@ pub enum Model {
     OldEdk2,
     /// UEFI's HTTP driver: only offers of its own class (C2).
     Edk2Http,
+    /// A BIOS ROM that keeps to the standard: whatever PXE 2.1 knows.
+    Bios,
     /// A BIOS ROM that takes the file from the offer, if the offer says so, and never asks at port 4011 (C5).
     DirectBios,
     /// A BIOS ROM that asks at port 4011 and ignores every offer with discovery options (C5, C6).
@@ -48,10 +50,11 @@ pub enum Model {
 
 impl Model {
     /// Every model.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Edk2,
         Self::OldEdk2,
         Self::Edk2Http,
+        Self::Bios,
         Self::DirectBios,
         Self::BinlBios,
         Self::MenuBios,
@@ -62,7 +65,7 @@ impl Model {
         match self {
             Self::Edk2 | Self::OldEdk2 => "PXEClient:Arch:00007:UNDI:003016",
             Self::Edk2Http => "HTTPClient:Arch:00016:UNDI:003016",
-            Self::DirectBios | Self::BinlBios | Self::MenuBios | Self::Ipxe => {
+            Self::Bios | Self::DirectBios | Self::BinlBios | Self::MenuBios | Self::Ipxe => {
                 "PXEClient:Arch:00000:UNDI:002001"
             }
         }
@@ -72,7 +75,7 @@ impl Model {
         match self {
             Self::Edk2 | Self::OldEdk2 => 7,
             Self::Edk2Http => 16,
-            Self::DirectBios | Self::BinlBios | Self::MenuBios | Self::Ipxe => 0,
+            Self::Bios | Self::DirectBios | Self::BinlBios | Self::MenuBios | Self::Ipxe => 0,
         }
     }
 
@@ -84,7 +87,7 @@ impl Model {
         match self {
             Self::Edk2Http => direct().filter(|_| offer.class == Some(Class::Http)),
             Self::Ipxe => direct().filter(|_| offer.class == Some(Class::Pxe) || offer.has_address),
-            Self::Edk2 | Self::OldEdk2 => match offer.class {
+            Self::Edk2 | Self::OldEdk2 | Self::Bios => match offer.class {
                 Some(Class::Pxe) if offer.discovers() => {
                     let drops = self == Self::OldEdk2 && !offer.has_address;
                     offer.discovery().filter(|_| !drops)

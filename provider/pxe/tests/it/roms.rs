@@ -118,6 +118,7 @@ fn every_rom_boots_and_the_second_time_at_once() {
         "proxy Edk2 4 4
 proxy OldEdk2 4 4
 proxy Edk2Http 4 4
+proxy Bios 4 4
 proxy DirectBios 4 4
 proxy BinlBios 12 4
 proxy MenuBios 28 4
@@ -125,6 +126,7 @@ proxy Ipxe 4 4
 server Edk2 4 4
 server OldEdk2 4 4
 server Edk2Http 4 4
+server Bios 4 4
 server DirectBios 4 4
 server BinlBios 12 4
 server MenuBios 60 4
