@@ -60,12 +60,13 @@ fn control(version: &str, kib: u64) -> String {
          Maintainer: {MAINTAINER}\n\
          Installed-Size: {kib}\n\
          Depends: systemd | passwd\n\
+         Recommends: ipxe\n\
          Section: net\n\
          Priority: optional\n\
-         Description: boot server that serves signed boot images over HTTP\n \
-         plasmd serves kernels, initramfs images and root file systems to machines that\n \
-         boot from the network, with a signed manifest that names every file by its\n \
-         digest. phase-discover, phase-fetch and phase-verify find providers, fetch\n \
+         Description: boot server for PXE and UEFI HTTP with signed boot images\n \
+         plasmd answers machines that boot from the network, beside the DHCP server of the\n \
+         network or as one, and serves them kernels, initramfs images and root file systems\n \
+         over TFTP and HTTP, with a signed manifest that names every file by its digest. phase-discover, phase-fetch and phase-verify find providers, fetch\n \
          images and verify every byte of them.\n"
     )
 }

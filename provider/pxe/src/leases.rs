@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Mac;
 use crate::dhcp::{Kind, Request};
-use crate::limits::{AVOID_TIME, OFFER_TIME, RELAYED_PREFIX};
+use crate::limits::{AVOID_TIME, DOUBT_TIME, OFFER_TIME, RELAYED_PREFIX};
 
 /// Addresses of one subnet that may be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,6 +286,15 @@ impl Leases {
     /// Somebody uses an address whom this server does not know: it is left alone for a while. A client's word counts
     /// ([`Kind::Decline`]) only for the address that was offered or given to it.
     pub fn avoid(&mut self, address: Ipv4Addr, said_by: Option<Mac>, now: Duration) -> bool {
+        self.leave_alone(address, said_by, now + AVOID_TIME)
+    }
+
+    /// Nobody can say just now whether somebody uses an address.
+    pub fn doubt(&mut self, address: Ipv4Addr, now: Duration) {
+        self.leave_alone(address, None, now + DOUBT_TIME);
+    }
+
+    fn leave_alone(&mut self, address: Ipv4Addr, said_by: Option<Mac>, until: Duration) -> bool {
         let is_said_by_owner = |mac: Mac| {
             let entry = self.entries.get(&address);
             entry.is_some_and(|entry| entry.mac() == Some(mac))
@@ -297,7 +306,7 @@ impl Leases {
         }
         let entry = Entry {
             state: State::Avoided,
-            until: now + AVOID_TIME,
+            until,
         };
         self.entries.insert(address, entry);
         true

@@ -43,6 +43,10 @@ pub const OFFER_TIME: Duration = Duration::from_secs(60);
 /// to be used again.
 pub const AVOID_TIME: Duration = Duration::from_secs(600);
 
+/// How long an address is left alone about which the kernel is not sure: it asks a neighbour that was there once after 5 s,
+/// three times, and then knows.
+pub const DOUBT_TIME: Duration = Duration::from_secs(10);
+
 /// Bits of a subnet behind a relay, where nobody said and no interface shows it.
 pub const RELAYED_PREFIX: u8 = 24;
 /// Bytes of a DHCPv6 identifier: two for its kind and at most 128 (RFC 8415, 11.1).

@@ -12,6 +12,7 @@ use std::future::pending;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pxe::Mac;
@@ -20,7 +21,7 @@ use pxe::dhcp::{Kind, Reply, Request, options};
 use pxe::leases::{self, Leases, Verdict};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
-use crate::listen::conflict;
+use crate::listen::conflict::{self, Use};
 use crate::listen::desk::Place;
 use crate::listen::keep::LeaseFile;
 use crate::listen::limits::{CHECKS_MAX, CHECKS_PER_CLIENT_MAX, RIVAL_MEMORY, WARN_AGAIN};
@@ -94,7 +95,7 @@ pub(super) struct Addresses {
     /// Without one, leases live as long as the process, and the conflict check stands in for them afterwards.
     file: Option<LeaseFile>,
     metrics: Arc<BootMetrics>,
-    checks: JoinSet<(Mac, io::Result<bool>)>,
+    checks: JoinSet<(Mac, io::Result<Use>)>,
     checking: BTreeMap<Mac, Checking>,
     /// Given, and not yet on the disk.
     unwritten: Vec<(Box<Asked>, Grant)>,
@@ -114,7 +115,7 @@ impl Addresses {
         file: Option<LeaseFile>,
         metrics: Arc<BootMetrics>,
     ) -> Self {
-        Self {
+        let addresses = Self {
             leases,
             told,
             file,
@@ -128,7 +129,9 @@ impl Addresses {
             ready: VecDeque::new(),
             rivals: BTreeMap::new(),
             warned_at: None,
-        }
+        };
+        addresses.count();
+        addresses
     }
 
     /// Decides about a message of a client.
@@ -196,7 +199,7 @@ impl Addresses {
         let neighbour = (!asked.request.is_relayed()).then_some(place.index);
         let address = grant.address;
         self.checks
-            .spawn(async move { (mac, conflict::is_used(address, mac, neighbour).await) });
+            .spawn(async move { (mac, conflict::look_for_user(address, mac, neighbour).await) });
         let checking = Checking {
             asked,
             grant,
@@ -206,7 +209,7 @@ impl Addresses {
         Outcome::Later
     }
 
-    fn checked(&mut self, done: Result<(Mac, io::Result<bool>), JoinError>) -> Outcome {
+    fn checked(&mut self, done: Result<(Mac, io::Result<Use>), JoinError>) -> Outcome {
         let (mac, used) = match done {
             Ok(done) => done,
             Err(error) => {
@@ -222,18 +225,26 @@ impl Addresses {
         else {
             return Outcome::Later;
         };
-        let is_used = used.unwrap_or_else(|error| {
+        let used = used.unwrap_or_else(|error| {
             // The client looks as well before it uses an address.
             tracing::debug!(%mac, %error, "an address could not be looked at");
-            false
+            Use::Free
         });
-        if !is_used {
-            let grant = self.grant(grant);
-            return Outcome::Answer(asked, Some(grant));
+        match used {
+            Use::Free => {
+                let grant = self.grant(grant);
+                return Outcome::Answer(asked, Some(grant));
+            }
+            Use::Used => {
+                tracing::warn!(
+                    address = %grant.address, interface = asked.place.interface,
+                    "somebody uses an address of --dhcp-range"
+                );
+                add(&self.metrics.conflicts_total, 1);
+                self.leases.avoid(grant.address, None, since_epoch());
+            }
+            Use::Doubtful => self.leases.doubt(grant.address, since_epoch()),
         }
-        tracing::warn!(address = %grant.address, interface = asked.place.interface, "somebody uses an address of --dhcp-range");
-        add(&self.metrics.conflicts_total, 1);
-        self.leases.avoid(grant.address, None, since_epoch());
         match tries + 1 < CHECKS_PER_CLIENT_MAX {
             true => self.discover(asked, tries + 1),
             false => Outcome::Silence(Fate::NoAddress),
@@ -249,6 +260,7 @@ impl Addresses {
             Verdict::Given(grant) => {
                 let grant = self.grant(grant);
                 if self.file.is_none() {
+                    self.changed();
                     return Outcome::Answer(asked, Some(grant));
                 }
                 self.unwritten.push((asked, grant));
@@ -330,8 +342,17 @@ impl Addresses {
         }
     }
 
+    /// Shows how many addresses are given.
+    fn count(&self) {
+        let now = since_epoch().as_secs();
+        let given = self.leases.given().filter(|lease| lease.until > now);
+        let given = u64::try_from(given.count()).unwrap_or(u64::MAX);
+        self.metrics.leases.store(given, Ordering::Relaxed);
+    }
+
     /// The table is different from the file.
     fn changed(&mut self) {
+        self.count();
         self.is_changed = true;
         self.write();
     }

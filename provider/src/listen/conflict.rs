@@ -2,7 +2,7 @@
 //!
 //! A datagram to the address makes the kernel ask for it by ARP, which no machine leaves unanswered; beyond a relay, where
 //! ARP does not reach, a machine refuses the datagram by ICMP. Both need no privilege. A neighbour of whom the kernel knows
-//! only that it was there once counts as there: some seconds later the kernel has asked it and knows better.
+//! only that it was there once is a doubt: some seconds later the kernel has asked it and knows better.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,18 +17,26 @@ use crate::listen::neighbours::{self, Neighbour, State};
 /// A port that nobody listens on (RFC 863's service is long gone, and its refusal is an answer as well).
 const DISCARD: u16 = 9;
 
+/// Whether somebody uses an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Nobody answered.
+    Free,
+    /// Somebody did.
+    Used,
+    /// Somebody was there once, and did not answer now.
+    Doubtful,
+}
+
 /// Whether a machine other than `client` uses `address`. `interface` is where it would be a neighbour; behind a relay it is
 /// none.
-pub(super) async fn is_used(
+pub(super) async fn look_for_user(
     address: Ipv4Addr,
     client: Mac,
     interface: Option<u32>,
-) -> io::Result<bool> {
-    let known = look(interface, address)?;
-    if let Some(known) = known
-        && known.mac == Some(client)
-    {
-        return Ok(false);
+) -> io::Result<Use> {
+    if look(interface, address)?.is_some_and(|known| known.mac == Some(client)) {
+        return Ok(Use::Free);
     }
     let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)).await?;
     socket.connect(SocketAddrV4::new(address, DISCARD)).await?;
@@ -37,26 +45,17 @@ pub(super) async fn is_used(
     let end = Instant::now() + CONFLICT_WAIT;
     loop {
         sleep(CONFLICT_LOOK_AGAIN).await;
-        if let Err(error) = socket.try_recv(&mut [0; 1])
-            && error.kind() == io::ErrorKind::ConnectionRefused
-        {
-            return Ok(true);
+        let refused = socket.try_recv(&mut [0; 1]);
+        if refused.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            return Ok(Use::Used);
         }
-        match look(interface, address)? {
-            Some(Neighbour { mac, .. }) if mac == Some(client) => return Ok(false),
-            Some(Neighbour {
-                state: State::There,
-                ..
-            }) => return Ok(true),
-            Some(Neighbour {
-                state: State::Absent,
-                ..
-            }) => return Ok(false),
-            Some(Neighbour {
-                state: State::WasThere,
-                ..
-            }) if Instant::now() >= end => return Ok(true),
-            _ if Instant::now() >= end => return Ok(false),
+        let is_over = Instant::now() >= end;
+        let neighbour = look(interface, address)?;
+        match neighbour.map(|Neighbour { mac, state }| (mac == Some(client), state)) {
+            Some((true, _) | (_, State::Absent)) => return Ok(Use::Free),
+            Some((_, State::There)) => return Ok(Use::Used),
+            Some((_, State::WasThere)) if is_over => return Ok(Use::Doubtful),
+            _ if is_over => return Ok(Use::Free),
             _ => {}
         }
     }

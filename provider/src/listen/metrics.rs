@@ -42,6 +42,8 @@ pub(crate) struct BootMetrics {
     fates: [AtomicU64; Fate::ALL.len()],
     /// Addresses that were about to be given and that somebody used already.
     pub(crate) conflicts_total: AtomicU64,
+    /// Addresses that are given now.
+    pub(crate) leases: AtomicU64,
     /// Messages of other DHCP servers, where this one gives the addresses.
     pub(crate) rivals_total: AtomicU64,
 }

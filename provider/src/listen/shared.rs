@@ -1,7 +1,8 @@
 //! What the boot services have in common with the rest of the provider: counters, the policy, and what is shown.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use pxe::Mac;
 use pxe::boot::Plan;
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::listen::args::DhcpMode;
 use crate::listen::desk::Place;
+use crate::listen::limits::LINES_PER_SECOND_MAX;
 use crate::listen::metrics::{BootMetrics, Fate};
 use crate::machines::event::{Event, Via};
 use crate::machines::{Heard, Machines, Only};
@@ -36,6 +38,26 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<BootMetrics>,
     /// Who boots what.
     pub(crate) machines: Arc<Machines>,
+    /// How many offers are logged.
+    pub(crate) lines: Lines,
+}
+
+/// Keeps whoever sends forged questions from filling the log; what is left out is counted all the same.
+#[derive(Debug, Default)]
+pub(crate) struct Lines(Mutex<Option<(Instant, u32)>>);
+
+impl Lines {
+    /// Whether one more line may be written in this second.
+    fn may_tell(&self, now: Instant) -> bool {
+        let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_running =
+            |began: &Instant| now.saturating_duration_since(*began) < Duration::from_secs(1);
+        let (began, told) = second
+            .filter(|(began, _)| is_running(began))
+            .unwrap_or((now, 0));
+        *second = Some((began, told.saturating_add(1)));
+        told < LINES_PER_SECOND_MAX
+    }
 }
 
 impl Shared {
@@ -67,10 +89,12 @@ impl Shared {
 
     /// A client was answered.
     pub(super) fn answered(&self, client: &Client, place: &Place, answer: &Answer) {
-        tracing::info!(
-            mac = %client.mac, firmware = client.firmware.name(), arch = %client.arch, interface = place.interface,
-            strategy = answer.strategy, file = answer.reply.file, arrival = ?place.arrival, "boot offered"
-        );
+        if self.lines.may_tell(Instant::now()) {
+            tracing::info!(
+                mac = %client.mac, firmware = client.firmware.name(), arch = %client.arch, interface = place.interface,
+                strategy = answer.strategy, file = answer.reply.file, arrival = ?place.arrival, "boot offered"
+            );
+        }
         if !answer.reply.yiaddr.is_unspecified() {
             let lease = Event::LeaseGiven(answer.reply.yiaddr);
             self.machines.note(client.mac, lease);
@@ -93,10 +117,12 @@ impl Shared {
 
     /// A client was answered over DHCPv6.
     pub(super) fn told(&self, client: &Client, link: &str, reply: &dhcp6::Reply) {
-        tracing::info!(
-            mac = %client.mac, firmware = client.firmware.name(), arch = %client.arch, interface = link,
-            file = reply.boot_url(), address = ?reply.address(), answer = reply.kind.name(), "boot offered over IPv6"
-        );
+        if self.lines.may_tell(Instant::now()) {
+            tracing::info!(
+                mac = %client.mac, firmware = client.firmware.name(), arch = %client.arch, interface = link,
+                file = reply.boot_url(), address = ?reply.address(), answer = reply.kind.name(), "boot offered over IPv6"
+            );
+        }
         let strategy = "DHCPv6";
         let file = reply.boot_url().map(str::to_owned);
         let machines = &self.machines;
@@ -150,6 +176,23 @@ impl Shared {
             "datagrams": fates,
             "conflicts_total": get(&self.metrics.conflicts_total),
             "rivals_total": get(&self.metrics.rivals_total),
+            "leases": get(&self.metrics.leases),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_writes_so_many_lines_in_a_second_and_goes_on_in_the_next() {
+        let (lines, start) = (Lines::default(), Instant::now());
+        let told = |ms| {
+            let now = start + Duration::from_millis(ms);
+            (0..1_000).filter(|_| lines.may_tell(now)).count()
+        };
+        let max = usize::try_from(LINES_PER_SECOND_MAX).unwrap();
+        assert_eq!([told(0), told(999), told(1_000)], [max, 0, max]);
     }
 }

@@ -16,7 +16,7 @@ use crate::listen::files::Files;
 use crate::listen::files::ipxe::IpxeFiles;
 use crate::listen::keep::LeaseFile;
 use crate::listen::ports::Ports;
-use crate::listen::shared::Shared;
+use crate::listen::shared::{Lines, Shared};
 use crate::machines::shelf::Shelf;
 use crate::machines::state::StateFile;
 use crate::machines::{self, Machines};
@@ -177,6 +177,7 @@ pub(super) fn build(
         mode: ports.mode,
         note: ports.note.clone(),
         metrics: Arc::clone(&metrics.boot),
+        lines: Lines::default(),
         machines: Arc::clone(&machines),
     });
     let app = App {

@@ -272,6 +272,7 @@ fn a_lan_without_a_dhcp_server_gets_addresses_that_outlive_a_power_cut() {
     let take = Ask::take(&offer).booting(7, "PXEClient");
     let answers = client.ask(&take, PATIENCE, has(Kind::Ack));
     assert_eq!(given(&answers, Kind::Ack), Some(offer.yiaddr));
+    assert_eq!(rig.status()["leases"], 1);
     // At that moment it is on the disk; the process has no chance to write anything more.
     rig.lan.kill(pid);
     let kept = rig.lan.directory().join("state/leases-v1/leases.json");
@@ -281,6 +282,7 @@ fn a_lan_without_a_dhcp_server_gets_addresses_that_outlive_a_power_cut() {
         "{kept}"
     );
     rig.start(&SERVER_MODE);
+    assert_eq!(rig.status()["leases"], 1);
     // Its running system asks, with nothing of netboot: the same address; another machine: another one.
     let again = client.ask(&Ask::plain_discover(), PATIENCE, has(Kind::Offer));
     assert_eq!(given(&again, Kind::Offer), Some(offer.yiaddr));

@@ -206,6 +206,10 @@ fn an_address_that_somebody_uses_is_left_alone_for_a_while() {
     assert!(leases.avoid(ip(11), Some(mac(1)), at(0)));
     assert!(!leases.avoid(ip(99), None, at(0)), "not ours");
     assert_eq!(leases.offered(mac(2), at(1) + AVOID_TIME), Some(ip(10)));
+    let later = at(2) + AVOID_TIME;
+    leases.doubt(ip(10), later);
+    assert_eq!(leases.offered(mac(2), later), Some(ip(11)));
+    assert_eq!(leases.offered(mac(3), later + DOUBT_TIME), Some(ip(10)));
 }
 
 #[test]

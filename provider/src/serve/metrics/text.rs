@@ -242,6 +242,12 @@ fn boot(page: &mut Page, metrics: &Metrics) {
         get(&metrics.boot.conflicts_total),
     );
     page.one(
+        Kind::Gauge,
+        "plasmd_dhcp_leases",
+        "Addresses that are given now.",
+        get(&metrics.boot.leases),
+    );
+    page.one(
         Kind::Counter,
         "plasmd_dhcp_rivals_total",
         "Messages of other DHCP servers, where this one gives the addresses.",
