@@ -89,7 +89,12 @@ impl Transcript {
         let Some(first) = words.first() else {
             return Ok(());
         };
-        if let (Some(key), true) = (first.strip_suffix(':'), self.packets.is_empty()) {
+        let key = first.strip_suffix(':');
+        let key = key.filter(|key| {
+            key.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        });
+        if let (Some(key), true) = (key, self.packets.is_empty()) {
             let text = line.split_once(':').map_or("", |(_, text)| text.trim());
             self.about.push((key.to_owned(), text.to_owned()));
             return Ok(());

@@ -124,6 +124,14 @@ fn what_cannot_be_understood_is_named_with_its_line() {
 }
 
 #[test]
+fn a_key_is_one_word() {
+    for line in ["\"a:b\":", "a:b: c", "a\u{1}: b"] {
+        let error = Transcript::parse(line).unwrap_err();
+        assert!(error.why.starts_with("want: SECONDS"), "{line:?}: {error}");
+    }
+}
+
+#[test]
 fn comments_blank_lines_and_keys_are_told_apart() {
     let text = "about: a machine # not a comment\nserver: 10.0.0.1\n\n# a comment\n0 - udp 1.2.3.4:1 > 1.2.3.4:2 \"#\" # end\n";
     let transcript = Transcript::parse(text).unwrap();
