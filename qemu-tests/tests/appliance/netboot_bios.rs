@@ -85,7 +85,8 @@ const PLAIN_ROM: &str = "BIOS, PXE in the card, then undionly.kpxe";
 /// C13 to C15: an iPXE that can fetch by HTTP gets the script at once, and no other iPXE first.
 fn ipxe_in_the_card(story: &Story, place: Place) -> Result<()> {
     let scenery = Scenery::new(story, place)?;
-    scenery.serves_in_the_end(
+    // It runs on until it has told of itself.
+    let _machine = scenery.serves_in_the_end(
         story,
         IPXE_IN_THE_CARD,
         place.column,
@@ -105,7 +106,8 @@ fn plain_rom(story: &Story) -> Result<()> {
         plain_rom_until: Some("undionly"),
         ..Spec::new(Firmware::BiosNetwork)
     };
-    scenery.serves_in_the_end(story, PLAIN_ROM, place.column, &spec)?;
+    let _machine = scenery.serves_in_the_end(story, PLAIN_ROM, place.column, &spec)?;
+    is_known_to_serve(&scenery, 1)?;
     let asked = scenery.recorder.packets().lines_with("undionly.kpxe");
     ensure!(!asked.is_empty(), "it never asked for undionly.kpxe");
     let started = asked.iter().filter(|line| line.contains("RRQ")).count();
