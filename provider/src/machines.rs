@@ -42,6 +42,7 @@ mod table;
 mod vendor;
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -97,6 +98,8 @@ pub(crate) struct Machines {
     /// Held while the file is written, so that an older state never replaces a newer one.
     writing: Mutex<()>,
     is_changed: Notify,
+    /// Whether any machine was ever seen: a provider that boots none spends no time on them.
+    is_used: AtomicBool,
     /// Who wants to hear of it.
     hearing: OnceLock<Hearing>,
 }
@@ -170,6 +173,7 @@ impl Machines {
             state,
             writing: Mutex::new(()),
             is_changed: Notify::new(),
+            is_used: AtomicBool::new(false),
             hearing: OnceLock::new(),
         }
     }
@@ -186,7 +190,7 @@ impl Machines {
             Firmware::Ipxe { .. } => Asker::Ipxe,
             _ => Asker::Firmware,
         };
-        let mut inner = self.lock();
+        let mut inner = self.lock_for_machine();
         let machine = inner.table.machine(client.mac, now);
         let is_new = machine.asked(asker, now);
         // What the machine itself has, not what was started on it.
@@ -296,7 +300,7 @@ impl Machines {
                 _ => {}
             }
         }
-        let mut inner = self.lock();
+        let mut inner = self.lock_for_machine();
         let is_failure = matches!(event, Event::Failed(_) | Event::FileAborted { .. });
         let reached = match &event {
             Event::Offered { .. } | Event::BinlAnswered { .. } => Some(Stage::Offer),
@@ -374,13 +378,13 @@ impl Machines {
 
     /// An answer over HTTP. Called for every one, so it is quick for addresses that belong to no machine.
     pub(crate) fn answered(&self, answered: &Answered<'_>, now: SystemTime) {
+        if !self.is_used.load(Ordering::Relaxed) {
+            return;
+        }
         let path = answered.path().trim_start_matches('/');
         let stage = stage_of(path);
         let mac = {
             let mut inner = self.lock();
-            if inner.table.is_empty() {
-                return;
-            }
             let known = inner.table.known(answered.client);
             let known = match (known, stage) {
                 // The kernel is asked about addresses that fetch what boots.
@@ -611,6 +615,12 @@ impl Machines {
             last,
             is_once: folder.boot.once,
         })
+    }
+
+    /// Before a machine is remembered.
+    fn lock_for_machine(&self) -> MutexGuard<'_, Inner> {
+        self.is_used.store(true, Ordering::Relaxed);
+        self.lock()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

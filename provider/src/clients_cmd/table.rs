@@ -96,7 +96,7 @@ fn note(machine: &Value) -> Option<String> {
             "it fetches the same again and again; plasmd clients local {mac} sends it to its disk"
         )),
         Some("failed") => Some(shown(&machine["boot"]["error"])),
-        Some("not-answered") => Some(shown(&machine["why"])),
+        _ if !machine["why"].is_null() => Some(shown(&machine["why"])),
         _ => None,
     }
 }

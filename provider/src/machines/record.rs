@@ -192,6 +192,8 @@ pub(crate) struct Machine {
     pub(crate) bytes: u64,
     /// Boots in a row that were sent everything and never said another word, since when.
     pub(crate) mute: (u32, Option<SystemTime>),
+    /// Why its last packet got no answer. Often that is as it should be: another server gives its address.
+    pub(crate) silence: Option<String>,
     /// The boot for which its disk was said, when that was for one boot.
     pub(crate) local_once: Option<u64>,
 }
@@ -213,6 +215,7 @@ impl Machine {
             boots: 0,
             bytes: 0,
             mute: (0, None),
+            silence: None,
             local_once: None,
         }
     }
@@ -249,15 +252,11 @@ impl Machine {
         match event {
             Event::Offered { strategy, file } | Event::BinlAnswered { strategy, file } => {
                 self.strategy = Some(strategy);
+                self.silence = None;
                 self.file = file.map(|file| shortened(&file, ERROR_MAX));
                 self.reach(Stage::Offer, now);
             }
-            Event::NotAnswered(why) => {
-                // What was decided before says more.
-                if !matches!(self.told, Some(Told::Nothing(_))) {
-                    self.told = Some(Told::Nothing(Quiet::Cannot(shortened(&why, ERROR_MAX))));
-                }
-            }
+            Event::NotAnswered(why) => self.silence = Some(shortened(&why, ERROR_MAX)),
             Event::LeaseGiven(address) => self.has_address(address.into()),
             Event::AddressSeen(address) => self.has_address(address),
             Event::FileStarted { name, .. } => {

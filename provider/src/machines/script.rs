@@ -184,7 +184,7 @@ impl Machines {
             mac, is_efi, again, ..
         } = &asking;
         let (in_force, order, mute) = {
-            let mut inner = self.lock();
+            let mut inner = self.lock_for_machine();
             inner.table.has_address(*mac, peer.to_canonical());
             let machine = inner.table.machine(*mac, now);
             let is_new = machine.asked(Asker::Ipxe, now);

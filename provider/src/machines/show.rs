@@ -145,7 +145,11 @@ fn machine_value(
         Some(Told::Nothing(Quiet::Cannot(why))) => Some(why.as_str()),
         Some(Told::Nothing(Quiet::Unknown)) => Some("only known machines are answered"),
         Some(Told::Nothing(Quiet::Denied)) => Some("it is denied"),
-        Some(Told::Network | Told::LocalDisk) | None => None,
+        // Once it was answered, silence means nothing any more.
+        Some(Told::Network | Told::LocalDisk) | None => {
+            let silence = machine.silence.as_deref();
+            silence.filter(|_| machine.state(now) == State::Asking)
+        }
     };
     put(members, "why", why);
     if let Some(boot) = &machine.boot {

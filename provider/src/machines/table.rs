@@ -20,11 +20,6 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Whether no machine was ever seen.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.machines.is_empty()
-    }
-
     /// A machine that was seen.
     pub(crate) fn get(&self, mac: Mac) -> Option<&Machine> {
         self.machines.get(&mac)

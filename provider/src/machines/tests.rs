@@ -319,6 +319,36 @@ fn what_cannot_be_booted_is_explained() {
     );
 }
 
+#[test]
+fn a_packet_that_needs_no_answer_is_no_failure() {
+    let lan = Lan::new(Only::All, "");
+    let quiet = || Event::NotAnswered("it takes its address from another server".to_owned());
+    lan.asks(Firmware::UefiHttp, 0);
+    lan.machines.note_at(mac(), quiet(), at(0));
+    let shown = lan.shown();
+    assert_eq!(
+        (&shown["state"], &shown["why"]),
+        (
+            &"asking".into(),
+            &"it takes its address from another server".into()
+        )
+    );
+    let offered = Event::Offered {
+        strategy: "http",
+        file: None,
+    };
+    lan.machines.note_at(mac(), offered, at(1));
+    lan.asks(Firmware::UefiHttp, 4);
+    lan.machines.note_at(mac(), quiet(), at(4));
+    let shown = lan.shown();
+    assert_eq!(
+        (&shown["state"], &shown["why"]),
+        (&"offered".into(), &Value::Null)
+    );
+    lan.sent("stable/x86_64/phase.efi", 6);
+    assert_eq!(lan.shown()["state"], "booting");
+}
+
 fn script(lan: &Lan, query: &str) -> String {
     let base = "http://10.0.0.1:8080";
     let asking = match script::Asking::read(query, base).unwrap() {
