@@ -10,7 +10,7 @@
 //! Folders are looked at once in a second at most, however many machines ask. Never gives out a byte: whoever sends a file
 //! opens it again and checks it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -87,7 +87,11 @@ pub(crate) struct Shelf {
     store: Arc<Store>,
     has: Has,
     looked: Mutex<Looked>,
+    seen: Mutex<Seen>,
 }
+
+/// Files that were there, and when.
+type Seen = BTreeMap<(Channel, Arch, String), Instant>;
 
 impl Shelf {
     /// Of an artifacts directory, in which `has` knows what is served.
@@ -96,12 +100,25 @@ impl Shelf {
             store,
             has,
             looked: Mutex::default(),
+            seen: Mutex::default(),
         }
     }
 
-    /// Whether a file is served.
+    /// Whether a file is served, or was a second ago: a thousand machines ask for the same one in the same moment.
     pub(crate) fn has(&self, channel: &Channel, arch: Arch, file: &str) -> bool {
-        (self.has)(channel, arch, file)
+        let key = (channel.clone(), arch, file.to_owned());
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.get(&key).is_some_and(|at| at.elapsed() < FOLDER_LOOK) {
+            return true;
+        }
+        let has = (self.has)(channel, arch, file);
+        if seen.len() >= FOLDERS_MAX {
+            seen.clear();
+        }
+        if has {
+            seen.insert(key, Instant::now());
+        }
+        has
     }
 
     /// What is in a folder. At most a second old.
@@ -252,6 +269,24 @@ mod tests {
         let store = Arc::new(Store::open(root.path()).unwrap());
         let shelf = Shelf::new(store, Box::new(|_, _, file| file == "undionly.kpxe"));
         (root, shelf)
+    }
+
+    #[test]
+    fn a_file_is_looked_for_once_in_a_storm_and_a_new_one_is_seen_at_once() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+
+        let (root, _) = shelf(&[]);
+        let store = Arc::new(Store::open(root.path()).unwrap());
+        let looks = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&looks);
+        let has: Has = Box::new(move |_, _, _| counted.fetch_add(1, Ordering::Relaxed) > 0);
+        let shelf = Shelf::new(store, has);
+        let stable: Channel = "stable".parse().unwrap();
+        let ask = || shelf.has(&stable, Arch::X86_64, "undionly.kpxe");
+        assert!(!ask(), "it is not there yet");
+        assert!((0..1000).all(|_| ask()), "now it is");
+        // More than one look only where a second has passed.
+        assert!(looks.load(Ordering::Relaxed) < 100);
     }
 
     fn names(files: &[FileName]) -> Vec<&str> {
