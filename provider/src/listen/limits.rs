@@ -86,10 +86,13 @@ pub(crate) const TFTP_EVENTS_MAX: usize = 64;
 
 /// How long to look for the next packet before going to sleep: some round trips of a fast client. More would be wasted on
 /// clients that take their time, for which a wake-up is nothing.
-pub(crate) const TFTP_LOOK_MAX: Duration = Duration::from_micros(50);
+pub(crate) const TFTP_LOOK_MAX: Duration = Duration::from_micros(30);
 
 /// How often that may fail in a row.
-pub(crate) const TFTP_LOOKS_MAX: u32 = 8;
+pub(crate) const TFTP_LOOKS_FAILED_MAX: u32 = 4;
+
+/// Waits without looking after that: what failed cost less than half a microsecond for each.
+pub(crate) const TFTP_LOOK_PAUSE: u32 = 256;
 
 /// Bytes that the kernel cuts into packets with one call; it takes 64 KiB with headers.
 pub(crate) const TFTP_SEGMENTED_SIZE_MAX: usize = 60_000;

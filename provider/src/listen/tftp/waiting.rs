@@ -2,8 +2,9 @@
 //!
 //! A client that acknowledges one block at a time is idle until the next one comes, and so is the server; a wake-up costs each
 //! of them more than the packet itself. So while packets come within microseconds, the thread looks for the next one for a
-//! moment before it goes to sleep. It stops to do so as soon as that does not pay, gives way to whoever else has work, and
-//! never does it where there is one processor.
+//! moment before it goes to sleep. Where that does not pay, because the client takes its time, or waits for the very processor
+//! that is spent on looking, the thread sleeps at once, and tries again some hundred packets later. Where there is one
+//! processor it never looks.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -13,13 +14,17 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use crate::listen::limits::{TFTP_EVENTS_MAX, TFTP_LOOK_MAX, TFTP_LOOKS_MAX};
+use crate::listen::limits::{
+    TFTP_EVENTS_MAX, TFTP_LOOK_MAX, TFTP_LOOK_PAUSE, TFTP_LOOKS_FAILED_MAX,
+};
 
 /// What the thread waits for.
 pub(super) struct Waiting {
     epoll: OwnedFd,
-    /// How often looking may fail before the thread sleeps at once.
-    looks: u32,
+    /// How often looking failed in a row.
+    failed: u32,
+    /// How many waits are without looking.
+    pause: u32,
     is_alone: bool,
 }
 
@@ -29,7 +34,8 @@ impl Waiting {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            looks: 0,
+            failed: 0,
+            pause: 0,
             is_alone: processors < 2,
         })
     }
@@ -53,24 +59,32 @@ impl Waiting {
         is_busy: bool,
         tokens: &mut Vec<u64>,
     ) -> io::Result<()> {
-        if is_busy && self.looks > 0 && !self.is_alone {
-            let began = Instant::now();
-            while began.elapsed() < TFTP_LOOK_MAX {
-                self.ask(Some(Duration::ZERO), tokens)?;
-                if !tokens.is_empty() {
-                    self.looks = TFTP_LOOKS_MAX;
-                    return Ok(());
-                }
-                std::thread::yield_now();
+        if is_busy && !self.is_alone {
+            if self.pause > 0 {
+                self.pause -= 1;
+            } else if self.look(tokens)? {
+                return Ok(());
             }
-            self.looks -= 1;
         }
+        self.ask(limit, tokens)
+    }
+
+    /// Looks for a moment whether something comes.
+    fn look(&mut self, tokens: &mut Vec<u64>) -> io::Result<bool> {
         let began = Instant::now();
-        self.ask(limit, tokens)?;
-        if !tokens.is_empty() && is_busy && began.elapsed() < TFTP_LOOK_MAX {
-            self.looks = TFTP_LOOKS_MAX;
+        while began.elapsed() < TFTP_LOOK_MAX {
+            self.ask(Some(Duration::ZERO), tokens)?;
+            if !tokens.is_empty() {
+                self.failed = 0;
+                return Ok(true);
+            }
+            std::thread::yield_now();
         }
-        Ok(())
+        self.failed += 1;
+        if self.failed >= TFTP_LOOKS_FAILED_MAX {
+            (self.failed, self.pause) = (0, TFTP_LOOK_PAUSE);
+        }
+        Ok(false)
     }
 
     fn ask(&self, limit: Option<Duration>, tokens: &mut Vec<u64>) -> io::Result<()> {
