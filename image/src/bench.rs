@@ -34,6 +34,7 @@ pub mod report;
 pub mod server;
 pub mod serving;
 pub mod storm;
+pub mod tftp;
 pub mod tftp_get;
 
 use figure::Figure;
@@ -130,6 +131,7 @@ impl Bench<'_> {
             Part::Hashing => hashing::measure(self, &mut notes),
             Part::Load => load::measure(self, &mut notes),
             Part::Storm => storm::measure(self, &mut notes),
+            Part::Tftp => tftp::measure(self, &mut notes),
             Part::Instructions => instructions::measure(self, &mut notes),
             Part::Machines => machines::measure(self, images, arguments.accel, &mut notes),
         };

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::bench::tftp::getter;
 use crate::bench::{boots, crowd, limits};
 use crate::build;
 
@@ -38,6 +39,9 @@ pub enum Command {
     /// Boot many machines at once for the bench
     #[command(hide = true)]
     Boots(boots::Arguments),
+    /// Fetch a file over TFTP for the bench
+    #[command(hide = true)]
+    TftpGet(getter::Arguments),
     /// Make a Debian package of plasmd and the client tools
     Package(Package),
     /// Show what an image contains
@@ -126,6 +130,8 @@ pub enum Part {
     Load,
     /// A thousand machines that boot at the same moment, plasmd beside dnsmasq
     Storm,
+    /// TFTP beside dnsmasq, tftpd-hpa and atftpd, in windows and with lost packets
+    Tftp,
     /// Instructions of the hot paths, counted by callgrind
     Instructions,
     /// Sizes, boot times and memory of the appliance in QEMU
@@ -141,6 +147,7 @@ impl Part {
             Self::Hashing => "hashing",
             Self::Load => "load",
             Self::Storm => "storm",
+            Self::Tftp => "tftp",
             Self::Instructions => "instructions",
             Self::Machines => "machines",
         }

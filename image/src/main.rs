@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => image::bench::command(&paths, &arguments, &progress),
         Command::Boots(arguments) => image::bench::boots::command(&arguments),
         Command::Crowd(arguments) => image::bench::crowd::command(&arguments),
+        Command::TftpGet(arguments) => image::bench::tftp::getter::command(&arguments),
         Command::Package(arguments) => image::package::command(&paths, &arguments, &progress),
         Command::Inspect(arguments) => image::inspect::command(&paths, &arguments),
         Command::Test(arguments) => image::test::command(&paths, &arguments, &progress),

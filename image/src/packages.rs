@@ -51,8 +51,10 @@ const RUN: &[&str] = &[
 ];
 
 const TEST: &[&str] = &[
+    "atftp",
     "avahi-daemon",
     "avahi-utils",
+    "busybox",
     "cpio",
     "curl",
     "dbus",
@@ -74,6 +76,7 @@ const TEST: &[&str] = &[
     "strace",
     "systemd",
     "tcpdump",
+    "tftp-hpa",
     "wget",
     "zsh",
 ];
@@ -83,6 +86,7 @@ const BENCH: &[&str] = &[
     "dnsmasq-base",
     "iproute2",
     "libpcre2-8-0",
+    "libwrap0",
     "openssl",
     "valgrind",
     "wrk",

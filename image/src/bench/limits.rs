@@ -133,3 +133,21 @@ pub const BOOTS_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a TFTP client waits before it says its last word again; EDK2 waits four seconds.
 pub const TFTP_WAIT: Duration = Duration::from_secs(1);
+
+/// Bytes of the file that is fetched over TFTP: a first stage.
+pub const TFTP_BYTES: u64 = 16 << 20;
+
+/// The same where packets are lost: servers that wait for seconds after each take half a minute for this.
+pub const TFTP_LOSSY_BYTES: u64 = 128 << 10;
+
+/// How many fetch at once.
+pub const TFTP_MANY: usize = 64;
+
+/// What each of them fetches.
+pub const TFTP_MANY_BYTES: u64 = 1 << 20;
+
+/// Bytes of a block: one Ethernet frame, as firmware asks for.
+pub const TFTP_BLOCK: u16 = 1428;
+
+/// How long a client waits before it says once more what it has. EDK2 waits for 4 s, other firmware for less.
+pub const TFTP_CLIENT_WAIT: Duration = Duration::from_secs(2);

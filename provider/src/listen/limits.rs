@@ -88,11 +88,11 @@ pub(crate) const TFTP_EVENTS_MAX: usize = 64;
 /// clients that take their time, for which a wake-up is nothing.
 pub(crate) const TFTP_LOOK_MAX: Duration = Duration::from_micros(30);
 
-/// How often that may fail in a row.
-pub(crate) const TFTP_LOOKS_FAILED_MAX: u32 = 4;
+/// Waits that are timed to see whether looking pays: less than a millisecond of a fast client.
+pub(crate) const TFTP_TRIAL: u32 = 32;
 
-/// Waits without looking after that: what failed cost less than half a microsecond for each.
-pub(crate) const TFTP_LOOK_PAUSE: u32 = 256;
+/// Waits for which the answer holds. The slower way then takes part in less than a hundredth of all waits.
+pub(crate) const TFTP_TRIAL_HOLDS: u32 = 8_192;
 
 /// Bytes that the kernel cuts into packets with one call; it takes 64 KiB with headers.
 pub(crate) const TFTP_SEGMENTED_SIZE_MAX: usize = 60_000;

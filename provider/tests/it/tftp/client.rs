@@ -19,6 +19,9 @@ pub(super) struct Client {
     /// Where the answers come from, once there is one.
     pub(super) server: SocketAddr,
     buffer: Vec<u8>,
+    /// Of so many packets one is lost on each way; 0 loses none.
+    loses_one_of: u64,
+    state: u64,
 }
 
 impl Client {
@@ -39,7 +42,24 @@ impl Client {
             socket,
             server,
             buffer: vec![0; 70_000],
+            loses_one_of: 0,
+            state: 0x9e37_79b9_7f4a_7c15,
         }
+    }
+
+    /// Has not asked yet, and loses one packet of so many.
+    pub(super) fn lossy(server: SocketAddr, one_of: u64) -> Self {
+        Self {
+            loses_one_of: one_of,
+            ..Self::new(server)
+        }
+    }
+
+    fn is_lost(&mut self) -> bool {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.loses_one_of > 0 && (self.state >> 32).is_multiple_of(self.loses_one_of)
     }
 
     pub(super) fn send_to(&self, server: SocketAddr, packet: &[u8]) {
@@ -50,7 +70,10 @@ impl Client {
         self.send_to(self.server, packet);
     }
 
-    pub(super) fn ack(&self, block: u16) {
+    pub(super) fn ack(&mut self, block: u16) {
+        if self.is_lost() {
+            return;
+        }
         self.send(&[&[0, 4], block.to_be_bytes().as_slice()].concat());
     }
 
@@ -64,7 +87,12 @@ impl Client {
     /// The next packet, if there is one soon.
     pub(super) fn receive_within(&mut self, limit: Duration) -> Option<Packet> {
         self.socket.set_read_timeout(Some(limit)).unwrap();
-        let received = self.socket.recv_from(&mut self.buffer);
+        let received = loop {
+            match self.socket.recv_from(&mut self.buffer) {
+                Ok(_) if self.is_lost() => {}
+                other => break other,
+            }
+        };
         self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let (length, from) = received.ok()?;
         self.server = from;
