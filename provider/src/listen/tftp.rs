@@ -77,7 +77,7 @@ pub(crate) enum Told {
         resent: u64,
     },
     /// The client asked for the size and left, as firmware does.
-    SizeTold {
+    SizeOnly {
         /// The file.
         name: String,
     },

@@ -408,7 +408,7 @@ impl Engine {
                     took: now.saturating_sub(transfer.began),
                     resent: transfer.session.resent_blocks(),
                 },
-                End::SizeTold => Told::SizeTold { name },
+                End::SizeTold => Told::SizeOnly { name },
                 End::Aborted { code, text } => {
                     aborted(transfer, format!("the client says: error {code}, {text}"))
                 }

@@ -28,7 +28,7 @@ pub(crate) fn count_and_log(metrics: &Metrics, peer: SocketAddr, told: &Told) {
                 %client, file = shown(name), bytes, millis, resent, "boot file sent over TFTP"
             );
         }
-        Told::SizeTold { name } => {
+        Told::SizeOnly { name } => {
             metrics.tftp_ended(TftpEnd::SizeTold);
             tracing::debug!(%client, file = shown(name), "a TFTP client asked for the size only");
         }
@@ -72,7 +72,7 @@ pub(crate) fn event(told: &Told) -> Option<Event> {
             bytes: *bytes,
             via,
         },
-        Told::SizeTold { .. } => return None,
+        Told::SizeOnly { .. } => return None,
         Told::Aborted {
             name, bytes, why, ..
         } => Event::FileAborted {

@@ -223,12 +223,10 @@ impl Transfer {
             .get_mut(..total)
             .ok_or_else(|| Failed::File("a window is larger than it may be".to_owned()))?;
         let mut parts = Vec::with_capacity(usize::from(blocks.count));
-        let mut number = blocks.first;
-        for packet in packets.chunks_mut(size) {
+        for (number, packet) in (blocks.first..).zip(packets.chunks_mut(size)) {
             let (header, block) = packet.split_at_mut(HEADER_SIZE.min(packet.len()));
             header.copy_from_slice(&Session::header(number)[..header.len()]);
             parts.push(IoSliceMut::new(block));
-            number += 1;
         }
         self.file
             .read_blocks(&mut parts, offset)
