@@ -137,8 +137,8 @@ pub const TFTP_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of the file that is fetched over TFTP: a first stage.
 pub const TFTP_BYTES: u64 = 16 << 20;
 
-/// The same where packets are lost: servers that wait for seconds after each take half a minute for this.
-pub const TFTP_LOSSY_BYTES: u64 = 128 << 10;
+/// The same where packets are lost: servers that wait for seconds after each take ten for this.
+pub const TFTP_LOSSY_BYTES: u64 = 64 << 10;
 
 /// How many fetch at once.
 pub const TFTP_MANY: usize = 64;
