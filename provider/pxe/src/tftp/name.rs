@@ -21,13 +21,16 @@ pub fn clean_name(name: &[u8]) -> Option<String> {
     if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return None;
     }
-    let text = match text.as_bytes() {
-        [drive, b':', ..] if drive.is_ascii_alphabetic() => &text[2..],
-        _ => text,
-    };
     let mut clean = String::with_capacity(text.len());
     for part in text.split(['/', '\\']) {
-        match part.trim() {
+        let mut part = part.trim();
+        // A drive, and however many of them.
+        while let (true, [drive, b':', ..]) = (clean.is_empty(), part.as_bytes())
+            && drive.is_ascii_alphabetic()
+        {
+            part = part[2..].trim_start();
+        }
+        match part {
             "" | "." => {}
             ".." => return None,
             part => {
@@ -63,6 +66,8 @@ mod tests {
             b"\\phase.efi",
             b"C:\\phase.efi",
             b"c:/phase.efi",
+            b"c:d: phase.efi",
+            b" /./c:/phase.efi",
             b"./phase.efi",
             b"phase.efi\xff",
             b"phase.efi\xff\xff",
