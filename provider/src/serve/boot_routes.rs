@@ -25,6 +25,12 @@ use crate::serve::sockets::Scheme;
 /// What a machine says when it failed.
 const FAILED: &str = "failed";
 
+/// The ports that a URL need not name.
+const HTTP_PORT: u16 = 80;
+
+/// The same of HTTPS.
+const HTTPS_PORT: u16 = 443;
+
 /// Without the charset that some old iPXE would take for a part of the type.
 const TEXT: &str = "text/plain";
 
@@ -125,7 +131,7 @@ impl App {
                 let at = now.checked_sub(ago(query.get("ago"))?).unwrap_or(now);
                 self.machines.note_at(mac, event, at);
                 // Behind what happened earlier: it was heard of just now.
-                self.machines.note(mac, Event::AddressSeen(client));
+                self.machines.claims(mac, client, now);
             }
             None => self.machines.note_address(client, event),
         }
@@ -183,9 +189,16 @@ impl App {
         if authority.host().is_empty() || !host.bytes().all(is_plain) {
             return None;
         }
-        let port = authority.port_u16();
-        let is_tls = |address: std::net::SocketAddr| Some(address.port()) == port;
-        let scheme = match self.process.addresses(Scheme::Https).any(is_tls) {
+        let listens = |scheme: Scheme, port: u16| {
+            let mut addresses = self.process.addresses(scheme);
+            addresses.any(|address| address.port() == port)
+        };
+        // Without a port it is the usual one, of plain HTTP where both are here.
+        let is_tls = match authority.port_u16() {
+            Some(port) => listens(Scheme::Https, port),
+            None => listens(Scheme::Https, HTTPS_PORT) && !listens(Scheme::Http, HTTP_PORT),
+        };
+        let scheme = match is_tls {
             true => Scheme::Https,
             false => Scheme::Http,
         };
