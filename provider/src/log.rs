@@ -4,6 +4,8 @@
 //! directions; a running provider is told another one over its control socket. Under systemd each line starts with its priority (`<3>` = error), so that `journalctl -p err` works.
 //! Under systemd and under init lines carry no time of their own: both stamp what they receive.
 
+mod lines;
+
 use std::fmt;
 use std::io::IsTerminal;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -16,6 +18,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, Registry, reload};
+
+pub(crate) use crate::log::lines::Lines;
 
 /// What is logged, and where that can be changed.
 static LEVEL: OnceLock<Mutex<Live>> = OnceLock::new();

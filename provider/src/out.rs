@@ -24,6 +24,15 @@ pub(crate) fn exactly(text: impl Display) {
 /// A text of others, without what could steer a terminal.
 pub(crate) fn printable(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
+        .map(|c| if steers(c) { '?' } else { c })
         .collect()
+}
+
+/// Whether a character steers a terminal, or changes in which order or where others are shown.
+pub(crate) fn steers(c: char) -> bool {
+    let is_format = matches!(
+        c,
+        '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+    );
+    c.is_control() || is_format
 }

@@ -105,6 +105,3 @@ pub(crate) const TFTP_SEGMENT_SIZE_MIN: u16 = 512;
 
 /// How often links that appeared are listened on for DHCPv6: less than the first pause of any firmware.
 pub(crate) const LINKS_JOIN_AGAIN: Duration = Duration::from_secs(2);
-
-/// Offers that are logged in a second: a rack that is switched on, and no disk full of forged questions.
-pub(crate) const LINES_PER_SECOND_MAX: u32 = 64;

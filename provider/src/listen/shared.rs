@@ -1,8 +1,8 @@
 //! What the boot services have in common with the rest of the provider: counters, the policy, and what is shown.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use pxe::Mac;
 use pxe::boot::Plan;
@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::listen::args::DhcpMode;
 use crate::listen::desk::Place;
-use crate::listen::limits::LINES_PER_SECOND_MAX;
 use crate::listen::metrics::{BootMetrics, Fate};
+use crate::log::Lines;
 use crate::machines::event::{Event, Via};
 use crate::machines::{Heard, Machines, Only};
 use crate::serve::metrics::get;
@@ -40,24 +40,6 @@ pub(crate) struct Shared {
     pub(crate) machines: Arc<Machines>,
     /// How many offers are logged.
     pub(crate) lines: Lines,
-}
-
-/// Keeps whoever sends forged questions from filling the log; what is left out is counted all the same.
-#[derive(Debug, Default)]
-pub(crate) struct Lines(Mutex<Option<(Instant, u32)>>);
-
-impl Lines {
-    /// Whether one more line may be written in this second.
-    fn may_tell(&self, now: Instant) -> bool {
-        let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_running =
-            |began: &Instant| now.saturating_duration_since(*began) < Duration::from_secs(1);
-        let (began, told) = second
-            .filter(|(began, _)| is_running(began))
-            .unwrap_or((now, 0));
-        *second = Some((began, told.saturating_add(1)));
-        told < LINES_PER_SECOND_MAX
-    }
 }
 
 impl Shared {
@@ -178,21 +160,5 @@ impl Shared {
             "rivals_total": get(&self.metrics.rivals_total),
             "leases": get(&self.metrics.leases),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_writes_so_many_lines_in_a_second_and_goes_on_in_the_next() {
-        let (lines, start) = (Lines::default(), Instant::now());
-        let told = |ms| {
-            let now = start + Duration::from_millis(ms);
-            (0..1_000).filter(|_| lines.may_tell(now)).count()
-        };
-        let max = usize::try_from(LINES_PER_SECOND_MAX).unwrap();
-        assert_eq!([told(0), told(999), told(1_000)], [max, 0, max]);
     }
 }
