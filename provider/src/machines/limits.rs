@@ -24,6 +24,9 @@ pub(crate) const ERROR_MAX: usize = 240;
 /// Milestones of one boot that are kept; there are eleven kinds.
 pub(crate) const MILESTONES_MAX: usize = 12;
 
+/// Files of one boot that are fetched in parts: the kernel, its initial ramdisks, and one to spare.
+pub(crate) const PARTS_MAX: usize = 4;
+
 /// A machine that was silent for so long and asks again has been restarted, or switched on. Firmware's ladder of retries
 /// ends after a minute, and a kernel with its image takes less over any network that people boot from.
 pub(crate) const BOOT_GAP: Duration = Duration::from_secs(120);
@@ -88,3 +91,6 @@ pub(crate) const STATE_SIZE_MAX: usize = 4 << 20;
 
 /// How long changes that nobody waits for are gathered before the state file is written.
 pub(crate) const STATE_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long until a state file that could not be written is tried again: a full disk is emptied by people.
+pub(crate) const STATE_RETRY: Duration = Duration::from_secs(60);

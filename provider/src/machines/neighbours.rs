@@ -35,6 +35,18 @@ impl Neighbours {
         if let Some(mac) = self.known.get(&address) {
             return Some(*mac);
         }
+        self.look(now);
+        self.known.get(&address).copied()
+    }
+
+    /// The same, with what was read a moment ago at most: an address has a new owner at times.
+    pub(crate) fn look_up(&mut self, address: IpAddr, now: Instant) -> Option<Mac> {
+        self.look(now);
+        self.mac_of(address, now)
+    }
+
+    /// Reads the table, if that is due.
+    fn look(&mut self, now: Instant) {
         let is_due = self
             .looked
             .is_none_or(|looked| now.saturating_duration_since(looked) >= NEIGHBOURS_LOOK);
@@ -44,7 +56,6 @@ impl Neighbours {
             let text = std::fs::read_to_string(TABLE).unwrap_or_default();
             self.known = read(&text);
         }
-        self.known.get(&address).copied()
     }
 }
 

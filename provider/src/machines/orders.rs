@@ -2,6 +2,7 @@
 //! survive a restart; it is kept by [`state`](crate::machines::state).
 
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use boot_manifest::Channel;
 use pxe::Mac;
@@ -48,6 +49,29 @@ pub(crate) struct Once {
     /// The channel, when not the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) channel: Option<Channel>,
+    /// When the machine was told so first, in seconds since 1970. What it asks soon after belongs to the same boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) told: Option<u64>,
+}
+
+impl Once {
+    /// The next boot.
+    pub(crate) const fn new(way: Way, channel: Option<Channel>) -> Self {
+        Self {
+            way,
+            channel,
+            told: None,
+        }
+    }
+
+    /// Whether it is carried out by booting `folder` (`<channel>/<arch>`), as far as it says from which channel.
+    pub(crate) fn is_for(&self, folder: Option<&str>) -> bool {
+        let Some(channel) = &self.channel else {
+            return true;
+        };
+        let booted = folder.and_then(|folder| folder.split('/').next());
+        booted == Some(channel.as_str())
+    }
 }
 
 /// Everything that was decided about one machine, or learned.
@@ -138,6 +162,22 @@ impl Orders {
 }
 
 impl Order {
+    /// Notes that the machine was told to boot from its disk, this time.
+    pub(crate) fn tell_disk_boot(&mut self, now: SystemTime) {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if let Some(once) = &mut self.once
+            && once.way == Way::Local
+        {
+            once.told.get_or_insert(since.as_secs());
+        }
+    }
+
+    /// When the machine was told so.
+    pub(crate) fn disk_boot_told(&self) -> Option<SystemTime> {
+        let once = self.once.as_ref().filter(|once| once.way == Way::Local)?;
+        UNIX_EPOCH.checked_add(Duration::from_secs(once.told?))
+    }
+
     /// Whether nobody decided anything.
     pub(crate) fn is_only_learned(&self) -> bool {
         let decided = Self {

@@ -4,6 +4,7 @@
 //! `-._~:+,@`. Whatever does not fit is refused in words, because the one who reads them is debugging a script.
 
 use crate::machines::limits::{QUERY_FIELDS_MAX, QUERY_MAX};
+use crate::out::steers;
 
 /// The fields of a query, decoded.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -72,7 +73,7 @@ fn decoded(text: &str) -> Result<String, &'static str> {
     let text = String::from_utf8_lossy(&bytes);
     Ok(text
         .chars()
-        .map(|c| if c.is_control() { '?' } else { c })
+        .map(|c| if steers(c) { '?' } else { c })
         .collect())
 }
 
@@ -112,6 +113,8 @@ mod tests {
             (None, None, None)
         );
         assert_eq!(Query::parse("").unwrap(), Query::default());
+        let turned = Query::parse("a=%E2%80%AEx%C2%85").unwrap();
+        assert_eq!(turned.get("a"), Some("?x?"));
         let strange = "a b/ä&=%+\u{1f}";
         let again = Query::parse(&format!("x={}", encoded(strange))).unwrap();
         assert_eq!(again.get("x"), Some("a b/ä&=%+?"));

@@ -17,8 +17,10 @@ use pxe::Mac;
 
 use crate::machines::event::{Event, Stage};
 use crate::machines::limits::{
-    ADDRESSES_SHOWN_MAX, BOOT_GAP, ERROR_MAX, LOOP_BOOTS, LOOP_WINDOW, MILESTONES_MAX, TEXT_MAX,
+    ADDRESSES_SHOWN_MAX, BOOT_GAP, ERROR_MAX, LOOP_BOOTS, LOOP_WINDOW, MILESTONES_MAX, PARTS_MAX,
+    TEXT_MAX,
 };
+use crate::out::steers;
 
 /// What a machine told about itself, or what its packets show. Only ever for showing and for matching profiles.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,6 +109,15 @@ pub(crate) struct Given {
     pub(crate) is_once: bool,
 }
 
+/// Bytes of a file that is fetched in parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Of an answer that began at the beginning, and ended early.
+    First(u64),
+    /// Of a range.
+    More(u64),
+}
+
 /// One boot, from its first packet on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Boot {
@@ -118,6 +129,8 @@ pub(crate) struct Boot {
     pub(crate) bytes: u64,
     /// What is being fetched.
     pub(crate) fetching: Option<String>,
+    /// Files of which parts were sent, and how many bytes.
+    parts: Vec<(String, u64)>,
     /// What went wrong last, and when.
     pub(crate) error: Option<(String, SystemTime)>,
     /// Whether what it was to boot was sent to the last byte.
@@ -131,6 +144,7 @@ impl Boot {
             milestones: Vec::new(),
             bytes: 0,
             fetching: None,
+            parts: Vec::new(),
             error: None,
             is_sent: false,
         }
@@ -310,6 +324,26 @@ impl Machine {
         }
     }
 
+    /// A part of a file was sent; the bytes of it that were sent by now. Which bytes they were is not looked at: what firmware
+    /// has, it does not fetch again.
+    pub(crate) fn took_part(&mut self, name: &str, part: Part, now: SystemTime) -> u64 {
+        if name.len() > ERROR_MAX {
+            return 0;
+        }
+        let parts = &mut self.boot(now).parts;
+        let before = parts.iter().position(|(known, _)| known == name);
+        let before = before.map_or(0, |at| parts.remove(at).1);
+        let sum = match part {
+            Part::First(bytes) => bytes,
+            Part::More(bytes) => before.saturating_add(bytes),
+        };
+        if parts.len() >= PARTS_MAX {
+            parts.remove(0);
+        }
+        parts.push((name.to_owned(), sum));
+        sum
+    }
+
     fn sent(&mut self, name: &str, bytes: u64, now: SystemTime) -> Follows {
         let mut follows = Follows::default();
         self.bytes += bytes;
@@ -317,6 +351,7 @@ impl Machine {
         let boot = self.boot(now);
         boot.bytes += bytes;
         boot.fetching = None;
+        boot.parts.retain(|(known, _)| known != name);
         // What failed before is overcome when the same thing arrives.
         if boot
             .error
@@ -563,7 +598,7 @@ fn base(path: &str) -> &str {
 pub(crate) fn shortened(text: &str, max: usize) -> String {
     let mut short = String::new();
     for c in text.trim().chars() {
-        let c = if c.is_control() { '?' } else { c };
+        let c = if steers(c) { '?' } else { c };
         if short.len() + c.len_utf8() > max {
             break;
         }

@@ -12,20 +12,20 @@ use pxe::ipxe::{self, NotForIpxe, Target};
 
 use crate::machines::Machines;
 use crate::machines::event::Event;
-use crate::machines::limits::MENU_SECONDS;
-use crate::machines::policy::{self, Case, Verdict};
+use crate::machines::limits::{MENU_SECONDS, TEXT_MAX};
+use crate::machines::orders::Order;
+use crate::machines::plan::Known;
+use crate::machines::policy::Verdict;
 use crate::machines::profiles::Settings;
 use crate::machines::query::{Query, encoded};
-use crate::machines::record::{Asker, Facts, Quiet, Told};
+use crate::machines::record::{Facts, Quiet, Told, shortened};
 use crate::machines::shelf::Folder;
-use crate::machines::{Only, orders::Order, profiles::InForce};
 
 /// A machine that asks, as its query says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Asking {
     mac: Mac,
     arch: Option<Arch>,
-    is_efi: bool,
     /// The number of iPXE's error, when its last try failed.
     failed: Option<String>,
     facts: Facts,
@@ -137,7 +137,9 @@ impl Asking {
             "serial",
         ] {
             if let Some(value) = query.get(name) {
-                again.push_str(&format!("&{name}={}", encoded(value)));
+                // What is remembered of it, so that the next question is no longer than this one.
+                let value = encoded(&shortened(value, TEXT_MAX));
+                again.push_str(&format!("&{name}={value}"));
             }
         }
         let buildarch = query.get("buildarch").unwrap_or_default();
@@ -149,9 +151,12 @@ impl Asking {
                 (_, "arm64") => Some(Arch::Aarch64),
                 _ => None,
             },
-            is_efi: platform == "efi",
             failed: text("failed").filter(|code| is_error(code)),
             facts: Facts {
+                firmware: Some(match platform {
+                    "efi" => "iPXE (UEFI)".to_owned(),
+                    _ => "iPXE".to_owned(),
+                }),
                 uuid: text("uuid"),
                 manufacturer: text("manufacturer"),
                 product: text("product"),
@@ -180,25 +185,9 @@ impl Machines {
     }
 
     fn script_at(&self, asking: Asking, peer: IpAddr, base: &str, now: SystemTime) -> Script {
-        let Asking {
-            mac, is_efi, again, ..
-        } = &asking;
-        let (in_force, order, mute) = {
-            let mut inner = self.lock_for_machine();
-            inner.table.has_address(*mac, peer.to_canonical());
-            let machine = inner.table.machine(*mac, now);
-            let is_new = machine.asked(Asker::Ipxe, now);
-            machine.facts.learn(asking.facts.clone());
-            if machine.facts.firmware.is_none() {
-                let name = if *is_efi { "iPXE (UEFI)" } else { "iPXE" };
-                machine.facts.firmware = Some(name.to_owned());
-            }
-            if is_new {
-                inner.counts.begin();
-            }
-            inner.known(*mac, asking.arch, now)
-        };
-        self.note_at(*mac, Event::AddressSeen(peer), now);
+        let Asking { mac, again, .. } = &asking;
+        let known = self.heard_ipxe(*mac, asking.arch, asking.facts.clone(), now);
+        self.claims(*mac, peer, now);
         self.note_at(*mac, Event::ScriptSent, now);
         if let Some(code) = &asking.failed {
             let why = format!("iPXE could not boot what it was told: https://ipxe.org/{code}");
@@ -209,17 +198,7 @@ impl Machines {
             self.tell(*mac, Told::Nothing(Quiet::Cannot(why.clone())), now);
             return Script::Text(ipxe::leave(&why));
         };
-        let case = Case {
-            order: &order,
-            in_force: &in_force,
-            only_known: self.setup.only == Only::Known,
-            mute_boots: mute,
-            is_linux: false,
-        };
-        let verdict = policy::decide(&case, &self.setup.channel, arch, |channel| {
-            self.shelf.folder(channel, arch)
-        });
-        match verdict {
+        match self.decide(&known, arch, false) {
             Verdict::Nothing(quiet) => {
                 let text = match &quiet {
                     Quiet::Unknown => {
@@ -240,7 +219,7 @@ impl Machines {
             }
             Verdict::Network(channel) => {
                 self.tell(*mac, Told::Network, now);
-                self.network_script(&asking, channel, arch, (&in_force, &order), base)
+                self.network_script(&asking, channel, arch, &known, base)
             }
         }
     }
@@ -250,9 +229,10 @@ impl Machines {
         asking: &Asking,
         channel: Channel,
         arch: Arch,
-        (in_force, order): (&InForce, &Order),
+        known: &Known,
         base: &str,
     ) -> Script {
+        let (in_force, order) = (&known.in_force, &known.order);
         let settings = &in_force.settings;
         let again = &asking.again;
         let payload = |(channel, folder): (Channel, Arc<Folder>)| {
@@ -323,7 +303,10 @@ fn payload(
 fn arguments(folder: &Folder, channel: &Channel, settings: &Settings, base: &str) -> String {
     let mut arguments = Vec::new();
     if folder.is_phase {
-        arguments.push(format!("phase.provider={base}"));
+        // Linux fetches by plain HTTP; who has its script by another way looks for its provider.
+        if base.starts_with("http://") {
+            arguments.push(format!("phase.provider={base}"));
+        }
         // An image fetches `stable` unless it is told another.
         arguments.push(format!("phase.channel={channel}"));
     }

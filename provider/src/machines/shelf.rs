@@ -121,6 +121,12 @@ impl Shelf {
         has
     }
 
+    /// The size of a file of a folder.
+    pub(crate) fn size(&self, channel: &Channel, arch: Arch, file: &str) -> Option<u64> {
+        let file = self.store.find(channel, arch.as_str(), &file.parse().ok()?);
+        file.ok().map(|file| file.size())
+    }
+
     /// What is in a folder. At most a second old.
     pub(crate) fn folder(&self, channel: &Channel, arch: Arch) -> Arc<Folder> {
         let key = (channel.clone(), arch);

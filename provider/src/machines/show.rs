@@ -6,6 +6,7 @@ use pxe::Mac;
 use serde_json::{Map, Value, json};
 
 use crate::machines::orders::{Order, Way};
+use crate::machines::profiles::InForce;
 use crate::machines::record::{Boot, Machine, Quiet, State, Told};
 use crate::machines::{Counts, Machines, Only, vendor};
 use crate::serve::access_log::rfc3339;
@@ -25,8 +26,8 @@ impl Machines {
     /// The machines, the one that was heard last first.
     pub(crate) fn shown(&self, count_max: usize) -> Value {
         let now = SystemTime::now();
-        let mut inner = self.lock();
-        let mut macs: Vec<(SystemTime, Mac)> = inner
+        let mut macs: Vec<(SystemTime, Mac)> = self
+            .lock()
             .table
             .all()
             .map(|machine| (machine.last, machine.mac))
@@ -34,23 +35,30 @@ impl Machines {
         macs.sort_by_key(|(last, mac)| (std::cmp::Reverse(*last), *mac));
         let mut shown = Vec::with_capacity(macs.len());
         macs.truncate(count_max);
+        // One by one: whoever looks on keeps no machine waiting for its answer.
         for (_, mac) in &macs {
-            let (in_force, order, _) = inner.known(*mac, None, now);
-            if let Some(machine) = inner.table.get(*mac) {
+            let inner = self.lock();
+            let (in_force, order) = inner.in_force(*mac, None);
+            if let Some(machine) = inner.table.get(*mac).cloned() {
+                drop(inner);
                 let names = (in_force.name.as_deref(), in_force.profile.as_deref());
-                shown.push(machine_value(machine, names, &order, now));
+                shown.push(machine_value(&machine, names, &order, now));
             }
         }
         // Those about which something is decided, and that were not heard of since the start.
-        let decided: Vec<(Mac, Order)> = inner
+        let inner = self.lock();
+        let decided: Vec<(Mac, InForce, Order)> = inner
             .orders
             .iter()
             .filter(|(mac, order)| inner.table.get(*mac).is_none() && !order.is_only_learned())
             .take(count_max - macs.len())
-            .map(|(mac, order)| (mac, order.clone()))
+            .map(|(mac, _)| {
+                let (in_force, order) = inner.in_force(mac, None);
+                (mac, in_force, order)
+            })
             .collect();
-        for (mac, order) in decided {
-            let (in_force, ..) = inner.known(mac, None, now);
+        drop(inner);
+        for (mac, in_force, order) in decided {
             let mut value = json!({ "mac": mac, "state": "not-seen", "boots": 0, "bytes": 0 });
             let names = (in_force.name.as_deref(), in_force.profile.as_deref());
             describe(&mut value, mac, names, &order);

@@ -2,15 +2,18 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use artifact_store::Store;
-use pxe::client::ClientArch;
+use pxe::boot::{Plan, Reason};
+use pxe::client::{Client, ClientArch, Firmware};
 use serde_json::Value;
 
 use super::*;
 use crate::config::file;
-use crate::machines::orders::Once;
+use crate::http::answered::Answered;
+use crate::machines::event::{Carrier, Event, Via};
+use crate::machines::orders::{Once, Way};
 
 const MAC: &str = "52:54:00:12:34:56";
 
@@ -26,7 +29,7 @@ fn files(root: &Path) {
         ("stable/x86_64/rootfs.squashfs", "r"),
         ("stable/x86_64/phase.efi", "u"),
         ("debian/x86_64/linux", "k"),
-        ("debian/x86_64/initrd.gz", "i"),
+        ("debian/x86_64/initrd.gz", "0123456789"),
         (
             "debian/x86_64/boot.toml",
             "once = true\ncmdline = \"auto\"\n",
@@ -219,10 +222,7 @@ fn a_boot_that_was_asked_for_once_happens_once() {
     let lan = Lan::new(Only::All, "");
     let once = |order: &mut Order| {
         order.way = Some(Way::Local);
-        order.once = Some(Once {
-            way: Way::Network,
-            channel: None,
-        });
+        order.once = Some(Once::new(Way::Network, None));
     };
     lan.machines.order(mac(), once).unwrap();
     offer_of(lan.asks(Firmware::UefiPxe, 0));
@@ -250,10 +250,7 @@ fn a_boot_that_was_asked_for_once_happens_once() {
 #[test]
 fn a_disk_boot_that_was_asked_for_once_happens_once() {
     let lan = Lan::new(Only::All, "");
-    let once = Once {
-        way: Way::Local,
-        channel: None,
-    };
+    let once = Once::new(Way::Local, None);
     lan.machines
         .order(mac(), |order| order.once = Some(once))
         .unwrap();
@@ -265,6 +262,111 @@ fn a_disk_boot_that_was_asked_for_once_happens_once() {
         );
     }
     offer_of(lan.asks(Firmware::UefiPxe, 600));
+}
+
+#[test]
+fn a_disk_boot_that_was_asked_for_once_is_not_done_again_after_a_restart() {
+    let lan = Lan::new(Only::All, "");
+    let once = |order: &mut Order| order.once = Some(Once::new(Way::Local, None));
+    lan.machines.order(mac(), once).unwrap();
+    assert_eq!(lan.asks(Firmware::UefiPxe, 0), Plan::LocalDisk);
+    // Looking on changes nothing.
+    assert_eq!(lan.shown()["once"]["way"], "local");
+    let lan = lan.restarted(Only::All);
+    // The same boot, a retry later; then the next one.
+    assert_eq!(lan.asks(Firmware::UefiPxe, 28), Plan::LocalDisk);
+    let lan = lan.restarted(Only::All);
+    offer_of(lan.asks(Firmware::UefiPxe, 600));
+    // Used up, and that is written without anybody who waits for it.
+    let lan = lan.restarted(Only::All);
+    offer_of(lan.asks(Firmware::UefiPxe, 610));
+    // Asked for twice in a row it is done twice.
+    for second in [1_000, 2_000] {
+        lan.machines.order(mac(), once).unwrap();
+        assert_eq!(lan.asks(Firmware::UefiPxe, second), Plan::LocalDisk);
+    }
+    offer_of(lan.asks(Firmware::UefiPxe, 3_000));
+}
+
+#[test]
+fn one_boot_from_a_channel_is_not_used_up_by_another_channel() {
+    let lan = Lan::new(Only::All, "");
+    let debian = Once::new(Way::Network, Some("debian".parse().unwrap()));
+    let is_waiting = || lan.shown()["once"]["channel"] == "debian";
+    // Decided while the machine was loading its usual image.
+    offer_of(lan.asks(IPXE, 0));
+    lan.sent("stable/x86_64/vmlinuz", 1);
+    lan.machines
+        .order(mac(), |order| order.once = Some(debian))
+        .unwrap();
+    lan.sent("stable/x86_64/initramfs.img", 2);
+    assert!(is_waiting());
+    offer_of(lan.asks(IPXE, 300));
+    lan.sent("debian/x86_64/initrd.gz", 301);
+    assert!(!is_waiting());
+}
+
+/// An answer over HTTP to the machine, which has the address 10.0.0.7.
+fn get(lan: &Lan, target: &str, status: u16, (promised, sent): (u64, u64), second: u64) {
+    let answered = Answered {
+        client: [10, 0, 0, 7].into(),
+        method: &http::Method::GET,
+        target,
+        status,
+        promised,
+        sent,
+        took: Duration::ZERO,
+        agent: None,
+        referer: None,
+        request_id: None,
+        is_fast: true,
+    };
+    lan.machines.answered(&answered, at(second));
+}
+
+// C54
+#[test]
+fn what_was_sent_in_parts_was_sent() {
+    const INITRD: &str = "/debian/x86_64/initrd.gz";
+    for parts in [
+        // Two ranges; and a download that broke off, and was resumed.
+        [(206, (4, 4)), (206, (6, 6))],
+        [(200, (10, 7)), (206, (3, 3))],
+    ] {
+        let lan = Lan::new(Only::All, "");
+        offer_of(lan.asks(IPXE, 0));
+        lan.machines
+            .note_at(mac(), Event::AddressSeen([10, 0, 0, 7].into()), at(0));
+        get(&lan, "/debian/x86_64/linux", 200, (1, 1), 1);
+        // Begun anew: what came before counts no more.
+        get(&lan, INITRD, 206, (9, 9), 2);
+        get(&lan, INITRD, 200, (10, 2), 3);
+        get(&lan, INITRD, 206, (1, 1), 4);
+        assert_eq!(lan.shown()["installed"], Value::Null);
+        get(&lan, INITRD, 200, (10, 0), 5);
+        for (status, bytes) in parts {
+            assert_eq!(lan.shown()["installed"], Value::Null);
+            get(&lan, INITRD, status, bytes, 6);
+        }
+        assert_eq!(lan.shown()["installed"], "debian/x86_64");
+        assert_eq!(lan.shown()["state"], "booting");
+    }
+}
+
+#[test]
+fn a_machine_that_is_sent_to_its_disk_may_ask_for_what_is_not_there() {
+    let lan = Lan::new(Only::All, "");
+    offer_of(lan.asks(Firmware::UefiHttp, 0));
+    lan.machines
+        .note_at(mac(), Event::AddressSeen([10, 0, 0, 7].into()), at(0));
+    get(&lan, "/gone.efi", 404, (9, 9), 1);
+    assert_eq!(lan.shown()["boot"]["error"], "gone.efi: 404");
+    lan.machines
+        .order(mac(), |order| order.way = Some(Way::Local))
+        .unwrap();
+    assert_eq!(lan.asks(Firmware::UefiHttp, 300), Plan::LocalDisk);
+    get(&lan, "/boot-local-disk.efi", 404, (9, 9), 301);
+    assert_eq!(lan.shown()["boot"]["error"], Value::Null);
 }
 
 // C54
@@ -284,10 +386,7 @@ fn an_installer_is_booted_once() {
     lan.sent("debian/x86_64/initrd.gz", 3);
     assert_eq!(lan.shown()["installed"], "debian/x86_64");
     assert_eq!(lan.asks(IPXE, 600), Plan::LocalDisk);
-    let again = Once {
-        way: Way::Network,
-        channel: None,
-    };
+    let again = Once::new(Way::Network, None);
     lan.machines
         .order(mac(), |order| order.once = Some(again))
         .unwrap();
@@ -408,6 +507,51 @@ fn a_script_is_what_the_policy_says() {
 }
 
 #[test]
+fn nothing_that_a_machine_says_is_a_command_of_its_script() {
+    let lan = Lan::new(Only::All, "");
+    let evil = "%0ashell%0d%20||%20%26%26%20;%20%23%20${net0/mac}%24%7Bx%7D%27%22%3C%e2%80%ae%9b";
+    let asks = format!("{ASKS}&serial={evil}&manufacturer={evil}&uuid={evil}");
+    let usual: Vec<String> = script(&lan, ASKS).lines().map(str::to_owned).collect();
+    let text = script(&lan, &asks);
+    assert_eq!(text.lines().count(), usual.len(), "{text}");
+    for (line, usual) in text.lines().zip(&usual) {
+        // Only the URL that is asked again has it, as one word in escapes.
+        assert_eq!(line.split(' ').count(), usual.split(' ').count(), "{line}");
+        if line != usual {
+            assert!(
+                line.starts_with("chain --autofree --replace http://10.0.0.1:8080/boot.ipxe?mac=")
+            );
+            assert_eq!(line.matches('$').count(), 1, "{line}");
+        }
+    }
+    // However long it is, the next question is no longer than questions may be.
+    let long = "%ff".repeat(150);
+    let text = script(&lan, &format!("{ASKS}&serial={long}&manufacturer={long}"));
+    let again = text.split("boot.ipxe?").last().unwrap();
+    assert!(again.len() < limits::QUERY_MAX, "{}", again.len());
+}
+
+#[test]
+fn linux_is_not_sent_to_https() {
+    let lan = Lan::new(
+        Only::All,
+        "[[profile]]\nname = \"a\"\nmatch = \"*\"\nmenu = false\n",
+    );
+    let base = "https://10.0.0.1:8443";
+    let asking = script::Asking::read(ASKS, base).unwrap().unwrap();
+    let script::Script::Boot(choice) = lan.machines.script(asking, [10, 0, 0, 9].into(), base)
+    else {
+        panic!("nothing to boot");
+    };
+    let text = choice.text(&["signed".to_owned()]).unwrap();
+    assert!(
+        text.contains("kernel https://10.0.0.1:8443/stable/x86_64/vmlinuz"),
+        "{text}"
+    );
+    assert!(text.contains(" signed phase.channel=stable "), "{text}");
+}
+
+#[test]
 fn several_channels_are_a_menu_unless_somebody_chose() {
     let lan = Lan::new(Only::All, "[[profile]]\nname = \"auto\"\nmenu = false\n");
     let text = script(&lan, ASKS);
@@ -422,10 +566,7 @@ fn several_channels_are_a_menu_unless_somebody_chose() {
         .order(mac(), |order| order.profile = Some("auto".to_owned()))
         .unwrap();
     assert!(!script(&lan, ASKS).contains("menu "));
-    let once = Once {
-        way: Way::Network,
-        channel: Some("debian".parse().unwrap()),
-    };
+    let once = Once::new(Way::Network, Some("debian".parse().unwrap()));
     lan.machines
         .order(mac(), |order| {
             *order = Order {

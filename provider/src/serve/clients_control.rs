@@ -115,7 +115,7 @@ fn change(route: &str, decision: Decision) -> Option<Change> {
                 false => Way::Network,
             };
             let channel = decision.channel;
-            Box::new(move |order| order.once = Some(Once { way, channel }))
+            Box::new(move |order| order.once = Some(Once::new(way, channel)))
         }
         _ => return None,
     })

@@ -116,10 +116,7 @@ fn one_boot_that_is_different() {
     let once = |way, name: Option<&str>| {
         ordered(|order| {
             order.way = Some(Way::Local);
-            order.once = Some(Once {
-                way,
-                channel: name.map(channel),
-            });
+            order.once = Some(Once::new(way, name.map(channel)));
         })
     };
     let open = InForce::default();
@@ -157,10 +154,7 @@ fn circles_end_at_the_disk() {
     assert_eq!(verdict(&installed, &debian, |_| {}), "disk: Installed");
     assert_eq!(verdict(&installed, &open, |_| {}), "stable");
     let mut again = installed;
-    again.once = Some(Once {
-        way: Way::Network,
-        channel: None,
-    });
+    again.once = Some(Once::new(Way::Network, None));
     assert_eq!(verdict(&again, &debian, |_| {}), "debian");
 }
 
