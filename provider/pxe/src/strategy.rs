@@ -93,13 +93,10 @@ pub fn decide(book: &mut Book, question: &Question<'_>, now: Duration) -> Action
         Ok(kind) => kind,
         Err(why) => return Action::Silence(why),
     };
-    let style = match style(book, question, now) {
-        Ok(style) => style,
-        Err(why) => return Action::Silence(why),
-    };
+    let style = style(book, question, now);
     let base = answer::Base::new(question, kind);
     let made = match question.plan {
-        Plan::Netboot(offer) => base.netboot(offer, style),
+        Plan::Netboot(offer) => style.and_then(|style| base.netboot(offer, style)),
         Plan::LocalDisk => base.local_disk(),
         Plan::Silence(reason) => Err(reason.text()),
     };

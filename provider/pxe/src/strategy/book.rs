@@ -31,7 +31,8 @@ enum Progress {
 #[derive(Debug, Clone)]
 struct Track {
     seen: Duration,
-    offered: Duration,
+    /// When this process last offered it something.
+    offered: Option<Duration>,
     style: Style,
     progress: Progress,
     /// Offers in this attempt that led to nothing.
@@ -54,6 +55,7 @@ impl Book {
     /// Takes over what was learned about a machine before this process began.
     pub fn learn(&mut self, mac: Mac, style: Style) {
         let track = self.track(mac, style, Duration::ZERO);
+        track.offered = None;
         track.style = style;
         track.learned = Some(style);
     }
@@ -146,13 +148,16 @@ impl Book {
         if is_new {
             return track.style;
         }
-        let since = now.saturating_sub(track.offered);
+        let since = track.offered.map(|offered| now.saturating_sub(offered));
         if !order.contains(&track.style) {
             // Another kind of firmware on the same card: somebody changed the setup.
             *track = Track::new(first, now);
-        } else if since >= REPEAT_GAP {
+        } else if let Some(since) = since.filter(|since| *since >= REPEAT_GAP) {
             track.again(order, since);
-            track.offered = now;
+            track.offered = Some(now);
+        } else if since.is_none() {
+            // What it was offered before this process began says nothing about now.
+            track.offered = Some(now);
         }
         track.style
     }
@@ -189,7 +194,7 @@ impl Track {
     const fn new(style: Style, now: Duration) -> Self {
         Self {
             seen: now,
-            offered: now,
+            offered: Some(now),
             style,
             progress: Progress::Nothing,
             rung: 0,
