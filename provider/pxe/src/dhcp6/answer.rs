@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::reply::{Reply, Status};
-use super::{Addresses, Identity, Kind, Prefix, Request};
+use super::{Addresses, Kind, Prefix, Request};
 use crate::boot::{Offer, Plan, Reason};
 use crate::client::{Client, Firmware, HTTP_CLASS, PXE_CLASS};
 
@@ -120,16 +120,21 @@ pub fn answer(
 
 /// Whether the addresses that a message is about are ours.
 fn holds(request: &Request, server: &Server<'_>, addresses: &Addresses) -> bool {
+    request.server_id.is_some() || own(request, server, addresses).next().is_some()
+}
+
+/// Of the addresses that a message is about, those that its sender has from us: nobody speaks for another machine.
+fn own(
+    request: &Request,
+    server: &Server<'_>,
+    addresses: &Addresses,
+) -> impl Iterator<Item = Ipv6Addr> {
     let client_id = request.client_id.as_deref().unwrap_or_default();
-    let is_ours = |prefix, identity: &Identity| {
-        let own = addresses.of(prefix, client_id, identity.number);
-        identity.addresses.contains(&own)
-    };
-    let mut identities = request.identities.iter();
-    request.server_id.is_some()
-        || server
-            .prefix
-            .is_some_and(|prefix| identities.any(|identity| is_ours(prefix, identity)))
+    let prefix = server.prefix;
+    request.identities.iter().filter_map(move |identity| {
+        let own = addresses.of(prefix?, client_id, identity.number);
+        identity.addresses.contains(&own).then_some(own)
+    })
 }
 
 /// An answer without an address.
@@ -228,7 +233,8 @@ fn acknowledge(
         Kind::Confirm if server.prefix.is_none() => return Err(Silence::NoSubnet),
         Kind::Confirm if !all.all(fits) => reply.status(Status::NotOnLink),
         Kind::Decline => {
-            addresses.decline(all.copied());
+            let own: Vec<_> = own(request, server, addresses).collect();
+            addresses.decline(own);
             reply.status(Status::Success);
         }
         _ => reply.status(Status::Success),

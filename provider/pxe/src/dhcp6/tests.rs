@@ -207,8 +207,11 @@ fn an_address_that_is_taken_is_not_given_again() {
     let mut addresses = Addresses::default();
     let prefix = Prefix::of(OURS).unwrap();
     let mut given = Vec::new();
+    let solicit = as_kind(PXE_SOLICIT, Kind::Solicit);
+    let id = solicit.client_id.unwrap();
+    let other = addresses.of(prefix, b"other machine", [0, 0, 0, 1]);
     for _ in 0..8 {
-        let address = addresses.of(prefix, b"machine", [0, 0, 0, 1]);
+        let address = addresses.of(prefix, &id, [0, 0, 0, 1]);
         assert!(
             prefix.contains(address) && !given.contains(&address),
             "{address}"
@@ -217,7 +220,7 @@ fn an_address_that_is_taken_is_not_given_again() {
         let request = Request {
             identities: vec![Identity {
                 number: [0, 0, 0, 1],
-                addresses: vec![address],
+                addresses: vec![address, other],
             }],
             ..as_kind(PXE_SOLICIT, Kind::Decline)
         };
@@ -232,13 +235,14 @@ fn an_address_that_is_taken_is_not_given_again() {
         );
         assert_eq!(reply.unwrap().option(13), Some(&[0, 0][..]));
     }
-    // Addresses of others, like our own, are not given away by whoever says that they are taken.
+    // Nobody speaks for another machine, or for ourselves.
+    assert_eq!(addresses.of(prefix, b"other machine", [0, 0, 0, 1]), other);
     addresses.decline([OURS]);
     // However many are declined, what is remembered is bounded, and there is an answer.
     let many = (0..10_000_u32).map(|n| addresses.of(prefix, &n.to_be_bytes(), [0; 4]));
     let many: Vec<_> = many.collect();
     addresses.decline(many);
-    addresses.of(prefix, b"machine", [0, 0, 0, 1]);
+    addresses.of(prefix, &id, [0, 0, 0, 1]);
 }
 
 /// Seen with OVMF: without an answer to its RELEASE the program it has fetched starts 70 s later.
