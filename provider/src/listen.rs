@@ -164,7 +164,7 @@ fn addresses_of(setup: &Setup, shared: &Shared) -> Addresses {
         if let Some(problem) = problem {
             tracing::error!("leases: {problem}");
         }
-        leases.restore(kept);
+        leases.restore(kept, addresses::now());
     }
     Addresses::new(
         leases,

@@ -135,8 +135,7 @@ async fn serve(
 ) -> Result<Exit, CommandError> {
     let shutdown = shutdown_signal(Arc::clone(&app.notifier), bounds.drain_max)?;
     let reloading = reload_signal(Arc::clone(&app.reloads))?;
-    // Held until the end: it answers for as long.
-    let _booting = listen::start(ports, boot, Arc::clone(&app.boot)).await?;
+    let booting = listen::start(ports, boot, Arc::clone(&app.boot)).await?;
     summarise(&app, bounds.connections_max);
     // Held until the end: it answers for as long.
     let _tftp = app.serve_tftp(tftp)?;
@@ -172,8 +171,11 @@ async fn serve(
         let operator = Arc::new(Operator(Arc::clone(&app)));
         tokio::spawn(control::serve(socket, operator, Arc::clone(&app.metrics)))
     });
-    let shutdown = async {
+    let stop = &stop;
+    let shutdown = async move {
         shutdown.await;
+        // From now on no connection is taken: no machine must be sent here.
+        drop(booting);
         // Nobody listens when nothing is announced.
         let _ = stop.send(true);
     };

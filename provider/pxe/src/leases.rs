@@ -46,6 +46,14 @@ pub struct Subnet {
     pub prefix: Option<u8>,
 }
 
+impl Subnet {
+    /// Whether an address lies in it.
+    pub fn has(&self, address: Ipv4Addr) -> bool {
+        let prefix = self.prefix.unwrap_or(RELAYED_PREFIX);
+        same_subnet(self.address, address, prefix)
+    }
+}
+
 /// An address for a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grant {
@@ -55,7 +63,7 @@ pub struct Grant {
     pub prefix: u8,
     /// For how long.
     pub lease: Duration,
-    /// Whether the client had it before: then nobody else needs to be looked for.
+    /// Whether the client has it still: then nobody else needs to be looked for.
     pub is_known: bool,
 }
 
@@ -126,13 +134,14 @@ impl Leases {
         }
     }
 
-    /// Takes over what was kept; what is in no pool any more is left out.
-    pub fn restore(&mut self, leases: impl IntoIterator<Item = Lease>) {
+    /// Takes over what was kept; what is in no pool any more is left out. No lease lasts longer than one that is given now:
+    /// the clock may have been wrong when it was written.
+    pub fn restore(&mut self, leases: impl IntoIterator<Item = Lease>, now: Duration) {
         for lease in leases {
-            if self.pools.iter().any(|pool| pool.has(lease.address)) {
+            if let Some(pool) = self.pools.iter().find(|pool| pool.has(lease.address)) {
                 let entry = Entry {
                     state: State::Given(lease.mac),
-                    until: Duration::from_secs(lease.until),
+                    until: Duration::from_secs(lease.until).min(now + pool.lease),
                 };
                 self.entries.insert(lease.address, entry);
             }
@@ -184,6 +193,7 @@ impl Leases {
             let entry = self.entries.get(address);
             !own.contains(address)
                 && subnet.address != *address
+                && pool.fits(*address, prefix)
                 && entry.is_none_or(|entry| entry.is_for(mac, now))
         };
         let never = || {
@@ -197,11 +207,12 @@ impl Leases {
             .or_else(never)
             .or_else(|| self.longest_away(pool, is_free))?;
         let old = self.entries.get(&address);
-        let is_known = old.is_some_and(|entry| entry.state == State::Given(mac));
-        let has_it_still = old.is_some_and(|entry| is_known && entry.until > now + OFFER_TIME);
-        if !has_it_still {
+        let had_it = old.is_some_and(|entry| entry.state == State::Given(mac));
+        let lasts = |at: Duration| old.is_some_and(|entry| had_it && entry.until > at);
+        let is_known = lasts(now);
+        if !lasts(now + OFFER_TIME) {
             // A machine that had the address keeps it on record if it does not take the offer.
-            let state = match is_known {
+            let state = match had_it {
                 true => State::Given(mac),
                 false => State::Offered(mac),
             };
@@ -237,7 +248,7 @@ impl Leases {
         };
         let mac = request.mac;
         if let Some(other) = request.server_id.filter(|chosen| *chosen != server) {
-            self.forget_offers(mac);
+            self.forget_offers(mac, pool);
             return Verdict::Elsewhere(other);
         }
         let (address, is_chosen) = match (request.requested, request.server_id) {
@@ -245,7 +256,7 @@ impl Leases {
             (None, _) if !request.ciaddr.is_unspecified() => (request.ciaddr, false),
             (None, _) => return Verdict::Silence,
         };
-        if !pool.has(address) {
+        if !pool.has(address) || !pool.fits(address, prefix) {
             // On this subnet somebody else may have given it, by hand; from elsewhere it is of no use here.
             let is_here = same_subnet(address, pool.first, prefix);
             return match is_chosen || !is_here {
@@ -258,7 +269,7 @@ impl Leases {
             return Verdict::Refused;
         }
         let is_known = entry.is_some_and(|entry| entry.state == State::Given(mac));
-        self.forget_offers(mac);
+        self.forget_offers(mac, pool);
         let entry = Entry {
             state: State::Given(mac),
             until: now + pool.lease,
@@ -312,9 +323,10 @@ impl Leases {
         true
     }
 
-    fn forget_offers(&mut self, mac: Mac) {
+    /// What a machine was offered there. A card that several subnets share (VLANs) may wait for an answer on another one.
+    fn forget_offers(&mut self, mac: Mac, pool: Pool) {
         self.entries
-            .retain(|_, entry| entry.state != State::Offered(mac));
+            .retain(|address, entry| entry.state != State::Offered(mac) || !pool.has(*address));
     }
 
     /// The pool for clients there, and the bits of their subnet.
@@ -329,6 +341,13 @@ impl Leases {
 impl Pool {
     fn has(&self, address: Ipv4Addr) -> bool {
         (self.first..=self.last).contains(&address)
+    }
+
+    /// Whether a machine of the pool's subnet can have an address: it lies in it, and is neither its first nor its last.
+    fn fits(&self, address: Ipv4Addr, prefix: u8) -> bool {
+        let hosts = !u32::from(mask(prefix));
+        let host = u32::from(address) & hosts;
+        same_subnet(address, self.first, prefix) && host != 0 && host != hosts
     }
 
     fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pxe::Mac;
@@ -37,6 +37,15 @@ pub(super) struct Asked {
     /// Who asks, if it boots over the network.
     pub(super) client: Option<Client>,
 }
+
+impl Asked {
+    fn seeker(&self) -> Seeker {
+        (self.request.mac, self.place.subnet.address)
+    }
+}
+
+/// A machine on a subnet: a card that several subnets share (VLANs) looks for an address on each.
+type Seeker = (Mac, Ipv4Addr);
 
 /// What became of one.
 #[derive(Debug)]
@@ -88,6 +97,13 @@ struct Checking {
     tries: u32,
 }
 
+/// Another DHCP server.
+struct Rival {
+    server: Ipv4Addr,
+    heard_at: Instant,
+    told_at: Instant,
+}
+
 /// The addresses of this server.
 pub(super) struct Addresses {
     leases: Leases,
@@ -95,8 +111,8 @@ pub(super) struct Addresses {
     /// Without one, leases live as long as the process, and the conflict check stands in for them afterwards.
     file: Option<LeaseFile>,
     metrics: Arc<BootMetrics>,
-    checks: JoinSet<(Mac, io::Result<Use>)>,
-    checking: BTreeMap<Mac, Checking>,
+    checks: JoinSet<(Seeker, io::Result<Use>)>,
+    checking: BTreeMap<Seeker, Checking>,
     /// Given, and not yet on the disk.
     unwritten: Vec<(Box<Asked>, Grant)>,
     writing: Option<JoinHandle<io::Result<()>>>,
@@ -104,8 +120,9 @@ pub(super) struct Addresses {
     is_changed: bool,
     ready: VecDeque<Outcome>,
     /// Other servers, by interface.
-    rivals: BTreeMap<u32, (Ipv4Addr, Instant)>,
+    rivals: BTreeMap<u32, Rival>,
     warned_at: Option<Instant>,
+    unkept_at: Option<Instant>,
 }
 
 impl Addresses {
@@ -129,6 +146,7 @@ impl Addresses {
             ready: VecDeque::new(),
             rivals: BTreeMap::new(),
             warned_at: None,
+            unkept_at: None,
         };
         addresses.count();
         addresses
@@ -147,7 +165,7 @@ impl Addresses {
             Kind::Request => self.request(asked),
             Kind::Decline => {
                 if let Some(address) = asked.request.requested
-                    && self.leases.avoid(address, Some(mac), since_epoch())
+                    && self.leases.avoid(address, Some(mac), now())
                 {
                     tracing::warn!(%mac, %address, "a client found the address in use that it was given");
                     add(&self.metrics.conflicts_total, 1);
@@ -156,10 +174,7 @@ impl Addresses {
                 Outcome::Silence(Fate::NotBooting)
             }
             Kind::Release => {
-                if self
-                    .leases
-                    .release(mac, asked.request.ciaddr, since_epoch())
-                {
+                if self.leases.release(mac, asked.request.ciaddr, now()) {
                     self.changed();
                 }
                 Outcome::Silence(Fate::NotBooting)
@@ -170,16 +185,25 @@ impl Addresses {
 
     /// Whether addresses are offered there: there is a pool, and no other server.
     fn gives(&self, place: &Place) -> bool {
-        let has_rival = self
-            .rivals
+        !self.has_rival(place) && self.leases.serves(place.subnet)
+    }
+
+    fn has_rival(&self, place: &Place) -> bool {
+        self.rivals
             .get(&place.index)
-            .is_some_and(|(_, heard_at)| heard_at.elapsed() < RIVAL_MEMORY);
-        !has_rival && self.leases.serves(place.subnet)
+            .is_some_and(|rival| rival.heard_at.elapsed() < RIVAL_MEMORY)
+    }
+
+    /// Whether a client that names no server has its address from here.
+    fn is_ours(&self, request: &Request) -> bool {
+        let address = request.requested.unwrap_or(request.ciaddr);
+        self.leases.owner(address, now()) == Some(request.mac)
     }
 
     fn discover(&mut self, asked: Box<Asked>, tries: u32) -> Outcome {
         let mac = asked.request.mac;
-        if let Some(checking) = self.checking.get_mut(&mac) {
+        let seeker = asked.seeker();
+        if let Some(checking) = self.checking.get_mut(&seeker) {
             // It asks again while its address is looked at: the newest question is answered.
             checking.asked = asked;
             return Outcome::Later;
@@ -187,7 +211,7 @@ impl Addresses {
         let place = &asked.place;
         let grant = self
             .leases
-            .offer(&asked.request, place.subnet, &place.own, since_epoch());
+            .offer(&asked.request, place.subnet, &place.own, now());
         let Some(grant) = grant else {
             self.warn_of_emptiness(place);
             return Outcome::Silence(Fate::NoAddress);
@@ -198,19 +222,23 @@ impl Addresses {
         }
         let neighbour = (!asked.request.is_relayed()).then_some(place.index);
         let address = grant.address;
-        self.checks
-            .spawn(async move { (mac, conflict::look_for_user(address, mac, neighbour).await) });
+        self.checks.spawn(async move {
+            (
+                seeker,
+                conflict::look_for_user(address, mac, neighbour).await,
+            )
+        });
         let checking = Checking {
             asked,
             grant,
             tries,
         };
-        self.checking.insert(mac, checking);
+        self.checking.insert(seeker, checking);
         Outcome::Later
     }
 
-    fn checked(&mut self, done: Result<(Mac, io::Result<Use>), JoinError>) -> Outcome {
-        let (mac, used) = match done {
+    fn checked(&mut self, done: Result<(Seeker, io::Result<Use>), JoinError>) -> Outcome {
+        let (seeker, used) = match done {
             Ok(done) => done,
             Err(error) => {
                 tracing::error!(%error, "a conflict check ended");
@@ -221,13 +249,13 @@ impl Addresses {
             asked,
             grant,
             tries,
-        }) = self.checking.remove(&mac)
+        }) = self.checking.remove(&seeker)
         else {
             return Outcome::Later;
         };
         let used = used.unwrap_or_else(|error| {
             // The client looks as well before it uses an address.
-            tracing::debug!(%mac, %error, "an address could not be looked at");
+            tracing::debug!(address = %grant.address, %error, "an address could not be looked at");
             Use::Free
         });
         match used {
@@ -241,9 +269,9 @@ impl Addresses {
                     "somebody uses an address of --dhcp-range"
                 );
                 add(&self.metrics.conflicts_total, 1);
-                self.leases.avoid(grant.address, None, since_epoch());
+                self.leases.avoid(grant.address, None, now());
             }
-            Use::Doubtful => self.leases.doubt(grant.address, since_epoch()),
+            Use::Doubtful => self.leases.doubt(grant.address, now()),
         }
         match tries + 1 < CHECKS_PER_CLIENT_MAX {
             true => self.discover(asked, tries + 1),
@@ -253,9 +281,16 @@ impl Addresses {
 
     fn request(&mut self, asked: Box<Asked>) -> Outcome {
         let place = &asked.place;
-        let verdict =
-            self.leases
-                .request(&asked.request, place.subnet, place.server, since_epoch());
+        if asked.request.server_id.is_none()
+            && self.has_rival(place)
+            && !self.is_ours(&asked.request)
+        {
+            // The other server's client, which that one answers.
+            return Outcome::Silence(Fate::NotOurs);
+        }
+        let verdict = self
+            .leases
+            .request(&asked.request, place.subnet, place.server, now());
         match verdict {
             Verdict::Given(grant) => {
                 let grant = self.grant(grant);
@@ -263,6 +298,10 @@ impl Addresses {
                     self.changed();
                     return Outcome::Answer(asked, Some(grant));
                 }
+                // A machine that asks again while the disk is slow is answered once.
+                let seeker = asked.seeker();
+                self.unwritten
+                    .retain(|(before, _)| before.seeker() != seeker);
                 self.unwritten.push((asked, grant));
                 self.changed();
                 Outcome::Later
@@ -316,10 +355,20 @@ impl Addresses {
     fn found_rival(&mut self, index: u32, interface: &str, server: Ipv4Addr) {
         add(&self.metrics.rivals_total, 1);
         let now = Instant::now();
-        let before = self.rivals.insert(index, (server, now));
-        let is_news = before.is_none_or(|(known, heard_at)| {
-            known != server || now.saturating_duration_since(heard_at) >= RIVAL_MEMORY
+        let is_older = |at: Instant, age| now.saturating_duration_since(at) >= age;
+        let before = self.rivals.get(&index);
+        // Whoever makes servers up does not fill the log.
+        let is_news = before.is_none_or(|before| {
+            is_older(before.heard_at, RIVAL_MEMORY)
+                || before.server != server && is_older(before.told_at, WARN_AGAIN)
         });
+        let told_at = before.filter(|_| !is_news).map(|before| before.told_at);
+        let rival = Rival {
+            server,
+            heard_at: now,
+            told_at: told_at.unwrap_or(now),
+        };
+        self.rivals.insert(index, rival);
         if is_news {
             let minutes = RIVAL_MEMORY.as_secs() / 60;
             tracing::error!(
@@ -331,10 +380,7 @@ impl Addresses {
     }
 
     fn warn_of_emptiness(&mut self, place: &Place) {
-        let now = Instant::now();
-        let is_due = |at: Instant| now.saturating_duration_since(at) >= WARN_AGAIN;
-        if self.warned_at.is_none_or(is_due) {
-            self.warned_at = Some(now);
+        if is_due(&mut self.warned_at) {
             tracing::warn!(
                 interface = place.interface,
                 "no address of --dhcp-range is free"
@@ -344,7 +390,7 @@ impl Addresses {
 
     /// Shows how many addresses are given.
     fn count(&self) {
-        let now = since_epoch().as_secs();
+        let now = now().as_secs();
         let given = self.leases.given().filter(|lease| lease.until > now);
         let given = u64::try_from(given.count()).unwrap_or(u64::MAX);
         self.metrics.leases.store(given, Ordering::Relaxed);
@@ -376,7 +422,9 @@ impl Addresses {
         };
         if let Some(error) = failed {
             // A LAN without addresses is worse than a table that forgets: the conflict check is still there.
-            tracing::error!(error, "the leases cannot be kept");
+            if is_due(&mut self.unkept_at) {
+                tracing::error!(error, "the leases cannot be kept");
+            }
         }
         let answers = self.being_written.drain(..);
         self.ready
@@ -401,6 +449,15 @@ impl Addresses {
     }
 }
 
+/// Whether the same trouble is to be said again.
+fn is_due(told_at: &mut Option<Instant>) -> bool {
+    let is_due = told_at.is_none_or(|at| at.elapsed() >= WARN_AGAIN);
+    if is_due {
+        *told_at = Some(Instant::now());
+    }
+    is_due
+}
+
 async fn finished(
     writing: Option<&mut JoinHandle<io::Result<()>>>,
 ) -> Result<io::Result<()>, JoinError> {
@@ -410,9 +467,117 @@ async fn finished(
     }
 }
 
-/// Leases outlive the process, so they are counted by the clock of the machine.
-fn since_epoch() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
+/// Leases outlive the process, so they are counted from the Unix epoch; but by a clock that nobody sets: when the machine
+/// learns what time it is, no lease ends or lasts for ever.
+pub(super) fn now() -> Duration {
+    static START: LazyLock<(Duration, Instant)> = LazyLock::new(|| {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        (since_epoch.unwrap_or_default(), Instant::now())
+    });
+    let (since_epoch, started) = &*START;
+    *since_epoch + started.elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddrV4;
+
+    use pxe::leases::{Pool, Subnet};
+    use pxe::strategy::Arrival;
+
+    use super::*;
+
+    const OWN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(198, 51, 100, 1)];
+
+    fn addresses() -> Addresses {
+        let pools = OWN.map(|own| Pool {
+            first: Ipv4Addr::from(u32::from(own) + 100),
+            last: Ipv4Addr::from(u32::from(own) + 110),
+            prefix: Some(24),
+            lease: Duration::from_secs(3_600),
+        });
+        let metrics = Arc::new(BootMetrics::default());
+        Addresses::new(Leases::new(pools.to_vec()), Told::default(), None, metrics)
+    }
+
+    /// What the same machine asks on the subnet of one of our addresses.
+    fn asked(kind: Kind, server: Ipv4Addr) -> Asked {
+        let bytes = rival::question(Kind::Discover, [1, 2, 3, 4], server);
+        let mut request = Request::parse(&bytes).unwrap();
+        request.kind = kind;
+        let subnet = Subnet {
+            address: server,
+            prefix: Some(24),
+        };
+        let place = Place {
+            arrival: Arrival::Port67,
+            index: u32::from(server.octets()[0]),
+            interface: "eth0".to_owned(),
+            server,
+            peer: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68),
+            relay: None,
+            subnet,
+            is_routed: false,
+            own: OWN.to_vec(),
+        };
+        Asked {
+            request,
+            place,
+            client: None,
+        }
+    }
+
+    #[test]
+    fn our_own_address_on_another_interface_is_no_rival() {
+        let mut addresses = addresses();
+        for (chosen, rivals) in [(OWN[1], 0), (Ipv4Addr::new(192, 0, 2, 9), 1)] {
+            let mut asked = asked(Kind::Request, OWN[0]);
+            asked.request.server_id = Some(chosen);
+            asked.request.requested = Some(Ipv4Addr::new(192, 0, 2, 101));
+            let outcome = addresses.asked(asked);
+            assert!(
+                matches!(outcome, Outcome::Silence(Fate::NotOurs)),
+                "{outcome:?}"
+            );
+            assert_eq!(addresses.rivals.len(), rivals, "{chosen}");
+        }
+    }
+
+    #[test]
+    fn clients_of_another_server_are_left_to_it() {
+        let mut addresses = addresses();
+        let keeps = |mac: u8, last: u8| {
+            let mut asked = asked(Kind::Request, OWN[0]);
+            asked.request.mac.0[5] = mac;
+            asked.request.requested = Some(Ipv4Addr::new(192, 0, 2, last));
+            asked
+        };
+        let outcome = addresses.asked(keeps(1, 101));
+        assert!(matches!(outcome, Outcome::Answer(..)), "{outcome:?}");
+        let index = keeps(1, 101).place.index;
+        addresses.found_rival(index, "eth0", Ipv4Addr::new(192, 0, 2, 9));
+        // Neither taken away from it nor refused.
+        for last in [102, 101] {
+            let outcome = addresses.asked(keeps(2, last));
+            assert!(matches!(outcome, Outcome::Silence(_)), "{outcome:?}");
+        }
+        let outcome = addresses.asked(keeps(1, 101));
+        assert!(matches!(outcome, Outcome::Answer(..)), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn a_card_that_two_subnets_share_is_offered_an_address_on_each() {
+        let mut addresses = addresses();
+        for own in OWN {
+            let outcome = addresses.asked(asked(Kind::Discover, own));
+            assert!(matches!(outcome, Outcome::Later), "{outcome:?}");
+        }
+        for _ in OWN {
+            let outcome = addresses.next().await;
+            let Outcome::Answer(asked, Some(grant)) = outcome else {
+                panic!("{outcome:?}");
+            };
+            assert!(asked.place.subnet.has(grant.address()), "{grant:?}");
+        }
+    }
 }

@@ -43,7 +43,9 @@ pub(super) struct Place {
     pub(super) relay: Option<Ipv4Addr>,
     /// The subnet of the client.
     pub(super) subnet: Subnet,
-    /// All addresses of the interface.
+    /// Whether the client itself wrote to us through routers. Then they know the way back.
+    pub(super) is_routed: bool,
+    /// All addresses of this machine.
     pub(super) own: Vec<Ipv4Addr>,
 }
 
@@ -58,17 +60,21 @@ pub(super) struct Letter {
 
 impl Letter {
     fn new(reply: &Reply, to: Destination, request: &Request, place: &Place, fate: Fate) -> Self {
-        let (to, interface) = match to {
-            Destination::Broadcast => (
-                SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT),
+        // Beyond a relay or a router the routes know the way.
+        let is_near = !request.is_relayed() && !place.is_routed;
+        let near = is_near.then_some(place.index);
+        let everybody = |port| {
+            (
+                SocketAddrV4::new(Ipv4Addr::BROADCAST, port),
                 Some(place.index),
-            ),
-            // Beyond a relay the routes know the way.
-            Destination::Unicast(to, port) if request.is_relayed() => {
-                (SocketAddrV4::new(to, port), None)
-            }
-            Destination::Unicast(to, port) => (SocketAddrV4::new(to, port), Some(place.index)),
-            Destination::Sender => (place.peer, Some(place.index)),
+            )
+        };
+        let (to, interface) = match to {
+            Destination::Broadcast => everybody(CLIENT_PORT),
+            Destination::Unicast(to, port) => (SocketAddrV4::new(to, port), near),
+            // An old ROM may ask everybody before it uses its address; the kernel would send to itself.
+            Destination::Sender if place.peer.ip().is_unspecified() => everybody(place.peer.port()),
+            Destination::Sender => (place.peer, near),
         };
         Self {
             bytes: reply.encode(),
@@ -308,8 +314,7 @@ impl Desk {
         match socket.send(&letter.bytes, letter.way) {
             Ok(()) => self.shared.metrics.count(letter.fate),
             Err(error) => {
-                tracing::warn!(to = %letter.way.to, %error, "an answer could not be sent");
-                self.shared.metrics.count(Fate::Unsent);
+                self.shared.not_sent(letter.way.to.into(), &error);
             }
         }
     }
@@ -318,6 +323,13 @@ impl Desk {
     fn place(&mut self, arrival: Arrival, received: Received, request: &Request) -> Option<Place> {
         let now = Instant::now();
         let interface = self.interfaces.get(received.interface, now)?.clone();
+        let own = self.interfaces.own(now).to_vec();
+        let near = Subnet {
+            address: interface.address,
+            prefix: Some(interface.prefix),
+        };
+        let peer = *received.peer.ip();
+        let is_routed = !request.is_relayed() && !peer.is_unspecified() && !near.has(peer);
         let (server, subnet) = if request.is_relayed() {
             // As the relay reaches us, or else as its datagram did.
             let towards = address_towards(request.giaddr)?;
@@ -331,16 +343,16 @@ impl Desk {
             )
         } else {
             let asked = [received.sent_to];
-            let known = interface.addresses.contains(&received.sent_to);
-            let asked = self.http.reached(&asked).filter(|_| known);
+            let is_asked = own.contains(&received.sent_to);
+            let asked = self.http.reached(&asked).filter(|_| is_asked);
             let server = asked.or_else(|| self.http.reached(&interface.addresses))?;
-            (
-                server,
-                Subnet {
-                    address: interface.address,
-                    prefix: Some(interface.prefix),
-                },
-            )
+            // Who got an address through a relay keeps it by asking without one.
+            let far = Subnet {
+                address: request.ciaddr,
+                prefix: None,
+            };
+            let is_far = is_asked && is_routed && peer == request.ciaddr;
+            (server, if is_far { far } else { near })
         };
         Some(Place {
             arrival,
@@ -350,7 +362,8 @@ impl Desk {
             peer: received.peer,
             relay: request.is_relayed().then_some(request.giaddr),
             subnet,
-            own: interface.addresses,
+            is_routed,
+            own,
         })
     }
 
@@ -359,12 +372,9 @@ impl Desk {
         let Some(addresses) = &mut self.addresses else {
             return;
         };
-        let all = self.interfaces.all(Instant::now());
-        let own: Vec<Ipv4Addr> = all
-            .values()
-            .flat_map(|interface| interface.addresses.clone())
-            .collect();
-        if let Some(interface) = all.get(&received.interface) {
+        let now = Instant::now();
+        let own = self.interfaces.own(now).to_vec();
+        if let Some(interface) = self.interfaces.get(received.interface, now) {
             addresses.heard(received.interface, &interface.name, bytes, &own);
         }
     }
@@ -423,5 +433,77 @@ async fn wait(due: Option<tokio::time::Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listen::rival;
+
+    const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const NEAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 50);
+    const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 50);
+
+    /// Where the answer to an INFORM at `arrival` goes, of a client with the address `ciaddr` whose datagram has `peer`.
+    fn way(arrival: Arrival, ciaddr: Ipv4Addr, peer: Ipv4Addr) -> (String, Option<u32>) {
+        let question = rival::question(Kind::Inform, [1, 2, 3, 4], ciaddr);
+        let request = Request::parse(&question).unwrap();
+        let subnet = Subnet {
+            address: SERVER,
+            prefix: Some(24),
+        };
+        let place = Place {
+            arrival,
+            index: 7,
+            interface: "eth0".to_owned(),
+            server: SERVER,
+            peer: SocketAddrV4::new(peer, 4011),
+            relay: None,
+            subnet,
+            is_routed: !peer.is_unspecified() && !subnet.has(peer),
+            own: vec![SERVER],
+        };
+        let reply = Reply::to(&request, Kind::Ack, SERVER);
+        let to = match arrival {
+            Arrival::Port67 => reply.destination(&request),
+            Arrival::Port4011 => Destination::Sender,
+        };
+        let letter = Letter::new(&reply, to, &request, &place, Fate::Answered);
+        assert_eq!(letter.way.from, Some(SERVER));
+        (letter.way.to.to_string(), letter.way.interface)
+    }
+
+    #[test]
+    fn answers_leave_by_their_interface_or_by_the_routes() {
+        // C19
+        let nobody = Ipv4Addr::UNSPECIFIED;
+        for (arrival, ciaddr, peer, to, interface) in [
+            (Arrival::Port4011, NEAR, NEAR, "192.0.2.50:4011", Some(7)),
+            (Arrival::Port4011, FAR, FAR, "198.51.100.50:4011", None),
+            (
+                Arrival::Port4011,
+                nobody,
+                nobody,
+                "255.255.255.255:4011",
+                Some(7),
+            ),
+            (Arrival::Port67, NEAR, NEAR, "192.0.2.50:68", Some(7)),
+            (Arrival::Port67, FAR, FAR, "198.51.100.50:68", None),
+            (
+                Arrival::Port67,
+                nobody,
+                nobody,
+                "255.255.255.255:68",
+                Some(7),
+            ),
+        ] {
+            let found = way(arrival, ciaddr, peer);
+            assert_eq!(
+                found,
+                (to.to_owned(), interface),
+                "{arrival:?} {ciaddr} {peer}"
+            );
+        }
     }
 }

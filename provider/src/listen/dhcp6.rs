@@ -122,14 +122,10 @@ impl Desk {
             return;
         };
         // A datagram that the kernel has no room for is lost, like any other.
-        let fate = match socket.try_send_to(&bytes, to.into()) {
-            Ok(_) => fate,
-            Err(error) => {
-                tracing::warn!(%to, %error, "an answer could not be sent");
-                Fate::Unsent
-            }
-        };
-        self.shared.metrics.count(fate);
+        match socket.try_send_to(&bytes, to.into()) {
+            Ok(_) => self.shared.metrics.count(fate),
+            Err(error) => self.shared.not_sent(to.into(), &error),
+        }
     }
 
     /// The answer to one datagram.

@@ -30,6 +30,8 @@ pub(crate) struct Interfaces {
     /// Only these, when any are named.
     only: Vec<String>,
     known: BTreeMap<u32, Interface>,
+    /// Every address of this machine, also those of interfaces that are not served.
+    own: Vec<Ipv4Addr>,
     looked_at: Option<Instant>,
 }
 
@@ -39,6 +41,7 @@ impl Interfaces {
         Self {
             only: only.to_vec(),
             known: BTreeMap::new(),
+            own: Vec::new(),
             looked_at: None,
         }
     }
@@ -47,6 +50,12 @@ impl Interfaces {
     pub(crate) fn get(&mut self, index: u32, now: Instant) -> Option<&Interface> {
         self.look(now);
         self.known.get(&index)
+    }
+
+    /// Every address of this machine.
+    pub(crate) fn own(&mut self, now: Instant) -> &[Ipv4Addr] {
+        self.look(now);
+        &self.own
     }
 
     /// All of them with their numbers.
@@ -63,9 +72,19 @@ impl Interfaces {
         }
         self.looked_at = Some(now);
         match if_addrs::get_if_addrs() {
-            Ok(found) => self.known = table(&self.only, found),
+            Ok(found) => {
+                self.own = found.iter().filter_map(own_address).collect();
+                self.known = table(&self.only, found);
+            }
             Err(error) => tracing::warn!(%error, "the interfaces of this machine cannot be read"),
         }
+    }
+}
+
+fn own_address(one: &if_addrs::Interface) -> Option<Ipv4Addr> {
+    match &one.addr {
+        IfAddr::V4(address) => Some(address.ip),
+        IfAddr::V6(_) => None,
     }
 }
 
@@ -128,6 +147,13 @@ mod tests {
         };
         assert!(!names(&[]).contains(&"lo".to_owned()));
         assert_eq!(names(&["lo", "none9"]), ["lo"]);
+        let loopback = Ipv4Addr::new(127, 0, 0, 1);
+        assert!(
+            Interfaces::new(&["none9".to_owned()])
+                .own(now)
+                .contains(&loopback),
+            "an address is this machine's wherever it is"
+        );
     }
 
     #[test]

@@ -41,11 +41,9 @@ pub(super) async fn find(
     socket: &Watched,
     interfaces: &mut Interfaces,
 ) -> io::Result<Option<Rival>> {
-    let all = interfaces.all(std::time::Instant::now()).clone();
-    let own: Vec<Ipv4Addr> = all
-        .values()
-        .flat_map(|interface| interface.addresses.clone())
-        .collect();
+    let now = std::time::Instant::now();
+    let own = interfaces.own(now).to_vec();
+    let all = interfaces.all(now).clone();
     let mut buffer = vec![0; DATAGRAM_MAX];
     let mut xid = [0; 4];
     rustix::rand::getrandom(&mut xid, rustix::rand::GetRandomFlags::empty())?;
@@ -86,7 +84,7 @@ pub(super) async fn find(
 
 /// A question in the name of a machine that does not exist: an address made up by software, with the number of the question
 /// in it.
-fn question(kind: Kind, xid: [u8; 4], own: Ipv4Addr) -> Vec<u8> {
+pub(super) fn question(kind: Kind, xid: [u8; 4], own: Ipv4Addr) -> Vec<u8> {
     const BROADCAST_FLAG: [u8; 2] = [0x80, 0];
     const MAGIC: [u8; 4] = [99, 130, 83, 99];
     let mut bytes = vec![1, 1, 6, 0];

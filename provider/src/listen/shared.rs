@@ -1,6 +1,7 @@
 //! What the boot services have in common with the rest of the provider: counters, the policy, and what is shown.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) machines: Arc<Machines>,
     /// How many offers are logged.
     pub(crate) lines: Lines,
+    /// How many answers that could not be sent are logged.
+    pub(crate) unsent: Lines,
 }
 
 impl Shared {
@@ -77,10 +80,6 @@ impl Shared {
                 strategy = answer.strategy, file = answer.reply.file, arrival = ?place.arrival, "boot offered"
             );
         }
-        if !answer.reply.yiaddr.is_unspecified() {
-            let lease = Event::LeaseGiven(answer.reply.yiaddr);
-            self.machines.note(client.mac, lease);
-        }
         let strategy = answer.strategy;
         let file = answer.reply.file.clone();
         self.machines.note(
@@ -90,6 +89,14 @@ impl Shared {
                 Arrival::Port4011 => Event::BinlAnswered { strategy, file },
             },
         );
+    }
+
+    /// The kernel did not take an answer. Forged questions have answers that go nowhere.
+    pub(super) fn not_sent(&self, to: SocketAddr, error: &io::Error) {
+        self.metrics.count(Fate::Unsent);
+        if self.unsent.may_tell(Instant::now()) {
+            tracing::warn!(%to, %error, "an answer could not be sent");
+        }
     }
 
     /// A client has an address of ours.

@@ -179,6 +179,7 @@ pub(super) fn build(
         note: ports.note.clone(),
         metrics: Arc::clone(&metrics.boot),
         lines: Lines::default(),
+        unsent: Lines::default(),
         machines: Arc::clone(&machines),
     });
     let app = App {

@@ -135,7 +135,11 @@ fn expired_leases_are_remembered_until_the_address_is_needed() {
     let later = at(10) + LEASE;
     assert_eq!(leases.owner(ip(10), later), None);
     let back = leases.offer(&discover(mac(2)), LAN, &[], later).unwrap();
-    assert_eq!((back.address, back.is_known), (ip(11), true));
+    assert_eq!(
+        (back.address, back.is_known),
+        (ip(11), false),
+        "somebody may have taken it meanwhile"
+    );
     assert_eq!(
         leases.offered(mac(3), later),
         Some(ip(10)),
@@ -270,12 +274,65 @@ fn leases_are_kept_and_those_of_other_pools_left_out() {
         address,
         until: at(60).as_secs(),
     };
-    leases.restore([kept(ip(15)), kept(ip(99))]);
+    leases.restore([kept(ip(15)), kept(ip(99))], at(0));
     assert_eq!(leases.given().collect::<Vec<_>>(), [kept(ip(15))]);
     assert_eq!(leases.offered(mac(5), at(0)), Some(ip(15)));
     assert!(leases.release(mac(5), ip(15), at(1)));
     assert!(!leases.release(mac(6), ip(15), at(1)));
     assert_eq!(leases.owner(ip(15), at(2)), None);
+}
+
+#[test]
+fn a_lease_that_was_written_by_a_wrong_clock_ends() {
+    let mut leases = leases(10, 10);
+    let far = Lease {
+        mac: mac(5),
+        address: ip(10),
+        until: u64::MAX,
+    };
+    leases.restore([far], at(0));
+    assert_eq!(leases.offered(mac(6), at(1)), None);
+    assert_eq!(leases.offered(mac(6), at(0) + LEASE), Some(ip(10)));
+}
+
+#[test]
+fn only_addresses_of_machines_of_the_subnet_are_given() {
+    let whole = |first, last| {
+        Leases::new(vec![Pool {
+            first,
+            last,
+            ..leases(0, 0).pools[0]
+        }])
+    };
+    let mut all = whole(ip(0), ip(255));
+    let got: Vec<_> = (1..=255)
+        .filter_map(|last| all.offered(mac(last), at(0)))
+        .collect();
+    assert_eq!(got.first(), Some(&ip(2)), "neither the subnet nor us");
+    assert_eq!((got.len(), got.last()), (253, Some(&ip(254))));
+    assert_eq!(all.rebooted(mac(0), ip(255), at(0)), Verdict::Silence);
+    // A range that goes on into the next subnet.
+    let mut long = whole(ip(254), Ipv4Addr::new(10, 0, 1, 9));
+    assert_eq!(long.offered(mac(1), at(0)), Some(ip(254)));
+    assert_eq!(long.offered(mac(2), at(0)), None);
+}
+
+#[test]
+fn an_offer_on_another_subnet_stays_when_a_card_takes_one_here() {
+    let far = Pool {
+        first: Ipv4Addr::new(10, 9, 0, 10),
+        last: Ipv4Addr::new(10, 9, 0, 10),
+        ..leases(10, 10).pools[0]
+    };
+    let mut leases = Leases::new(vec![leases(10, 10).pools[0], far]);
+    let there = Subnet {
+        address: Ipv4Addr::new(10, 9, 0, 1),
+        prefix: Some(24),
+    };
+    leases.offered(mac(1), at(0));
+    assert!(leases.offer(&discover(mac(1)), there, &[], at(0)).is_some());
+    leases.taken(mac(1), ip(10), at(0));
+    assert_eq!(leases.offer(&discover(mac(2)), there, &[], at(0)), None);
 }
 
 #[test]
