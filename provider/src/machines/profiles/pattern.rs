@@ -85,12 +85,31 @@ impl Word {
             Self::Product(part) => has(&facts.product, part),
             Self::Firmware(part) => has(&facts.firmware, part),
             Self::Serial(whole) => is(&facts.serial, whole),
-            Self::Uuid(whole) => is(&facts.uuid, whole),
+            Self::Uuid(whole) => {
+                is(&facts.uuid, whole) || turned(whole).is_some_and(|other| is(&facts.uuid, &other))
+            }
             Self::Arch(arch) => subject.arch == Some(*arch),
             Self::Interface(name) => facts.interface.as_ref() == Some(name),
             Self::Relay(address) => facts.relay == Some(*address),
         }
     }
+}
+
+/// A UUID with the bytes of its first three groups turned around: SMBIOS keeps them so, and some firmware sends them as they
+/// are kept and some as they are written.
+fn turned(uuid: &str) -> Option<String> {
+    let group = |group: &str| -> Option<String> {
+        let bytes = group.len() / 2;
+        let pairs: Option<Vec<&str>> = (0..bytes)
+            .rev()
+            .map(|at| group.get(2 * at..2 * at + 2))
+            .collect();
+        Some(pairs?.concat())
+    };
+    let [a, b, c, d, e] = uuid.split('-').collect::<Vec<_>>()[..] else {
+        return None;
+    };
+    Some([&group(a)?, &group(b)?, &group(c)?, d, e].join("-"))
 }
 
 impl FromStr for Pattern {
@@ -214,6 +233,7 @@ mod tests {
             manufacturer: Some("Dell Inc.".to_owned()),
             product: Some("PowerEdge R640".to_owned()),
             serial: Some("ABC123".to_owned()),
+            uuid: Some("33221100-5544-7766-8899-aabbccddeeff".to_owned()),
             interface: Some("eth1".to_owned()),
             relay: Some([10, 0, 0, 1].into()),
             ..Facts::default()
@@ -242,6 +262,10 @@ mod tests {
             ("serial=abc123", true),
             ("serial=abc", false),
             ("uuid=1", false),
+            ("uuid=33221100-5544-7766-8899-AABBCCDDEEFF", true),
+            ("uuid=00112233-4455-6677-8899-aabbccddeeff", true),
+            ("uuid=00112233-4455-6677-9988-aabbccddeeff", false),
+            ("uuid=\u{e4}\u{e4}x-1-2-3-4", false),
             ("interface=eth1 relay=10.0.0.1", true),
             ("interface=eth", false),
         ] {
