@@ -1,15 +1,16 @@
 //! Saying what this machine serves.
+//!
+//! An advertisement never changes: what is to be said next, and also another address, is said by a new one. mdns-sd could
+//! add to one that stands, but hears its own answers while it asks whether the new part is taken, takes them for somebody
+//! else's, and gives itself one name after the other.
 
 use std::net::IpAddr;
 
 use boot_manifest::{Arch, Channel, Digest, KeyId};
-use mdns_sd::{IfKind, IfPredicate, ServiceInfo};
+use mdns_sd::ServiceInfo;
 
 use crate::hint::txt;
 use crate::{Daemon, DiscoveryError, SERVICE_TYPE};
-
-/// Addresses are looked at again this often, in seconds: a lease that came later is announced soon after.
-const ADDRESS_CHECK_SECONDS: u32 = 2;
 
 /// The longest host label (RFC 1035) less the prefix of the instance name.
 const HOST_LENGTH_MAX: usize = 63 - INSTANCE_PREFIX.len();
@@ -46,35 +47,35 @@ pub struct Advert {
 pub struct Advertiser {
     daemon: Daemon,
     current: Advert,
+    places: Vec<Place>,
 }
 
+/// An address of this machine, and the interface that has it.
+type Place = (u32, IpAddr);
+
 impl Advertiser {
-    /// Starts advertising on every interface but loopback, with the addresses each has now or gets later.
+    /// Starts advertising on every interface but loopback, with the addresses each has now.
     pub fn start(advert: Advert) -> Result<Self, DiscoveryError> {
+        let places = places(&advert.listen)?;
         let daemon = Daemon::start()?;
-        daemon.0.set_ip_check_interval(ADDRESS_CHECK_SECONDS)?;
-        daemon.0.register(service_info(&advert)?)?;
+        daemon.0.register(service_info(&advert, &places)?)?;
         Ok(Self {
             daemon,
             current: advert,
+            places,
         })
     }
 
-    /// Announces new facts, for example another manifest. The same facts again only check that advertising still works;
-    /// after an error start anew.
-    pub fn update(&mut self, advert: Advert) -> Result<(), DiscoveryError> {
-        if advert == self.current {
-            return self.daemon.check();
+    /// Announces what is new: other facts, for example another manifest, or other addresses of this machine. When nothing
+    /// is, it only checks that advertising still works. After an error start anew.
+    pub fn update(self, advert: Advert) -> Result<Self, DiscoveryError> {
+        if advert == self.current && places(&advert.listen)? == self.places {
+            self.daemon.check()?;
+            return Ok(self);
         }
-        let info = service_info(&advert)?;
-        let old = instance(&self.current.host);
-        if instance(&advert.host) != old {
-            // The status comes when the goodbye is out; nothing here depends on it.
-            let _status = self.daemon.0.unregister(&format!("{old}.{SERVICE_TYPE}"))?;
-        }
-        self.daemon.0.register(info)?;
-        self.current = advert;
-        Ok(())
+        // First the goodbye of the old one: two at once would take each other's names.
+        drop(self);
+        Self::start(advert)
     }
 
     /// The instance name others see, unless it was taken and a number was added.
@@ -88,7 +89,21 @@ impl Advertiser {
     }
 }
 
-fn service_info(advert: &Advert) -> Result<ServiceInfo, DiscoveryError> {
+/// The addresses that lead to a server that listens on `listen`, on interfaces that work.
+fn places(listen: &[IpAddr]) -> Result<Vec<Place>, DiscoveryError> {
+    let interfaces = if_addrs::get_if_addrs().map_err(|error| DiscoveryError(error.to_string()))?;
+    let mut places: Vec<Place> = interfaces
+        .iter()
+        .filter(|interface| interface.is_oper_up())
+        .map(|interface| (interface.index.unwrap_or(0), interface.ip()))
+        .filter(|(_, address)| listen.iter().any(|one| leads_to(*one, *address)))
+        .collect();
+    // The kernel lists them in no order that can be relied on.
+    places.sort_unstable();
+    Ok(places)
+}
+
+fn service_info(advert: &Advert, places: &[Place]) -> Result<ServiceInfo, DiscoveryError> {
     let mut properties = vec![
         (txt::CHANNEL, advert.channel.to_string()),
         (txt::ARCH, advert.arch.as_str().to_owned()),
@@ -111,20 +126,15 @@ fn service_info(advert: &Advert) -> Result<ServiceInfo, DiscoveryError> {
         properties.push((txt::KEY_ID, ids.join(",")));
     }
     let host = host_label(&advert.host);
-    let mut info = ServiceInfo::new(
+    let addresses: Vec<IpAddr> = places.iter().map(|(_, address)| *address).collect();
+    Ok(ServiceInfo::new(
         SERVICE_TYPE,
         &instance(&advert.host),
         &format!("{host}.local."),
-        "",
+        addresses.as_slice(),
         advert.port,
         properties.as_slice(),
-    )?
-    .enable_addr_auto();
-    let listen = advert.listen.clone();
-    info.set_interfaces(vec![IfKind::Predicate(IfPredicate::new(
-        move |interface| listen.iter().any(|one| leads_to(*one, interface.ip())),
-    ))]);
-    Ok(info)
+    )?)
 }
 
 /// Whether a connection to `address` of this machine reaches a server that listens on `listen`.
@@ -218,7 +228,8 @@ mod tests {
 
     #[test]
     fn the_advertisement_has_the_names_users_know() {
-        let info = service_info(&advert("box")).unwrap();
+        let address: IpAddr = "10.0.0.5".parse().unwrap();
+        let info = service_info(&advert("box"), &[(2, address)]).unwrap();
         assert_eq!(info.get_fullname(), "plasmd-box._phase-image._tcp.local.");
         let value = |key| info.get_property_val_str(key);
         assert_eq!(value("channel"), Some("stable"));
@@ -230,6 +241,6 @@ mod tests {
             Some(Digest::of(b"x").to_string().as_str())
         );
         assert_eq!(value("key_id"), None);
-        assert!(info.is_addr_auto());
+        assert!(info.get_addresses().iter().eq([&address]) && !info.is_addr_auto());
     }
 }

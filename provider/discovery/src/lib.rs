@@ -3,7 +3,7 @@
 //! A crate of its own because it keeps mDNS, and one day a distributed hash table, out of everything else.
 //!
 //! - [`Advertiser::start`] says that this machine serves a channel; [`Advertiser::withdraw`], or dropping it, says
-//!   goodbye. Addresses that come and go are followed.
+//!   goodbye. [`Advertiser::update`] follows addresses that come and go.
 //! - [`Browser::start`] listens; [`Browser::next`] gives a [`Hint`] for each provider.
 //!
 //! A `Hint` is an address and nothing else: anyone on the network can send one, so whoever uses it verifies what is

@@ -11,7 +11,7 @@ use discovery::{Advert, Advertiser};
 use tokio::sync::watch;
 
 use crate::serve::catalog::Catalog;
-use crate::serve::limits::LOOK_PERIOD;
+use crate::serve::limits::ANNOUNCER_PERIOD;
 
 /// Whether the local network is told, in words for people.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl Announcer {
     /// Announces until `stop` says so, then says goodbye.
     pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut advertiser = None;
-        let mut period = tokio::time::interval(LOOK_PERIOD);
+        let mut period = tokio::time::interval(ANNOUNCER_PERIOD);
         loop {
             tokio::select! {
                 _ = period.tick() => {}
@@ -158,7 +158,7 @@ fn step(
     };
     let outcome = match advertiser {
         None => Advertiser::start(advert),
-        Some(mut advertiser) => advertiser.update(advert).map(|()| advertiser),
+        Some(advertiser) => advertiser.update(advert),
     };
     match outcome {
         Ok(advertiser) => {

@@ -28,6 +28,9 @@ pub(crate) const REPORTS_PER_SECOND_MAX: u32 = 5;
 /// Requests look for themselves.
 pub(crate) const LOOK_PERIOD: Duration = Duration::from_secs(5);
 
+/// How often the announcer looks at them: machines that boot wait for the announcement of a lease that came late.
+pub(crate) const ANNOUNCER_PERIOD: Duration = Duration::from_secs(2);
+
 /// Days a manifest signed here is valid. The guide promises 30.
 pub(crate) const VALID_DAYS: u32 = 30;
 

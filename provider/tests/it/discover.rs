@@ -169,6 +169,29 @@ fn an_address_that_comes_later_is_announced() {
 }
 
 #[test]
+fn addresses_that_come_one_after_the_other_leave_the_name_alone() {
+    let Some(mut rig) = Rig::new("addresses_that_come_one_after_the_other") else {
+        return;
+    };
+    rig.give_address();
+    rig.start_provider();
+    // Into each step of an announcement that is under way: a router's, a person's, a privacy extension's.
+    for last in 11..=18 {
+        let address = format!("address add 10.78.0.{last}/24 dev eth0");
+        rig.lan.ip("provider", &address).unwrap();
+        std::thread::sleep(Duration::from_millis(350));
+    }
+    let found = || {
+        let found = rig.discover(&["--format", "json", "--quiet", "--timeout", "20"]);
+        let json: Value = serde_json::from_slice(&found.stdout).unwrap();
+        json["peer_id"].as_str().unwrap_or_default().to_owned()
+    };
+    let name = found();
+    assert!(name.starts_with("plasmd-") && !name.contains('('), "{name}");
+    assert_eq!(found(), name, "it goes on taking other names");
+}
+
+#[test]
 fn what_cannot_be_found_is_explained() {
     let Some(mut rig) = Rig::new("what_cannot_be_found") else {
         return;
