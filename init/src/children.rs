@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::cmdline::Options;
+use crate::cmdline::{Mode, Options};
 use crate::sandbox;
 use crate::sys;
 
@@ -162,8 +162,11 @@ pub(crate) fn arguments(
         Role::Stage => {
             match options.provider.as_deref() {
                 Some(provider) => arguments.extend(own(&["--provider", provider])),
-                None if !options.mdns => arguments.extend(own(&["--no-mdns"])),
+                None if !options.advertises() => arguments.extend(own(&["--no-mdns"])),
                 None => {}
+            }
+            if options.mode == Mode::Private {
+                arguments.extend(own(&["--no-reports"]));
             }
             arguments.extend(own(&["--channel", channel, "--arch", arch]));
             arguments.extend(own(&[
@@ -174,7 +177,7 @@ pub(crate) fn arguments(
             ]));
         }
         Role::Report => {
-            let origin = options.origin.as_deref().unwrap_or_default();
+            let origin = options.told_of_the_boot().unwrap_or_default();
             arguments.extend(own(&["--to", origin]));
         }
     }
@@ -393,6 +396,16 @@ mod tests {
             Role::Stage,
             "phase.mdns=off",
             &format!("stage --no-mdns {found}"),
+        );
+        check(
+            Role::Stage,
+            "phase.mode=private",
+            &format!("stage --no-mdns --no-reports {found}"),
+        );
+        check(
+            Role::Stage,
+            "phase.mode=private phase.provider=http://a:1",
+            &format!("stage --provider http://a:1 --no-reports {found}"),
         );
         check(
             Role::Report,

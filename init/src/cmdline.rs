@@ -59,7 +59,7 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
         "mode",
         "`internet`, `local`, `private`",
         "`internet`",
-        "`local` stays on the LAN; `private` announces nothing, looks for no provider, and takes a random host name",
+        "`local` stays on the LAN; `private` announces nothing, looks for no provider, tells none how far the boot came, and takes a random host name",
     ),
     row(
         "mdns",
@@ -179,6 +179,13 @@ impl Options {
     pub(crate) fn may_search(&self) -> bool {
         let may_fetch = matches!(self.source, SourceChoice::Auto | SourceChoice::Provider);
         may_fetch && self.provider.is_none() && self.mode != Mode::Private
+    }
+
+    /// The provider this boot came from, when it is told how far the boot came; in private mode nobody is.
+    pub(crate) fn told_of_the_boot(&self) -> Option<&str> {
+        let origin = self.origin.as_deref()?;
+        let can_be_reached = port_of(origin).is_some_and(|port| port > 0);
+        (can_be_reached && self.mode != Mode::Private).then_some(origin)
     }
 
     /// Whether machines are answered that boot from the network.
@@ -615,6 +622,19 @@ mod tests {
             ("phase.mode=private", false),
         ] {
             assert_eq!(parse(line).0.may_search(), searches, "{line}");
+        }
+    }
+
+    #[test]
+    fn who_is_told_of_the_boot() {
+        for (line, told) in [
+            ("", None),
+            ("phase.origin=http://a:81", Some("http://a:81")),
+            ("phase.origin=http://a:0", None),
+            ("phase.origin=http://a:x", None),
+            ("phase.origin=http://a phase.mode=private", None),
+        ] {
+            assert_eq!(parse(line).0.told_of_the_boot(), told, "{line}");
         }
     }
 

@@ -8,7 +8,8 @@
 //!
 //! What may pass (no network yet, a provider that restarts, a cut transfer) is waited out for ever, and init is told
 //! each time. What will not (a check that failed) ends the role with the reason. Init believes none of it and verifies
-//! everything again. Without `--provider` one is looked for ([`search`]), for a bounded time. Never touches a disk, never follows a redirect: a provider must not send this machine elsewhere.
+//! everything again. Without `--provider` one is looked for ([`search`]), for a bounded time, and again when it is gone.
+//! Never touches a disk, never follows a redirect: a provider must not send this machine elsewhere.
 
 mod search;
 
@@ -45,6 +46,16 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The longest pause between attempts while a provider is looked for: the search is over after a few of them.
 const SEARCH_PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// Asking those that were named, or those that were announced, for their manifests: enough for a lost SYN or two. The
+/// others get their turn then, so that whoever answers a byte at a time does not use up the search.
+const ASK_TIME: Duration = Duration::from_secs(15);
+
+/// A provider that was found, and not named by a person, may bring nothing for this long: then another one is looked for.
+const STALL_TIME: Duration = Duration::from_secs(60);
+
+/// The code of such a failure. Init starts the role again, which looks again.
+const LOST: &str = "provider-lost";
+
 /// What the last reports to the provider may take before the image is handed over.
 const REPORTS_WAIT: Duration = Duration::from_secs(1);
 
@@ -69,6 +80,9 @@ pub(crate) struct Args {
     /// Do not look for providers by multicast DNS
     #[arg(long, conflicts_with = "provider")]
     no_mdns: bool,
+    /// Do not tell the provider how far the boot came
+    #[arg(long)]
+    no_reports: bool,
     /// Channel the manifest must be for
     #[arg(long)]
     channel: Channel,
@@ -105,6 +119,7 @@ struct Stage {
     info: ImageInfo,
     channel: Channel,
     arch: Arch,
+    tells: bool,
     reports: JoinSet<()>,
 }
 
@@ -114,6 +129,8 @@ struct Found {
     providers: Providers,
     /// Told to init, and the address of reports.
     origin: Url,
+    /// Nobody named it: when it is gone there may be others.
+    searched: bool,
 }
 
 /// Why the role gave up.
@@ -150,6 +167,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         info,
         channel,
         arch,
+        tells: !args.no_reports,
         reports: JoinSet::new(),
     };
     let result = runtime.block_on(stage.work(place));
@@ -203,7 +221,7 @@ fn give_up(link: &InitLink, failure: &Failure) -> CommandError {
         &Report::Failed {
             code: (*code).to_owned(),
             reason: reason.clone(),
-            retryable: false,
+            retryable: *code == LOST,
         },
     );
     CommandError::failed(format!("{code}: {reason}"))
@@ -272,6 +290,9 @@ impl Stage {
 
     /// Tells the provider of these stages in turn, without waiting for it.
     fn report(&mut self, origin: &Url, stages: Vec<boot_report::Stage>) {
+        if !self.tells {
+            return;
+        }
         let origin = origin.clone();
         self.reports.spawn(async move {
             for stage in stages {
@@ -295,6 +316,7 @@ impl Stage {
                         manifest,
                         providers: Providers(vec![url]),
                         origin,
+                        searched: false,
                     });
                 }
                 Err(error) => self.wait(error, &mut pause).await?,
@@ -311,9 +333,10 @@ impl Stage {
             for urls in search.known() {
                 let expect = expect(&self.info, &self.channel, self.arch);
                 let newest = self.fetcher.newest_manifest(&urls, &self.root, &expect);
-                match newest.await {
-                    Ok(newest) => return found(newest, urls),
-                    Err(error) => {
+                match tokio::time::timeout(ASK_TIME, newest).await {
+                    Ok(Ok(newest)) => return found(newest, urls),
+                    Err(_) => tracing::warn!(?urls, "no manifest came in time"),
+                    Ok(Err(error)) => {
                         self.tell_passing(&error);
                         last = Some(error);
                     }
@@ -339,7 +362,7 @@ impl Stage {
         })?;
         let memory = Arc::new(memory);
         let name = artifact.name.as_str();
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut brought_at) = (PAUSE_MIN, Instant::now());
         loop {
             let (link, mut told, mut kept) = (&self.link, None, 0);
             let progress = |progress: fetch::Progress| {
@@ -365,7 +388,10 @@ impl Stage {
                 }
                 Err(error) => {
                     if missing(&memory) < before {
-                        pause = PAUSE_MIN;
+                        (pause, brought_at) = (PAUSE_MIN, Instant::now());
+                    } else if found.searched && brought_at.elapsed() >= STALL_TIME {
+                        let reason = format!("{} brings nothing any more: {error}", found.origin);
+                        return Err(Failure { code: LOST, reason });
                     }
                     self.wait(error, &mut pause).await?;
                 }
@@ -458,6 +484,7 @@ fn found(newest: Newest, urls: Vec<Url>) -> Result<Found, Failure> {
         manifest,
         providers: Providers(providers),
         origin,
+        searched: true,
     })
 }
 

@@ -195,6 +195,10 @@ impl Boot<'_> {
     /// Waits for what `stage` brings, and loads it. A disk that appears while a provider is looked for is taken instead: it
     /// was slow, or somebody just plugged it in.
     fn obtain_from_provider(&mut self, search: bool) -> Result<(), Stop> {
+        if !search && self.machine.options.provider.is_none() {
+            let reason = "none is named, and in private mode none is looked for";
+            return Err(Refusal::new(Refusal::NOT_FOUND, reason).into());
+        }
         if search {
             self.machine
                 .console
