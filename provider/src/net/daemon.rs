@@ -358,9 +358,13 @@ impl Daemon {
             .ports
             .values()
             .map(|port| port.uplink.providers().all());
-        match file.update(hint::text(links)) {
-            Ok(true) => tracing::info!("a boot server named a provider"),
-            Ok(false) => {}
+        let text = hint::text(links);
+        // Once, and not for each of those that somebody may send in a row.
+        if file.is_empty() && !text.is_empty() {
+            tracing::info!("a boot server named a provider");
+        }
+        match file.update(text) {
+            Ok(()) => {}
             Err(error) => {
                 tracing::error!(%error, "cannot write the providers");
                 self.retry = true;

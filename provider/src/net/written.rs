@@ -20,17 +20,22 @@ impl Written {
         })
     }
 
-    /// Writes the file when its text changed, and says whether it did. A reader sees the old or the new text, never a part:
-    /// the file is renamed into place. It lives in memory, so nothing is synced.
-    pub(super) fn update(&mut self, text: String) -> io::Result<bool> {
+    /// Whether it says nothing, or was not written yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.text.as_ref().is_none_or(String::is_empty)
+    }
+
+    /// Writes the file when its text changed. A reader sees the old or the new text, never a part: the file is renamed
+    /// into place. It lives in memory, so nothing is synced.
+    pub(super) fn update(&mut self, text: String) -> io::Result<()> {
         if self.text.as_ref() == Some(&text) {
-            return Ok(false);
+            return Ok(());
         }
         let temporary = self.path.with_extension("new");
         fs::write(&temporary, &text)?;
         fs::rename(&temporary, &self.path)?;
-        let changed = self.text.replace(text).is_some();
-        Ok(changed)
+        self.text = Some(text);
+        Ok(())
     }
 }
 
@@ -43,10 +48,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut file = Written::open(&folder.path().join("net"), "resolv.conf").unwrap();
         let path = folder.path().join("net/resolv.conf");
-        for (text, changed) in [("a\n", false), ("a\n", false), ("b\n", true), ("", true)] {
-            assert_eq!(file.update(text.to_owned()).unwrap(), changed, "{text:?}");
+        assert!(file.is_empty() && !path.exists());
+        for text in ["a\n", "b\n", ""] {
+            file.update(text.to_owned()).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            assert_eq!(file.is_empty(), text.is_empty());
         }
+        fs::write(&path, "not ours").unwrap();
+        file.update(String::new()).unwrap();
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            "not ours",
+            "the same text is not written again"
+        );
         assert_eq!(fs::read_dir(folder.path().join("net")).unwrap().count(), 1);
     }
 }
