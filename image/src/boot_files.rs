@@ -3,7 +3,8 @@
 //!
 //! Nothing here is committed, changed or downloaded by us: the files are those of installed Debian packages.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -28,8 +29,8 @@ const LICENSED: [&str; 4] = [
     "systemd-boot-efi",
 ];
 
-/// The licence that these files refer to instead of repeating it.
-const COMMON: &str = "/usr/share/common-licenses/GPL-2";
+/// Where the licences lie that these files refer to instead of repeating them.
+const COMMON: &str = "/usr/share/common-licenses/";
 
 /// A licence file with all its parts: the kernel's has 5 KiB, that of systemd 10.
 const LICENCE_SIZE_MAX: u64 = 256 << 10;
@@ -63,20 +64,35 @@ pub fn programs() -> Result<Vec<BootFile>> {
 /// # Errors
 /// When one is missing, empty or too large.
 pub fn licences() -> Result<Vec<BootFile>> {
-    let copyrights = LICENSED.iter().map(|package| {
-        let path = PathBuf::from(format!("/usr/share/doc/{package}/copyright"));
-        (format!("licences/{package}"), path)
+    let mut all = Vec::new();
+    let mut common = BTreeSet::new();
+    for package in LICENSED {
+        let path = format!("/usr/share/doc/{package}/copyright");
+        let content = read(Path::new(&path), LICENCE_SIZE_MAX)?;
+        common.extend(referred(&String::from_utf8_lossy(&content)));
+        all.push((package.to_owned(), content));
+    }
+    for name in common {
+        let content = read(&Path::new(COMMON).join(&name), LICENCE_SIZE_MAX)?;
+        all.push((name, content));
+    }
+    all.push(("packages".to_owned(), versions()?));
+    let files = all.into_iter().map(|(name, content)| BootFile {
+        name: format!("licences/{name}"),
+        content,
     });
-    let common = ("licences/GPL-2".to_owned(), PathBuf::from(COMMON));
-    let licences = copyrights.chain([common]).map(|(name, path)| {
-        let content = read(&path, LICENCE_SIZE_MAX)?;
-        Ok(BootFile { name, content })
+    Ok(files.collect())
+}
+
+/// The names of the common licences that a text refers to.
+fn referred(text: &str) -> BTreeSet<String> {
+    let is_name = |letter: char| letter.is_ascii_alphanumeric() || "-.".contains(letter);
+    let names = text.split(COMMON).skip(1).map(|rest| {
+        let end = rest.find(|letter| !is_name(letter)).unwrap_or(rest.len());
+        // A full stop ends a sentence.
+        rest[..end].trim_end_matches('.').to_owned()
     });
-    let packages = BootFile {
-        name: "licences/packages".to_owned(),
-        content: versions()?,
-    };
-    licences.chain([Ok(packages)]).collect()
+    names.filter(|name| !name.is_empty()).collect()
 }
 
 /// Package, version, and the same of its source, one package a line.
@@ -110,6 +126,14 @@ fn read(path: &Path, size_max: u64) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_licence_that_is_referred_to_comes_along() {
+        let text = "see `/usr/share/common-licenses/GPL-3'. Or /usr/share/common-licenses/LGPL-2.1.\n\
+                    again /usr/share/common-licenses/GPL-3, and /usr/share/common-licenses/";
+        let expected = ["GPL-3", "LGPL-2.1"].map(str::to_owned);
+        assert_eq!(referred(text), BTreeSet::from(expected));
+    }
 
     #[test]
     fn a_file_of_an_impossible_size_is_refused() {

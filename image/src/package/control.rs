@@ -66,8 +66,9 @@ fn control(version: &str, kib: u64) -> String {
          Description: boot server for PXE and UEFI HTTP with signed boot images\n \
          plasmd answers machines that boot from the network, beside the DHCP server of the\n \
          network or as one, and serves them kernels, initramfs images and root file systems\n \
-         over TFTP and HTTP, with a signed manifest that names every file by its digest. phase-discover, phase-fetch and phase-verify find providers, fetch\n \
-         images and verify every byte of them.\n"
+         over TFTP and HTTP, with a signed manifest that names every file by its digest.\n \
+         phase-discover, phase-fetch and phase-verify find providers, fetch images and\n \
+         verify every byte of them.\n"
     )
 }
 
