@@ -112,10 +112,14 @@ fn what_is_asked_for_stays_while_others_come_and_go() {
     assert!(fixture.keep(&hand, "/small", bytes(1)));
     assert!(fixture.keep(&hand, "/asked", fixture.file()));
     for number in 0..HAND_FILES_MAX * 3 {
+        let is_there = hand.read().answers.contains_key(key("/asked"));
         // The first time that room is needed, all were asked for.
-        let is_kept = hand.get("/asked").is_some()
-            || fixture.keep(&hand, "/asked", fixture.file()) && number == HAND_FILES_MAX - 1;
-        assert!(is_kept, "{number}");
+        assert!(is_there || number == HAND_FILES_MAX - 1, "{number}");
+        if hand.get("/asked").is_none() {
+            // It made room, or a busy machine let it grow old.
+            fixture.keep(&hand, "/asked", fixture.file());
+            hand.get("/asked");
+        }
         assert!(fixture.keep(&hand, &format!("/file{number}"), fixture.file()));
     }
     assert_eq!(sizes(&hand).2, HAND_FILES_MAX, "no more leave than must");
