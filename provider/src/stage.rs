@@ -48,7 +48,7 @@ const SEARCH_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Asking those that were named, or those that were announced, for their manifests: enough for a lost SYN or two. The
 /// others get their turn then, so that whoever answers a byte at a time does not use up the search.
-const ASK_TIME: Duration = Duration::from_secs(15);
+const ASK_TIME: Duration = Duration::from_secs(10);
 
 /// A provider that was found, and not named by a person, may bring nothing for this long: then another one is looked for.
 const STALL_TIME: Duration = Duration::from_secs(60);
@@ -329,8 +329,10 @@ impl Stage {
         let mut search = Search::start(wanted);
         let mut pause = PAUSE_MIN;
         let mut last = None;
+        let mut round = 0;
         while !search.is_over() {
             for urls in search.known() {
+                let urls = search::in_turn(urls, round);
                 let expect = expect(&self.info, &self.channel, self.arch);
                 let newest = self.fetcher.newest_manifest(&urls, &self.root, &expect);
                 match tokio::time::timeout(ASK_TIME, newest).await {
@@ -342,6 +344,7 @@ impl Stage {
                     }
                 }
             }
+            round += 1;
             pause = match search.wait(pause).await {
                 true => PAUSE_MIN,
                 false => (pause * 2).min(SEARCH_PAUSE_MAX),

@@ -32,6 +32,9 @@ const LISTEN_INTERVAL: Duration = Duration::from_secs(1);
 /// The file of the `net` role has a few lines; more than this was not written by it.
 const FILE_SIZE_MAX: usize = 16 << 10;
 
+/// Servers that are asked for a manifest at the same time.
+const ASKED_AT_ONCE: usize = 4;
+
 /// Announcements on their way from the listening thread.
 const QUEUE_MAX: usize = 32;
 
@@ -122,6 +125,14 @@ impl Search {
     }
 }
 
+/// A list whose beginning is another one in each round, so that those who are asked first and never answer do not keep the
+/// others from being asked.
+pub(super) fn in_turn(mut urls: Vec<Url>, round: usize) -> Vec<Url> {
+    let first = round.saturating_mul(ASKED_AT_ONCE).checked_rem(urls.len());
+    urls.rotate_left(first.unwrap_or(0));
+    urls
+}
+
 /// The URLs of a list, one a line; what cannot be fetched is left out.
 fn urls(text: &str) -> Vec<Url> {
     let mut all = Vec::new();
@@ -198,6 +209,22 @@ mod tests {
             .map(|n| format!("http://10.0.0.1/{n}\n"))
             .collect();
         assert_eq!(urls(&many).len(), SOURCES_MAX);
+    }
+
+    #[test]
+    fn everybody_is_asked_first_some_time() {
+        let text: String = (0..10).map(|n| format!("http://10.0.0.1/{n}\n")).collect();
+        let all = urls(&text);
+        assert_eq!(in_turn(all.clone(), 0), all);
+        let mut first: Vec<Url> = (0..10)
+            .map(|round| in_turn(all.clone(), round))
+            .flat_map(|turned| turned.into_iter().take(ASKED_AT_ONCE))
+            .collect();
+        first.sort_by_key(ToString::to_string);
+        first.dedup();
+        assert_eq!(first, all);
+        assert!(in_turn(Vec::new(), 3).is_empty());
+        assert_eq!(in_turn(all.clone(), usize::MAX).len(), all.len());
     }
 
     #[test]
