@@ -278,7 +278,7 @@ impl App {
     }
 
     fn told_by_tftp(&self, peer: SocketAddr, told: &Told) {
-        telling::count_and_log(&self.metrics, peer, told);
+        telling::count_and_log(&self.metrics, &self.boot.lines, peer, told);
         if let Some(event) = telling::event(told) {
             self.machines.note_address(peer.ip(), event);
         }

@@ -1,13 +1,15 @@
 //! What becomes of transfers, told to the counters, the log and, on the appliance, to the screen.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use crate::listen::tftp::Told;
+use crate::log::Lines;
 use crate::machines::event::{Carrier, Event};
 use crate::serve::metrics::{Metrics, TftpEnd, add};
 
-/// Counts and logs. What firmware does on purpose is no warning (C27).
-pub(crate) fn count_and_log(metrics: &Metrics, peer: SocketAddr, told: &Told) {
+/// Counts and logs. What firmware does on purpose is no warning (C27); what one forged packet causes fills no log.
+pub(crate) fn count_and_log(metrics: &Metrics, lines: &Lines, peer: SocketAddr, told: &Told) {
     let client = peer.ip().to_canonical();
     match told {
         Told::Started { name, size } => {
@@ -41,13 +43,17 @@ pub(crate) fn count_and_log(metrics: &Metrics, peer: SocketAddr, told: &Told) {
             metrics.tftp_ended(TftpEnd::Aborted);
             add(&metrics.tftp_bytes_total, *bytes);
             add(&metrics.tftp_resent_blocks_total, *resent);
-            tracing::warn!(
-                %client, file = shown(name), bytes, resent, "a transfer over TFTP broke off: {why}"
-            );
+            if lines.may_tell(Instant::now()) {
+                tracing::warn!(
+                    %client, file = shown(name), bytes, resent, "a transfer over TFTP broke off: {why}"
+                );
+            }
         }
         Told::Refused { name, why } => {
             metrics.tftp_ended(TftpEnd::Refused);
-            tracing::info!(%client, file = shown(name), "refused over TFTP: {why}");
+            if lines.may_tell(Instant::now()) {
+                tracing::info!(%client, file = shown(name), "refused over TFTP: {why}");
+            }
         }
     }
 }
