@@ -1,22 +1,28 @@
 //! Saying what this machine serves.
 //!
-//! An advertisement never changes: what is to be said next, and also another address, is said by a new one. mdns-sd could
-//! add to one that stands, but hears its own answers while it asks whether the new part is taken, takes them for somebody
-//! else's, and gives itself one name after the other.
+//! mdns-sd's own look for others with the same name is not used: when an address appears while it looks, it takes this
+//! machine's answers, which come back to it, for somebody else's, and then renames for ever. `claim` does it instead.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use boot_manifest::{Arch, Channel, Digest, KeyId};
-use mdns_sd::ServiceInfo;
+use mdns_sd::{
+    IfKind, IfPredicate, Receiver, ResolvedService, ScopedIp, ServiceEvent, ServiceInfo,
+};
 
+use crate::claim::{Claim, Seen, Verdict};
 use crate::hint::txt;
 use crate::{Daemon, DiscoveryError, SERVICE_TYPE};
 
-/// The longest host label (RFC 1035) less the prefix of the instance name.
-const HOST_LENGTH_MAX: usize = 63 - INSTANCE_PREFIX.len();
+/// Addresses are looked at again this often, in seconds: a lease that came later is announced soon after.
+const ADDRESS_CHECK_SECONDS: u32 = 2;
 
-/// Before the host name in the instance name.
-const INSTANCE_PREFIX: &str = "plasmd-";
+/// How long others are listened to before a name is used, as RFC 6762 section 8.1 has it.
+const LISTEN_FIRST: Duration = Duration::from_millis(750);
+
+/// Things heard that are looked at in one go; the rest waits for the next one.
+const HEARD_MAX: usize = 256;
 
 /// Key ids in one advertisement: more do not fit into one TXT string.
 const KEY_IDS_MAX: usize = 8;
@@ -47,40 +53,107 @@ pub struct Advert {
 pub struct Advertiser {
     daemon: Daemon,
     current: Advert,
-    places: Vec<Place>,
+    claim: Claim,
+    heard: Receiver<ServiceEvent>,
+    /// Somebody gave our name up, or is about to, and its goodbye may come after what we say now.
+    is_to_repeat: bool,
 }
 
-/// An address of this machine, and the interface that has it.
-type Place = (u32, IpAddr);
-
 impl Advertiser {
-    /// Starts advertising on every interface but loopback, with the addresses each has now.
+    /// Starts advertising on every interface but loopback, with the addresses each has now or gets later. Listens for
+    /// a moment first whether others have the name.
     pub fn start(advert: Advert) -> Result<Self, DiscoveryError> {
-        let places = places(&advert.listen)?;
         let daemon = Daemon::start()?;
-        daemon.0.register(service_info(&advert, &places)?)?;
-        Ok(Self {
+        daemon.0.set_ip_check_interval(ADDRESS_CHECK_SECONDS)?;
+        let mut advertiser = Self {
+            heard: daemon.0.browse(SERVICE_TYPE)?,
+            claim: Claim::new(&advert.host),
             daemon,
             current: advert,
-            places,
-        })
+            is_to_repeat: false,
+        };
+        advertiser.listen_first()?;
+        advertiser.announce()?;
+        Ok(advertiser)
     }
 
-    /// Announces what is new: other facts, for example another manifest, or other addresses of this machine. When nothing
-    /// is, it only checks that advertising still works. After an error start anew.
-    pub fn update(self, advert: Advert) -> Result<Self, DiscoveryError> {
-        if advert == self.current && places(&advert.listen)? == self.places {
-            self.daemon.check()?;
-            return Ok(self);
+    /// Announces new facts, for example another manifest. The same facts again check that advertising still works, and
+    /// whether somebody else came with the same name; after an error start anew.
+    pub fn update(mut self, advert: Advert) -> Result<Self, DiscoveryError> {
+        let before = self.claim.instance();
+        if advert.host != self.current.host {
+            self.claim = Claim::new(&advert.host);
         }
-        // First the goodbye of the old one: two at once would take each other's names.
-        drop(self);
-        Self::start(advert)
+        let is_new = advert != self.current;
+        self.current = advert;
+        let verdict = self.listen()?;
+        if self.claim.instance() != before {
+            // The status comes when the goodbye is out; nothing here depends on it.
+            let name = format!("{before}.{SERVICE_TYPE}");
+            let _status = self.daemon.0.unregister(&name)?;
+        }
+        let was_to_repeat = std::mem::replace(&mut self.is_to_repeat, verdict == Verdict::Repeat);
+        match verdict {
+            Verdict::Fine if !is_new && !was_to_repeat => self.daemon.check()?,
+            _ => self.announce()?,
+        }
+        Ok(self)
     }
 
-    /// The instance name others see, unless it was taken and a number was added.
+    /// The instance name others see.
     pub fn instance(&self) -> String {
-        instance(&self.current.host)
+        self.claim.instance()
+    }
+
+    fn announce(&self) -> Result<(), DiscoveryError> {
+        let info = service_info(&self.current, &self.claim)?;
+        Ok(self.daemon.0.register(info)?)
+    }
+
+    /// Takes another name when the first choice is somebody's already.
+    fn listen_first(&mut self) -> Result<(), DiscoveryError> {
+        std::thread::sleep(LISTEN_FIRST);
+        let own = own_addresses();
+        let mut heard = self.heard.try_iter().take(HEARD_MAX);
+        let has_name = heard.any(|event| {
+            matches!(event, ServiceEvent::ServiceResolved(service)
+                if self.claim.is_others(&seen(&service, &self.current, &own)))
+        });
+        if has_name {
+            self.claim.rename(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// What others said since the last time, and what is to be done about it.
+    fn listen(&mut self) -> Result<Verdict, DiscoveryError> {
+        let own = own_addresses();
+        let name = format!("{}.{SERVICE_TYPE}", self.claim.instance());
+        let mut verdict = Verdict::Fine;
+        for event in self.heard.try_iter().take(HEARD_MAX) {
+            let found = match event {
+                ServiceEvent::ServiceResolved(service) => {
+                    let seen = seen(&service, &self.current, &own);
+                    self.claim.judge(&seen, Instant::now())
+                }
+                // Whoever gave the name up took our entry out of everybody's memory as well.
+                ServiceEvent::ServiceRemoved(_, gone) if gone.eq_ignore_ascii_case(&name) => {
+                    Verdict::Repeat
+                }
+                _ => Verdict::Fine,
+            };
+            match found {
+                Verdict::Fine => {}
+                Verdict::Repeat => verdict = found,
+                // Whatever else there is was said before anybody could know the new name.
+                Verdict::Renamed => return Ok(found),
+            }
+        }
+        if self.heard.is_disconnected() {
+            // mdns-sd ends a subscription whose reader was too slow for a flood; what it knows comes again.
+            self.heard = self.daemon.0.browse(SERVICE_TYPE)?;
+        }
+        Ok(verdict)
     }
 
     /// Says goodbye and stops; returns when both are done, after 2 s at the latest. Dropping does the same.
@@ -89,21 +162,32 @@ impl Advertiser {
     }
 }
 
-/// The addresses that lead to a server that listens on `listen`, on interfaces that work.
-fn places(listen: &[IpAddr]) -> Result<Vec<Place>, DiscoveryError> {
-    let interfaces = if_addrs::get_if_addrs().map_err(|error| DiscoveryError(error.to_string()))?;
-    let mut places: Vec<Place> = interfaces
-        .iter()
-        .filter(|interface| interface.is_oper_up())
-        .map(|interface| (interface.index.unwrap_or(0), interface.ip()))
-        .filter(|(_, address)| listen.iter().any(|one| leads_to(*one, *address)))
-        .collect();
-    // The kernel lists them in no order that can be relied on.
-    places.sort_unstable();
-    Ok(places)
+/// What somebody says, which may be this machine itself.
+fn seen<'a>(service: &'a ResolvedService, advert: &Advert, own: &[IpAddr]) -> Seen<'a> {
+    let name = &service.fullname;
+    Seen {
+        instance: name
+            .strip_suffix(SERVICE_TYPE)
+            .and_then(|name| name.strip_suffix('.'))
+            .unwrap_or(name),
+        run: service.get_property_val_str(txt::RUN),
+        is_this_machine: service.port == advert.port && are_own(&service.addresses, own),
+    }
 }
 
-fn service_info(advert: &Advert, places: &[Place]) -> Result<ServiceInfo, DiscoveryError> {
+fn are_own<'a>(found: impl IntoIterator<Item = &'a ScopedIp>, own: &[IpAddr]) -> bool {
+    found
+        .into_iter()
+        .all(|address| own.contains(&address.to_ip_addr()))
+}
+
+/// The addresses of this machine. One that cannot tell has none, and takes another name too readily.
+fn own_addresses() -> Vec<IpAddr> {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    interfaces.iter().map(if_addrs::Interface::ip).collect()
+}
+
+fn service_info(advert: &Advert, claim: &Claim) -> Result<ServiceInfo, DiscoveryError> {
     let mut properties = vec![
         (txt::CHANNEL, advert.channel.to_string()),
         (txt::ARCH, advert.arch.as_str().to_owned()),
@@ -112,6 +196,7 @@ fn service_info(advert: &Advert, places: &[Place]) -> Result<ServiceInfo, Discov
             printable(&advert.version, txt::VERSION_LENGTH_MAX),
         ),
         (txt::HTTP_PORT, advert.port.to_string()),
+        (txt::RUN, claim.run().to_owned()),
     ];
     if let Some(digest) = &advert.manifest {
         properties.push((txt::MANIFEST, digest.to_string()));
@@ -125,16 +210,22 @@ fn service_info(advert: &Advert, places: &[Place]) -> Result<ServiceInfo, Discov
             .collect();
         properties.push((txt::KEY_ID, ids.join(",")));
     }
-    let host = host_label(&advert.host);
-    let addresses: Vec<IpAddr> = places.iter().map(|(_, address)| *address).collect();
-    Ok(ServiceInfo::new(
+    let mut info = ServiceInfo::new(
         SERVICE_TYPE,
-        &instance(&advert.host),
-        &format!("{host}.local."),
-        addresses.as_slice(),
+        &claim.instance(),
+        // A name of its own: the name of the machine is for its system to announce.
+        &format!("{}.local.", claim.instance()),
+        "",
         advert.port,
         properties.as_slice(),
-    )?)
+    )?
+    .enable_addr_auto();
+    info.set_requires_probe(false);
+    let listen = advert.listen.clone();
+    info.set_interfaces(vec![IfKind::Predicate(IfPredicate::new(
+        move |interface| listen.iter().any(|one| leads_to(*one, interface.ip())),
+    ))]);
+    Ok(info)
 }
 
 /// Whether a connection to `address` of this machine reaches a server that listens on `listen`.
@@ -145,29 +236,6 @@ fn leads_to(listen: IpAddr, address: IpAddr) -> bool {
         one => one == address,
     };
     listens && !address.is_loopback()
-}
-
-fn instance(host: &str) -> String {
-    format!("{INSTANCE_PREFIX}{}", host_label(host))
-}
-
-/// A host name as one DNS label.
-fn host_label(host: &str) -> String {
-    let label: String = host
-        .split('.')
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .take(HOST_LENGTH_MAX)
-        .map(|letter| match letter.is_ascii_alphanumeric() {
-            true => letter.to_ascii_lowercase(),
-            false => '-',
-        })
-        .collect();
-    match label.trim_matches('-') {
-        "" => "phase".to_owned(),
-        label => label.to_owned(),
-    }
 }
 
 fn printable(text: &str, length_max: usize) -> String {
@@ -195,20 +263,6 @@ mod tests {
     }
 
     #[test]
-    fn a_host_name_becomes_a_label_whatever_it_is() {
-        for (host, label) in [
-            ("phase-1", "phase-1"),
-            ("Phase_1.example.net", "phase-1"),
-            ("", "phase"),
-            ("...", "phase"),
-            ("ä\u{1b}[2J", "2j"),
-        ] {
-            assert_eq!(host_label(host), label, "{host:?}");
-        }
-        assert_eq!(instance(&"a".repeat(200)).len(), 63);
-    }
-
-    #[test]
     fn only_addresses_that_lead_to_the_server_are_announced() {
         for (listen, address, expected) in [
             ("0.0.0.0", "10.0.0.5", true),
@@ -228,8 +282,8 @@ mod tests {
 
     #[test]
     fn the_advertisement_has_the_names_users_know() {
-        let address: IpAddr = "10.0.0.5".parse().unwrap();
-        let info = service_info(&advert("box"), &[(2, address)]).unwrap();
+        let claim = Claim::new("box");
+        let info = service_info(&advert("box"), &claim).unwrap();
         assert_eq!(info.get_fullname(), "plasmd-box._phase-image._tcp.local.");
         let value = |key| info.get_property_val_str(key);
         assert_eq!(value("channel"), Some("stable"));
@@ -241,6 +295,8 @@ mod tests {
             Some(Digest::of(b"x").to_string().as_str())
         );
         assert_eq!(value("key_id"), None);
-        assert!(info.get_addresses().iter().eq([&address]) && !info.is_addr_auto());
+        assert_eq!(value("run"), Some(claim.run()));
+        assert!(!info.requires_probe());
+        assert!(info.is_addr_auto());
     }
 }

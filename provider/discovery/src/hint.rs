@@ -17,6 +17,8 @@ pub(crate) mod txt {
     pub(crate) const HTTP_PORT: &str = "http_port";
     pub(crate) const MANIFEST: &str = "manifest";
     pub(crate) const KEY_ID: &str = "key_id";
+    /// Which run of the program says it, so that it knows its own announcements.
+    pub(crate) const RUN: &str = "run";
     /// The longest version kept.
     pub(crate) const VERSION_LENGTH_MAX: usize = 64;
 }

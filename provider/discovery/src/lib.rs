@@ -3,7 +3,7 @@
 //! A crate of its own because it keeps mDNS, and one day a distributed hash table, out of everything else.
 //!
 //! - [`Advertiser::start`] says that this machine serves a channel; [`Advertiser::withdraw`], or dropping it, says
-//!   goodbye. [`Advertiser::update`] follows addresses that come and go.
+//!   goodbye. Addresses that come and go are followed; [`Advertiser::update`] looks for others with the same name.
 //! - [`Browser::start`] listens; [`Browser::next`] gives a [`Hint`] for each provider.
 //!
 //! A `Hint` is an address and nothing else: anyone on the network can send one, so whoever uses it verifies what is
@@ -12,6 +12,7 @@
 
 mod advertise;
 mod browse;
+mod claim;
 mod hint;
 
 pub use crate::advertise::{Advert, Advertiser};

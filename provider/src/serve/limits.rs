@@ -28,7 +28,7 @@ pub(crate) const REPORTS_PER_SECOND_MAX: u32 = 5;
 /// Requests look for themselves.
 pub(crate) const LOOK_PERIOD: Duration = Duration::from_secs(5);
 
-/// How often the announcer looks at them: machines that boot wait for the announcement of a lease that came late.
+/// How often the announcer looks at them, and for others with its name: machines that boot wait for what it says.
 pub(crate) const ANNOUNCER_PERIOD: Duration = Duration::from_secs(2);
 
 /// Days a manifest signed here is valid. The guide promises 30.

@@ -22,22 +22,22 @@ const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus C
 <allow receive_type="method_return"/><allow receive_type="error"/></policy></busconfig>"#;
 
 /// A host that can serve, 10.78.0.1, and one that searches, 10.78.0.2.
-struct Rig {
-    lan: Lan,
+pub(crate) struct Rig {
+    pub(crate) lan: Lan,
     serve: u32,
 }
 
 impl Rig {
     /// The LAN without any program. `None`: skipped, and said so.
-    fn new(test: &str) -> Option<Self> {
-        let lan = match Lan::new(&["provider", "client"]) {
+    pub(crate) fn new(test: &str) -> Option<Self> {
+        let lan = match Lan::new(&["provider", "other", "client"]) {
             Ok(lan) => lan,
             Err(reason) => {
                 skip(test, &reason);
                 return None;
             }
         };
-        for host in ["provider", "client"] {
+        for host in ["provider", "other", "client"] {
             lan.ip(host, "link set eth0 up").unwrap();
         }
         lan.ip("client", "address add 10.78.0.2/24 dev eth0")
@@ -51,27 +51,33 @@ impl Rig {
         Some(Self { lan, serve: 0 })
     }
 
-    fn give_address(&self) {
+    pub(crate) fn give_address(&self) {
         self.lan
             .ip("provider", "address add 10.78.0.1/24 dev eth0")
             .unwrap();
     }
 
     fn start_provider(&mut self) {
-        let key = self.lan.directory().join("key");
+        self.serve = self.start_on("provider", "serve", &[]);
+    }
+
+    /// Starts a provider on a host, with more flags.
+    pub(crate) fn start_on(&mut self, host: &str, log: &str, flags: &[&str]) -> u32 {
+        let key = self.lan.directory().join(format!("key-of-{log}"));
         let made = Command::new(env!("CARGO_BIN_EXE_plasmd"))
             .args(["key", "generate", "--out"])
             .arg(&key)
             .output()
             .unwrap();
         assert!(made.status.success(), "{made:?}");
-        let mut command = self.lan.command("provider", env!("CARGO_BIN_EXE_plasmd"));
+        let mut command = self.lan.command(host, env!("CARGO_BIN_EXE_plasmd"));
         command
             .args(["serve", "--arch", "x86_64", "--artifacts"])
             .arg(self.lan.directory().join("artifacts"))
             .arg("--key")
-            .arg(&key);
-        self.serve = self.lan.start("serve", command);
+            .arg(&key)
+            .args(flags);
+        self.lan.start(log, command)
     }
 
     fn stop_provider(&mut self) {
@@ -115,7 +121,12 @@ fn a_provider_is_found_its_url_works_and_its_goodbye_is_heard() {
     let found = rig.discover(&[]);
     assert_eq!(stdout(&found), format!("MANIFEST_URL={URL}\n"), "{found:?}");
 
-    let key = rig.lan.directory().join("key.pub").display().to_string();
+    let key = rig
+        .lan
+        .directory()
+        .join("key-of-serve.pub")
+        .display()
+        .to_string();
     let folder = rig.lan.directory().join("fetched").display().to_string();
     let fetched = rig.tool(
         "phase-fetch",

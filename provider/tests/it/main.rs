@@ -4,6 +4,7 @@
 mod boot;
 mod desk;
 mod discover;
+mod discover_names;
 mod doctor;
 mod documents;
 mod fetch;
