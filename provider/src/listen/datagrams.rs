@@ -128,6 +128,15 @@ impl Watched {
             .await
     }
 
+    /// The next datagram, if there is one already.
+    pub(crate) fn receive_waiting(&self, buffer: &mut [u8]) -> Option<io::Result<Received>> {
+        let socket = &self.0;
+        match socket.try_io(Interest::READABLE, || receive(socket, buffer)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            other => Some(other),
+        }
+    }
+
     /// Sends one datagram now. One that the kernel has no room for is lost, like any other datagram.
     pub(crate) fn send(&self, bytes: &[u8], way: Way) -> io::Result<()> {
         send(&self.0, bytes, way)

@@ -20,7 +20,7 @@ use crate::listen::addresses::{Addresses, Asked, Grant, Outcome};
 use crate::listen::datagrams::{Received, Watched, Way};
 use crate::listen::interfaces::{Interfaces, address_towards};
 use crate::listen::later::Later;
-use crate::listen::limits::{DATAGRAM_MAX, RECEIVE_PAUSE};
+use crate::listen::limits::{DATAGRAM_MAX, DATAGRAMS_AT_ONCE, RECEIVE_PAUSE};
 use crate::listen::metrics::Fate;
 use crate::listen::ports::Http;
 use crate::listen::shared::{Hint, Shared};
@@ -156,8 +156,9 @@ impl Desk {
             match self.next(&mut buffers).await {
                 Input::Received(arrival, Ok(received)) => {
                     let at = usize::from(arrival == Arrival::Port4011);
-                    let bytes = buffers.0.get(at).and_then(|all| all.get(..received.length));
-                    self.received(arrival, received, bytes.unwrap_or_default());
+                    if let Some(buffer) = buffers.0.get_mut(at) {
+                        self.received_all(arrival, received, buffer);
+                    }
                 }
                 Input::Heard(Ok(received)) => {
                     let bytes = buffers.0.get(2).and_then(|all| all.get(..received.length));
@@ -202,6 +203,25 @@ impl Desk {
                 if let Some(style) = learned.filter(|_| learned != before) {
                     self.shared.machines.learn(mac, style);
                 }
+            }
+        }
+    }
+
+    /// Answers a datagram and those that wait behind it: in a storm, waking up for each one takes longer than answering it.
+    fn received_all(&mut self, arrival: Arrival, first: Received, buffer: &mut [u8]) {
+        let mut received = first;
+        for left in (0..DATAGRAMS_AT_ONCE).rev() {
+            let bytes = buffer.get(..received.length).unwrap_or_default();
+            self.received(arrival, received, bytes);
+            let socket = match arrival {
+                Arrival::Port67 => &self.open.dhcp,
+                Arrival::Port4011 => &self.open.binl,
+            };
+            let socket = socket.as_ref().filter(|_| left > 0);
+            match socket.and_then(|socket| socket.receive_waiting(buffer)) {
+                Some(Ok(next)) => received = next,
+                Some(Err(error)) => return tracing::warn!(%error, "a boot port cannot be read"),
+                None => return,
             }
         }
     }

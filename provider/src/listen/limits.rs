@@ -105,3 +105,6 @@ pub(crate) const TFTP_SEGMENT_SIZE_MIN: u16 = 512;
 
 /// How often links that appeared are listened on for DHCPv6: less than the first pause of any firmware.
 pub(crate) const LINKS_JOIN_AGAIN: Duration = Duration::from_secs(2);
+
+/// Datagrams taken from a boot port before the other port, and whatever else happens, gets its turn.
+pub(crate) const DATAGRAMS_AT_ONCE: usize = 32;
