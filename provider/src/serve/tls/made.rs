@@ -228,7 +228,7 @@ fn is_signed_by(path: &Path, authority: &CertificateDer<'_>) -> bool {
     .is_ok()
 }
 
-/// What clients may call this machine: its name, with and without `.local`, and every address.
+/// What clients may call this machine: its name, with and without `.local`, the one it is announced by, and every address.
 pub(super) fn names() -> Vec<String> {
     let host = rustix::system::uname();
     let host = host.nodename().to_string_lossy().to_ascii_lowercase();
@@ -248,6 +248,7 @@ fn names_of(host: &str, addresses: impl Iterator<Item = IpAddr>) -> Vec<String> 
         names.push(host.to_owned());
         if !host.contains('.') {
             names.push(format!("{host}.local"));
+            names.push(format!("plasmd-{host}.local"));
         }
     }
     let own = [
@@ -332,7 +333,7 @@ mod tests {
         };
         assert_eq!(
             names("box", &["10.0.0.1", "10.0.0.1"]),
-            "localhost box box.local 10.0.0.1 127.0.0.1 ::1"
+            "localhost box box.local plasmd-box.local 10.0.0.1 127.0.0.1 ::1"
         );
         assert_eq!(names("a.example", &[]), "localhost a.example 127.0.0.1 ::1");
         for odd in ["", "(none)", "b\u{f6}x", "10.1.1.1", "-", &"x".repeat(64)] {
