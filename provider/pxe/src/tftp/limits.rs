@@ -52,7 +52,15 @@ pub const HINT_WAIT_MIN: Duration = Duration::from_millis(1);
 /// A client that was silent for so long is gone. EDK2 gives up after 6 times 4 s.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The same for the very last acknowledgement: the client has everything, and many just leave.
+/// How often the first packet is sent again to a client that has not answered yet. Its sender may be forged: then each goes to
+/// somebody who asked for nothing. Real clients answer, or ask again themselves after some seconds.
+pub const UNHEARD_RESENDS_MAX: u32 = 4;
+
+/// A request that comes once more so soon after its client said something was on its way twice. One that was started again needs
+/// longer to ask from the same port.
+pub const TWICE_WITHIN: Duration = Duration::from_secs(1);
+
+/// [`PATIENCE`] for the very last acknowledgement: the client has everything, and many just leave.
 pub const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes of a client's error text that are kept.

@@ -52,6 +52,11 @@ impl Pace {
         self.silences = self.silences.saturating_add(1);
     }
 
+    /// Silences in a row.
+    pub(super) fn silences(&self) -> u32 {
+        self.silences
+    }
+
     /// How long to wait for the answer to what is sent now.
     pub(super) fn wait(&self) -> Duration {
         let first = match self.measured {

@@ -8,7 +8,8 @@
 //! ACK inside the window     the window begins again behind it (RFC 7440, 4), once in a round trip
 //! ACK of what was known     nothing is sent (RFC 1123, 4.2.3.1: the sorcerer's apprentice); but if the client says nothing
 //!                           better within two round trips, it is believed
-//! silence                   what was sent last is sent again, after a wait that doubles
+//! silence                   what was sent last is sent again, after a wait that doubles; a few times only to a client that
+//!                           never said anything, because its address may be forged
 //! ERROR                     the end, whatever it says
 //! ```
 //!
@@ -17,7 +18,9 @@
 
 use std::time::Duration;
 
-use super::limits::{HEADER_SIZE, LAST_PATIENCE, TEXT_SIZE_MAX};
+use super::limits::{
+    HEADER_SIZE, LAST_PATIENCE, TEXT_SIZE_MAX, TWICE_WITHIN, UNHEARD_RESENDS_MAX,
+};
 use super::pace::Pace;
 use super::packet;
 use super::terms::Terms;
@@ -91,6 +94,8 @@ pub struct Session {
     deadline: Duration,
     /// When the client said something new last.
     heard: Duration,
+    /// Whether it said anything since its request.
+    is_heard: bool,
     resent: u64,
 }
 
@@ -129,6 +134,7 @@ impl Session {
             is_hinted: false,
             deadline: now,
             heard: now,
+            is_heard: false,
             resent: 0,
         };
         let step = if session.terms.oack.is_some() {
@@ -215,7 +221,8 @@ impl Session {
             true => LAST_PATIENCE,
             false => self.terms.patience,
         };
-        if now.saturating_sub(self.heard) >= patience {
+        let is_nobody = !self.is_heard && self.pace.silences() >= UNHEARD_RESENDS_MAX;
+        if is_nobody || now.saturating_sub(self.heard) >= patience {
             return self.end(match (is_last, self.has_nothing()) {
                 (true, _) => End::Sent {
                     is_confirmed: false,
@@ -258,6 +265,16 @@ impl Session {
             }
             _ => self.window(now),
         }
+    }
+
+    /// Whether the client goes on just now, so that its request, when it comes once more, was on its way twice.
+    pub fn is_going_on(&self, now: Duration) -> bool {
+        self.is_heard && now.saturating_sub(self.heard) < TWICE_WITHIN
+    }
+
+    /// Whether the client never said anything: then nobody knows whether its address is its own.
+    pub fn is_unheard(&self) -> bool {
+        !self.is_heard
     }
 
     /// Whether the client has acknowledged no block yet.
@@ -325,6 +342,7 @@ impl Session {
         }
         self.pace.went_on();
         self.heard = now;
+        self.is_heard = true;
     }
 
     /// The client has said this before. Either it was late, or what is on its way was lost.

@@ -111,27 +111,57 @@ fn leaving_with_the_size_is_no_failure() {
 #[test]
 fn silence_is_answered_by_the_same_ever_later_and_ends() {
     let (mut session, _) = start("blksize\x001000\0", 10_000);
+    session.received(&ack(0), Duration::ZERO);
     let mut times = Vec::new();
     let end = loop {
         let now = session.deadline();
         match session.expired(now) {
-            Step::Oack => times.push(now.as_millis()),
+            Step::Data(_) => times.push(now.as_millis()),
             Step::End(end) => break end,
             other => panic!("{other:?}"),
         }
     };
     assert_eq!(end, End::Silent);
-    assert_eq!(
-        times,
-        [
-            250, 750, 1750, 3750, 7750, 11_750, 15_750, 19_750, 23_750, 27_750
-        ]
-    );
+    let first = [20, 60, 140, 300, 620, 1_260, 2_540, 5_100];
+    assert_eq!(times[..8], first);
+    assert_eq!(times[8..], [9_100, 13_100, 17_100, 21_100, 25_100, 29_100]);
     let (mut session, _) = start("", 10_000);
     assert_eq!(session.expired(249 * MS), Step::Wait);
     assert_eq!(session.expired(250 * MS), data(1, 1));
     assert_eq!(session.resent_blocks(), 1);
     assert_eq!(session.received(&ack(1), 251 * MS), data(2, 1));
+}
+
+/// A request with a forged sender makes somebody else get the answers.
+#[test]
+fn who_never_said_anything_gets_little_and_not_for_long() {
+    for options in ["", "blksize\x001000\0", "timeout\x001\0windowsize\x0064\0"] {
+        let (mut session, first) = start(options, 100_000);
+        assert!(session.is_unheard());
+        let mut times = Vec::new();
+        let end = loop {
+            let now = session.deadline();
+            match session.expired(now) {
+                Step::End(end) => break end,
+                step => assert_eq!(step, first),
+            }
+            times.push(now);
+        };
+        assert_eq!(end, End::Silent, "{options:?}");
+        assert_eq!(times.len(), 4, "{options:?}");
+        assert!(session.deadline() < Duration::from_secs(8), "{options:?}");
+    }
+}
+
+#[test]
+fn a_client_goes_on_for_as_long_as_it_was_just_heard() {
+    let (mut session, _) = start("blksize\x001000\0", 10_000);
+    assert!(!session.is_going_on(MS));
+    session.received(&ack(0), 2 * MS);
+    assert!(session.is_going_on(3 * MS) && !session.is_unheard());
+    assert!(!session.is_going_on(1_002 * MS));
+    session.received(&ack(1), 1_002 * MS);
+    assert!(session.is_going_on(2_001 * MS));
 }
 
 #[test]
