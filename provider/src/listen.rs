@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `args`, `range` | the flags |
 //! | `ports` | which ports are open, and why not others |
-//! | `datagrams`, `sys` | UDP that knows its interface |
+//! | `datagrams`, `datagrams6`, `sys` | UDP that knows its interface, and the address that was asked |
 //! | `interfaces`, `neighbours` | the addresses of this machine, and who is near |
 //! | `desk` | the one task that answers DHCP |
 //! | `dhcp6` | the one that answers DHCPv6 |
@@ -22,6 +22,7 @@ mod addresses;
 pub(crate) mod args;
 mod conflict;
 pub(crate) mod datagrams;
+mod datagrams6;
 mod desk;
 pub(crate) mod dhcp6;
 pub(crate) mod files;

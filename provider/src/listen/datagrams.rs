@@ -4,7 +4,7 @@
 //! believed about where a datagram came from. Nothing here knows what is in a datagram.
 
 use std::io::{self, IoSlice};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, SockRef, Socket, Type};
@@ -38,6 +38,8 @@ pub(crate) struct Received {
     pub(crate) interface: u32,
     /// The address it was sent to: one of this machine, or everybody.
     pub(crate) sent_to: Ipv4Addr,
+    /// Whether others got it too: it was sent to everybody, to a whole network or to a group.
+    pub(crate) is_for_all: bool,
 }
 
 /// Where a datagram goes.
@@ -160,17 +162,22 @@ fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
     let (length, told, peer) = sys::receive(socket.as_fd(), buffer, &mut control)?;
     let arrival = arrival(control.get(..told).unwrap_or_default())
         .ok_or_else(|| io::Error::other("the kernel did not say where a datagram came in"))?;
-    let (interface, sent_to) = arrival;
+    let SocketAddr::V4(peer) = peer else {
+        return Err(io::Error::other("the kernel named no IPv4 sender"));
+    };
+    let (interface, answers_from, sent_to) = arrival;
     Ok(Received {
         length,
         peer,
         interface,
         sent_to,
+        // The kernel answers from the address that was asked, unless it is none of this machine alone.
+        is_for_all: answers_from != sent_to,
     })
 }
 
-/// The interface and the address a datagram was sent to, from the first control message.
-fn arrival(control: &[u8]) -> Option<(u32, Ipv4Addr)> {
+/// The interface, the address that answers come from and the address a datagram was sent to, from the first control message.
+fn arrival(control: &[u8]) -> Option<(u32, Ipv4Addr, Ipv4Addr)> {
     let number = |at: usize| -> Option<[u8; 4]> { control.get(at..at + 4)?.try_into().ok() };
     let level_at = size_of::<usize>();
     let is_arrival = i32::from_ne_bytes(number(level_at)?) == libc::IPPROTO_IP
@@ -178,6 +185,7 @@ fn arrival(control: &[u8]) -> Option<(u32, Ipv4Addr)> {
     let interface = i32::from_ne_bytes(number(HEAD_SIZE)?);
     let found = (
         u32::try_from(interface).ok()?,
+        Ipv4Addr::from(number(HEAD_SIZE + 4)?),
         Ipv4Addr::from(number(HEAD_SIZE + 8)?),
     );
     is_arrival.then_some(found)
@@ -249,9 +257,9 @@ mod tests {
     fn what_the_kernel_says_is_read_as_it_is_written() {
         let from = Ipv4Addr::new(10, 0, 0, 1);
         let mut control = departure(Some(7), Some(from));
-        assert_eq!(arrival(&control), Some((7, Ipv4Addr::UNSPECIFIED)));
+        assert_eq!(arrival(&control), Some((7, from, Ipv4Addr::UNSPECIFIED)));
         control.copy_within(HEAD_SIZE + 4..HEAD_SIZE + 8, HEAD_SIZE + 8);
-        assert_eq!(arrival(&control), Some((7, from)));
+        assert_eq!(arrival(&control), Some((7, from, from)));
         for cut in 0..HEAD_SIZE + ARRIVAL_SIZE {
             assert_eq!(arrival(&control[..cut]), None, "{cut}");
         }

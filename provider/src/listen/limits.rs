@@ -73,7 +73,11 @@ pub(crate) const TFTP_TRANSFERS_MAX: usize = 1_024;
 
 /// How long a client that has acknowledged nothing keeps its place when all are taken. Real ones answer in milliseconds; what
 /// has a forged sender never does.
-pub(crate) const TFTP_UNHEARD_MAX: Duration = Duration::from_secs(5);
+pub(crate) const TFTP_UNHEARD_MAX: Duration = Duration::from_secs(1);
+
+/// Transfers of one address whose clients never said anything, up to which each is sent its first packet again. A machine has
+/// one or two; more are forged, and what is sent hits somebody who asked for nothing.
+pub(crate) const TFTP_UNHEARD_PER_ADDRESS_MAX: usize = 16;
 
 /// Bytes of a packet from a client in a transfer: acknowledgements have four, errors a line of text.
 pub(crate) const TFTP_PACKET_SIZE_MAX: usize = 512;

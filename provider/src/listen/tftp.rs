@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `ports` | where requests come in |
 //! | `engine` | the thread: requests, packets, silences |
+//! | `places` | who gives up a place, and who is answered once only |
 //! | `transfer` | one transfer's file and socket |
 //! | `waiting` | how the thread waits |
 //! | `telling` | what becomes of transfers, for counters and logs |
@@ -16,6 +17,7 @@
 //! Memory: one window for all transfers together, and less than a kilobyte for each. A file that several fetch is open once.
 
 mod engine;
+mod places;
 mod ports;
 pub(crate) mod telling;
 mod transfer;

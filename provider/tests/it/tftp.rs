@@ -359,6 +359,37 @@ fn what_is_lost_is_sent_again_soon() {
     assert_eq!(client.server, port);
 }
 
+/// The network, or a client that waited for its file to be opened, delivers a request twice.
+#[test]
+fn a_request_that_was_on_its_way_twice_disturbs_nothing() {
+    let file = content(100_000);
+    let tree = Tree::new(&[("stable/x86_64/phase.efi", &file)]);
+    let (provider, server) = serve(&tree, &[]);
+    let options = [("blksize", "1024")];
+    let again = request(1, b"phase.efi", "octet", &options);
+    let mut client = Client::ask(server, b"phase.efi", &options);
+    assert!(matches!(client.receive(), Packet::Oack(_)));
+    client.ack(0);
+    client.receive();
+    let port = client.server;
+    for block in 1..20 {
+        client.ack(block);
+        let next = client.receive();
+        assert!(matches!(next, Packet::Data(..)), "{next:?}");
+        client.send_to(server, &again);
+    }
+    assert!(client.fetch_from(20, &file[..20 * 1024], 1024, 1).0 == file);
+    assert_eq!(client.server, port, "another transfer began");
+    assert!(until(PATIENCE, || ended(&provider, "sent") == 1));
+    assert_eq!(ended(&provider, "aborted"), 0);
+    // Without the options it is another request: the client did without an answer to them.
+    let mut client = Client::ask(server, b"phase.efi", &options);
+    assert!(matches!(client.receive(), Packet::Oack(_)));
+    client.send_to(server, &request(1, b"phase.efi", "octet", &[]));
+    assert!(until(PATIENCE, || client.receive()
+        == Packet::Data(1, file[..512].to_vec())));
+}
+
 #[test]
 fn five_hundred_at_once_share_one_file_and_little_memory() {
     const CLIENTS: usize = 500;
@@ -433,6 +464,16 @@ fn a_file_that_changes_meanwhile_is_not_ended_well() {
     };
     assert_eq!(error, "the file was changed meanwhile");
     provider.wait_for_log("broke off");
+    // Written to in place, with the same bytes: whoever comes next gets the file that is there now.
+    let same = content(110_000);
+    let mut slow = Client::ask(server, b"phase.efi", &[]);
+    slow.receive();
+    // The clock of files ticks.
+    std::thread::sleep(Duration::from_millis(20));
+    tree.write("stable/x86_64/phase.efi", &same);
+    let (got, _) = Client::ask(server, b"phase.efi", &[("blksize", "8192")]).fetch(8192, 1);
+    assert!(got == same);
+    drop(slow);
     // A release is replaced by another file of that name: the old one is sent to its end.
     let mut client = Client::ask(server, b"phase.efi", &[]);
     client.receive();

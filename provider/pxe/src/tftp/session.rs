@@ -18,9 +18,7 @@
 
 use std::time::Duration;
 
-use super::limits::{
-    HEADER_SIZE, LAST_PATIENCE, TEXT_SIZE_MAX, TWICE_WITHIN, UNHEARD_RESENDS_MAX,
-};
+use super::limits::{HEADER_SIZE, LAST_PATIENCE, TEXT_SIZE_MAX, TWICE_WITHIN, UNHEARD_RESENDS_MAX};
 use super::pace::Pace;
 use super::packet;
 use super::terms::Terms;

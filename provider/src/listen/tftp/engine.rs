@@ -1,7 +1,7 @@
 //! The thread: requests become transfers, packets and silences move them.
 //!
 //! One owner of all transfers, no locks on the way of a packet. Whatever a client sends costs one look into a table and at most
-//! one window. A request that comes again while its file is being opened is one request.
+//! one window. A request that comes again while its file is being opened, or while its client goes on, is one request.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -17,13 +17,13 @@ use pxe::tftp::{
 use tokio::runtime::Handle;
 
 use crate::listen::files::{Library, NotServed, Opened};
-use crate::listen::limits::{
-    TFTP_PACKET_SIZE_MAX, TFTP_REQUESTS_AT_ONCE, TFTP_TRANSFERS_MAX, TFTP_UNHEARD_MAX,
-};
+use crate::listen::limits::{TFTP_PACKET_SIZE_MAX, TFTP_REQUESTS_AT_ONCE, TFTP_TRANSFERS_MAX};
+use crate::listen::tftp::places::{self, Place};
 use crate::listen::tftp::ports::{Arrived, Port, Ports};
 use crate::listen::tftp::transfer::{self, Failed, Route, Transfer};
 use crate::listen::tftp::waiting::Waiting;
 use crate::listen::tftp::{Mailbox, Teller, Told};
+use crate::out;
 
 /// The token of the mailbox; ports have the next ones, transfers follow.
 const BELL: u64 = 0;
@@ -211,17 +211,22 @@ impl Engine {
         if arrived.is_broadcast || self.opening.contains(&peer) {
             return;
         }
-        let shown = String::from_utf8_lossy(&request.name).into_owned();
+        let shown = out::printable(&String::from_utf8_lossy(&request.name));
         if let Some(token) = known {
             if let Some(transfer) = self.transfers.get_mut(&token)
                 && transfer.name == shown
-                && transfer.session.has_nothing()
+                && transfer.options == request.options
             {
-                let step = transfer.session.asked_again(now);
-                self.act(token, step);
-                return;
+                if transfer.session.has_nothing() {
+                    let step = transfer.session.asked_again(now);
+                    self.act(token, step);
+                    return;
+                }
+                if transfer.session.is_going_on(now) {
+                    return;
+                }
             }
-            // The same port for something else: what was before is over.
+            // The same port for something else, or from the start: what was before is over.
             self.end(token, End::Gone);
         }
         if request.mode == Mode::Netascii {
@@ -233,7 +238,7 @@ impl Engine {
             self.refuse(port, peer, local, ErrorCode::NotFound, shown, "not found");
             return;
         };
-        if !self.has_place(now) {
+        if !self.has_place(peer.ip(), now) {
             // The client asks again.
             self.refused(peer, shown, "too many transfers".to_owned());
             return;
@@ -254,25 +259,29 @@ impl Engine {
         });
     }
 
-    /// Whether there is room for one more, made by those who never said anything if need be.
-    fn has_place(&mut self, now: Duration) -> bool {
+    /// Whether there is room for one more, made by others if need be.
+    fn has_place(&mut self, asking: IpAddr, now: Duration) -> bool {
         if self.transfers.len() + self.opening.len() < TFTP_TRANSFERS_MAX {
             return true;
         }
-        let is_unheard = |transfer: &&Transfer| {
-            transfer.session.has_nothing() && now.saturating_sub(transfer.began) >= TFTP_UNHEARD_MAX
-        };
-        let longest = self
-            .transfers
-            .iter()
-            .filter(|(_, transfer)| is_unheard(transfer))
-            .min_by_key(|(_, transfer)| transfer.began)
-            .map(|(token, _)| *token);
-        let Some(token) = longest else {
+        let Some(token) = places::given_up(self.places(), asking, now) else {
             return false;
         };
-        self.end(token, End::Silent);
+        let why = "its place was needed for other clients";
+        if let Some(transfer) = self.transfers.get(&token) {
+            transfer.send_error(why, &self.ports);
+        }
+        self.close(token, |transfer| aborted(transfer, why.to_owned()));
         true
+    }
+
+    fn places(&self) -> impl Iterator<Item = Place> + Clone {
+        self.transfers.iter().map(|(token, transfer)| Place {
+            token: *token,
+            client: transfer.peer.ip(),
+            began: transfer.began,
+            is_unheard: transfer.session.is_unheard(),
+        })
     }
 
     /// A file was opened, or not.
@@ -330,6 +339,7 @@ impl Engine {
         let transfer = Transfer {
             session,
             name: asked.name,
+            options: asked.options,
             file,
             peer,
             route,
@@ -341,10 +351,12 @@ impl Engine {
         Ok(step)
     }
 
-    /// The same file, from whoever fetches it already: it is open once.
+    /// The same file, from whoever fetches it already: it is open once. Not one that was written to meanwhile: it would never be
+    /// sent to its end.
     fn shared(&self, file: Opened) -> Opened {
         let mut others = self.transfers.values().map(|transfer| &transfer.file);
         let other = others.find(|other| other.digest() == file.digest());
+        let other = other.filter(|other| matches!(other.is_unchanged(), Ok(true)));
         other.cloned().unwrap_or(file)
     }
 
@@ -387,10 +399,17 @@ impl Engine {
             .map(|(token, _)| *token)
             .collect();
         self.next_look = Duration::MAX;
+        let suspected = places::suspected(self.places());
         for token in late {
             if let Some(transfer) = self.transfers.get_mut(&token) {
                 let step = transfer.session.expired(now);
-                self.act(token, step);
+                let is_end = matches!(step, Step::End(_));
+                if is_end
+                    || !transfer.session.is_unheard()
+                    || !suspected.contains(&transfer.peer.ip())
+                {
+                    self.act(token, step);
+                }
             }
         }
         let deadlines = self.transfers.values().map(|it| it.session.deadline());

@@ -1,13 +1,11 @@
 //! Where requests come in: one socket for each address that is listened on.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use socket2::{Domain, Protocol, Socket, Type};
-
 use crate::listen::datagrams::{Datagrams, Way};
-use crate::listen::limits::SOCKET_BUFFER_SIZE;
+use crate::listen::datagrams6::Datagrams6;
 
 /// The open ports.
 #[derive(Debug)]
@@ -21,7 +19,7 @@ pub(crate) struct Ports {
 #[derive(Debug)]
 pub(super) enum Port {
     V4(Datagrams),
-    V6(UdpSocket),
+    V6(Datagrams6),
 }
 
 /// A packet that came to a port.
@@ -29,9 +27,9 @@ pub(super) enum Port {
 pub(super) struct Arrived {
     pub(super) length: usize,
     pub(super) peer: SocketAddr,
-    /// The address of ours that it was sent to, where the kernel says so.
+    /// The address of ours that answers come from, unless the kernel shall choose.
     pub(super) local: Option<IpAddr>,
-    /// Sent to everybody: nobody answers that (RFC 1123, 4.2.3.5).
+    /// Sent to everybody, or to a group: nobody answers that (RFC 1123, 4.2.3.5).
     pub(super) is_broadcast: bool,
 }
 
@@ -42,7 +40,7 @@ impl Ports {
         for address in with_both(addresses) {
             let opened = match address {
                 IpAddr::V4(ip) => Port::V4(Datagrams::bind(SocketAddrV4::new(ip, port))?),
-                IpAddr::V6(ip) => Port::V6(bind_v6(ip, port)?),
+                IpAddr::V6(ip) => Port::V6(Datagrams6::bind(SocketAddrV6::new(ip, port, 0, 0))?),
             };
             // One free port for all of them.
             port = opened.address()?.port();
@@ -76,20 +74,11 @@ fn with_both(addresses: &[IpAddr]) -> Vec<IpAddr> {
     found
 }
 
-fn bind_v6(ip: Ipv6Addr, port: u16) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_only_v6(true)?;
-    socket.set_nonblocking(true)?;
-    socket.set_recv_buffer_size(SOCKET_BUFFER_SIZE)?;
-    socket.bind(&SocketAddrV6::new(ip, port, 0, 0).into())?;
-    Ok(socket.into())
-}
-
 impl Port {
     fn address(&self) -> io::Result<SocketAddr> {
         match self {
             Self::V4(socket) => Ok(SocketAddr::V4(socket.address()?)),
-            Self::V6(socket) => socket.local_addr(),
+            Self::V6(socket) => socket.address(),
         }
     }
 
@@ -102,17 +91,19 @@ impl Port {
                     length: received.length,
                     peer: SocketAddr::V4(received.peer),
                     local: Some(IpAddr::V4(received.sent_to)),
-                    // To that of a network nothing can be answered anyway: it is no address of a socket.
-                    is_broadcast: received.sent_to.is_broadcast(),
+                    is_broadcast: received.is_for_all,
                 })
             }
             Self::V6(socket) => {
-                let (length, peer) = socket.recv_from(buffer)?;
+                let received = socket.receive(buffer)?;
+                let sent_to = received.sent_to;
+                // Those of a link mean nothing without it; there the kernel takes the one of the link that the peer is on.
+                let local = (!sent_to.is_unicast_link_local()).then_some(IpAddr::V6(sent_to));
                 Ok(Arrived {
-                    length,
-                    peer,
-                    local: None,
-                    is_broadcast: false,
+                    length: received.length,
+                    peer: received.peer,
+                    local,
+                    is_broadcast: sent_to.is_multicast(),
                 })
             }
         }
@@ -138,7 +129,13 @@ impl Port {
                 };
                 socket.send(packet, way)
             }
-            (Self::V6(socket), to) => socket.send_to(packet, to).map(|_| ()),
+            (Self::V6(socket), to) => {
+                let from = match local {
+                    Some(IpAddr::V6(ip)) => Some(ip),
+                    _ => None,
+                };
+                socket.send(packet, to, from)
+            }
             (Self::V4(_), SocketAddr::V6(_)) => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
@@ -156,6 +153,25 @@ impl AsFd for Port {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_sent_to_all_is_told_from_what_was_sent_here() {
+        let ports = Ports::open(&["0.0.0.0".parse().unwrap()], 0, false).unwrap();
+        let port = ports.addresses()[0].port();
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_broadcast(true).unwrap();
+        // The middle one is that of the whole network, and binding to it is possible.
+        for (to, is_broadcast) in [
+            ("127.0.0.5", false),
+            ("127.255.255.255", true),
+            ("127.0.0.1", false),
+        ] {
+            client.send_to(b"x", (to, port)).unwrap();
+            let arrived = ports.ports[0].receive(&mut [0; 4]).unwrap();
+            assert_eq!(arrived.is_broadcast, is_broadcast, "{to}");
+            assert_eq!(arrived.local, Some(to.parse().unwrap()));
+        }
+    }
 
     #[test]
     fn every_address_is_listened_on_once() {

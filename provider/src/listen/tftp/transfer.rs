@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
 
 use pxe::tftp::limits::{BLOCK_SIZE_MAX, HEADER_SIZE, WINDOW_BYTES_MAX, WINDOW_MAX};
-use pxe::tftp::{Blocks, ErrorCode, Session, Terms, error};
+use pxe::tftp::{Blocks, ErrorCode, Options, Session, Terms, error};
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -50,6 +50,8 @@ pub(super) struct Transfer {
     pub(super) session: Session,
     /// The file as the client calls it.
     pub(super) name: String,
+    /// What it asked for besides.
+    pub(super) options: Options,
     pub(super) file: Opened,
     pub(super) peer: SocketAddr,
     pub(super) route: Route,

@@ -300,3 +300,50 @@ fn a_relay_passes_ipv6_on() {
         inner.url()
     );
 }
+
+/// Firmware throws away what comes from another address than the one it asked.
+#[test]
+fn boot_files_come_from_the_address_that_was_asked() {
+    let read = b"\0\x01phase.efi\0octet\0";
+    for flags in [
+        &["--dhcp", "off", "--tftp-port", "69"][..],
+        &["--tftp-single-port"],
+    ] {
+        let Some(rig) = rig("boot files over IPv6", flags) else {
+            return;
+        };
+        let second: Ipv6Addr = "fd77::3".parse().unwrap();
+        let third: Ipv6Addr = "fd77::4".parse().unwrap();
+        for address in [second, third] {
+            let add = format!("address add {address}/64 dev eth0 nodad");
+            rig.lan.ip("server", &add).unwrap();
+        }
+        let add = "address add fd77::77/64 dev eth0 nodad";
+        rig.lan.ip("client", add).unwrap();
+        rig.lan.within("client", || {
+            let ask = |to: Ipv6Addr| {
+                let socket = UdpSocket::bind("[::]:0").unwrap();
+                socket.set_read_timeout(Some(QUIET)).unwrap();
+                let mut from = None;
+                // The neighbour's address is looked for first.
+                assert!(until(PATIENCE, || {
+                    socket.send_to(read, (to, 69)).unwrap();
+                    from = socket.recv_from(&mut [0; 600]).ok();
+                    from.is_some()
+                }));
+                from.unwrap().1.ip()
+            };
+            for server in [SERVER6, second, third] {
+                assert_eq!(ask(server), server, "{flags:?}");
+            }
+            // What everybody gets nobody answers.
+            let socket = UdpSocket::bind("[fd77::77]:0").unwrap();
+            socket.set_read_timeout(Some(QUIET)).unwrap();
+            let card = netdevice::name_to_index(&socket, "eth0").unwrap();
+            let all = SocketAddrV6::new("ff02::1".parse().unwrap(), 69, 0, card);
+            socket.send_to(read, all).unwrap();
+            let answer = socket.recv_from(&mut [0; 600]);
+            assert!(answer.is_err(), "{answer:?}");
+        });
+    }
+}

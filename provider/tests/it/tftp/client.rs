@@ -101,7 +101,18 @@ impl Client {
 
     /// The whole file, in windows as agreed, and how many packets of data it took.
     pub(super) fn fetch(&mut self, block_size: usize, window: u64) -> (Vec<u8>, u64) {
-        let (mut file, mut packets, mut has, mut unsaid) = (Vec::new(), 0, 0_u64, 0);
+        self.fetch_from(0, &[], block_size, window)
+    }
+
+    /// The same when the first blocks are there already.
+    pub(super) fn fetch_from(
+        &mut self,
+        mut has: u64,
+        first: &[u8],
+        block_size: usize,
+        window: u64,
+    ) -> (Vec<u8>, u64) {
+        let (mut file, mut packets, mut unsaid) = (first.to_vec(), 0, 0);
         loop {
             let Some(packet) = self.receive_within(Duration::from_millis(500)) else {
                 self.ack(has as u16);
