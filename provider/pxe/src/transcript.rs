@@ -42,6 +42,9 @@ pub use recorder::Recorder;
 /// Packets in one transcript: more is a capture, for which there are other formats.
 pub const PACKETS_MAX: usize = 65_536;
 
+/// Bytes of all their payloads: a few characters may stand for 64 KiB, and a recording holds no file contents.
+pub const BYTES_MAX: usize = 64 << 20;
+
 /// A recording of boot traffic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transcript {
@@ -66,14 +69,17 @@ impl Transcript {
     ///
     /// # Errors
     ///
-    /// The first line that is not as described above, times that run backwards, and more than [`PACKETS_MAX`] packets.
+    /// The first line that is not as described above, times that run backwards, and more than [`PACKETS_MAX`] packets or
+    /// [`BYTES_MAX`] bytes.
     pub fn parse(text: &str) -> Result<Self, NotATranscript> {
-        let mut transcript = Self::default();
+        let (mut transcript, mut room) = (Self::default(), BYTES_MAX);
         for (index, line) in text.lines().enumerate() {
-            transcript.take(line).map_err(|why| NotATranscript {
-                line: index + 1,
-                why,
-            })?;
+            transcript
+                .take(line, &mut room)
+                .map_err(|why| NotATranscript {
+                    line: index + 1,
+                    why,
+                })?;
         }
         Ok(transcript)
     }
@@ -84,7 +90,7 @@ impl Transcript {
         found.map_or("", |(_, text)| text)
     }
 
-    fn take(&mut self, line: &str) -> Result<(), String> {
+    fn take(&mut self, line: &str, room: &mut usize) -> Result<(), String> {
         let words = words(line)?;
         let Some(first) = words.first() else {
             return Ok(());
@@ -106,6 +112,13 @@ impl Transcript {
         if self.packets.last().is_some_and(|last| last.at > packet.at) {
             return Err("earlier than the packet before it".to_owned());
         }
+        let size = match &packet.content {
+            Content::Udp(payload) | Content::Tcp(_, payload) => payload.bytes.len(),
+            _ => 0,
+        };
+        *room = room
+            .checked_sub(size)
+            .ok_or_else(|| format!("more than {BYTES_MAX} bytes"))?;
         self.packets.push(packet);
         Ok(())
     }

@@ -37,7 +37,7 @@ pub(super) fn encode(words: &[&str], source_port: u16) -> Result<Vec<u8>, String
             .split_once('=')
             .ok_or_else(|| format!("{word:?}: want FIELD=VALUE or OPTION=VALUE"))?;
         if key == "mac" {
-            let mac: Mac = text.parse().map_err(|error| format!("{text}: {error}"))?;
+            let mac: Mac = text.parse().map_err(|error| format!("{text:?}: {error}"))?;
             message[28..34].copy_from_slice(&mac.octets());
         } else if let Some((_, at, size)) = FIELDS.iter().find(|(name, ..)| *name == key) {
             let bytes = value(text)?;

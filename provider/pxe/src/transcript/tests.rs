@@ -140,3 +140,27 @@ fn comments_blank_lines_and_keys_are_told_apart() {
     assert_eq!(transcript.about("client"), "");
     assert_eq!(transcript.packets[0].udp().unwrap().bytes, b"#");
 }
+
+#[test]
+fn a_short_text_does_not_become_gigabytes() {
+    let line = |at| format!("{at}.0 - udp 10.0.0.9:1 > 10.0.0.2:69 00*65535\n");
+    let fits = BYTES_MAX / 65_535;
+    let text: String = (0..fits).map(line).collect();
+    assert_eq!(Transcript::parse(&text).unwrap().packets.len(), fits);
+    let error = Transcript::parse(&(text + &line(fits))).unwrap_err();
+    assert_eq!(error.line, fits + 1);
+}
+
+#[test]
+fn what_is_wrong_is_said_without_what_steers_a_terminal() {
+    for line in [
+        "0.0 - dhcp 0.0.0.0:68 > 255.255.255.255:67 mac=\x1b[2J",
+        "0.0 \x1b[2J udp 10.0.0.9:1 > 10.0.0.2:69 00",
+        "0.0 - \x1b[2J 10.0.0.9:1 > 10.0.0.2:69 00",
+        "0.0 - udp \x1b[2J > 10.0.0.2:69 00",
+        "0.0 - udp 10.0.0.9:1 > 10.0.0.2:69 \x1b[2J",
+    ] {
+        let error = Transcript::parse(line).unwrap_err().to_string();
+        assert!(!error.contains('\x1b'), "{error:?}");
+    }
+}
