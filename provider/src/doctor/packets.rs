@@ -79,7 +79,7 @@ pub(super) fn run(args: &Args, json: bool, quiet: bool) -> Result<Exit, CommandE
 struct Desk {
     watch: Watch,
     recording: Option<Recording>,
-    /// What was last said about a machine.
+    /// What was last said about a machine; of those only that are still watched.
     shown: BTreeMap<Mac, String>,
     json: bool,
     quiet: bool,
@@ -115,6 +115,8 @@ impl Desk {
                 *shown = block;
             }
         }
+        // Forged machines come and go without end.
+        self.shown.retain(|mac, _| self.watch.of(*mac).is_some());
     }
 
     /// Says the rest.
@@ -246,5 +248,45 @@ impl Recording {
     fn finish(self) -> Result<(), CommandError> {
         let synced = self.file.sync_all();
         synced.map_err(|error| CommandError::local(format!("{}: {error}", self.path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use pxe::transcript::Transcript;
+
+    use super::*;
+
+    #[test]
+    fn machines_that_are_watched_no_more_leave_nothing_behind() {
+        let mut desk = Desk {
+            watch: Watch::default(),
+            recording: None,
+            shown: BTreeMap::new(),
+            json: false,
+            quiet: true,
+        };
+        let mut sizes = Vec::new();
+        for round in 0..3_u32 {
+            let mut text = String::new();
+            for machine in 0..1_024_u32 {
+                let [_, _, high, low] = machine.to_be_bytes();
+                let mac = format!("52:54:00:{round:02x}:{high:02x}:{low:02x}");
+                let at = round * 10;
+                writeln!(
+                    text,
+                    "{at}.0 {mac} dhcp 0.0.0.0:68 > 255.255.255.255:67 mac={mac} xid={round:02x} 53=01 60=\"PXEClient\" 93=0007"
+                )
+                .unwrap();
+            }
+            for packet in Transcript::parse(&text).unwrap().packets {
+                desk.see(&packet).unwrap();
+            }
+            desk.tell(Duration::from_secs(u64::from(round) * 10) + QUIET);
+            sizes.push(desk.shown.len());
+        }
+        assert_eq!(sizes, [1_024; 3]);
     }
 }
