@@ -64,6 +64,7 @@ const TEST: &[&str] = &[
     "fish",
     "groff-base",
     "iproute2",
+    "isc-dhcp-client",
     "isc-dhcp-relay",
     "libclang-dev",
     "libsquashfs-dev",

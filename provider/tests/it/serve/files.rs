@@ -279,16 +279,20 @@ fn what_was_asked_for_once_is_at_hand() {
     ] {
         asking.get(path);
         let fast = |asking: &mut Asking| asking.metric("plasmd_fast_answers_total");
-        let before = fast(&mut asking);
-        // Looked at again in between at most once or twice, whatever the machine does beside.
-        for _ in 0..20 {
-            asking.get(path);
+        let mut kept_of_20 = || {
+            let before = fast(&mut asking);
+            for _ in 0..20 {
+                asking.get(path);
+            }
+            fast(&mut asking) - before
+        };
+        if is_kept {
+            // A busy machine may need so long for them that each finds the one before too old.
+            let mut kept = (0..50).map(|_| kept_of_20());
+            assert!(kept.any(|kept| kept >= 10), "{path}");
+        } else {
+            assert_eq!(kept_of_20(), 0, "{path}");
         }
-        let kept = fast(&mut asking) - before;
-        assert!(
-            if is_kept { kept >= 10 } else { kept == 0 },
-            "{path}: {kept} of 20"
-        );
     }
 }
 
