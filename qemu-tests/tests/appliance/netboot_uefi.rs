@@ -1,6 +1,8 @@
 //! UEFI machines that boot from the network: by PXE and by HTTP, over IPv4 and IPv6, through iPXE where a profile asks for
 //! it; and what 64-bit Arm firmware fetches.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use qemu_tests::efi;
 use qemu_tests::firmware::Stack;
@@ -65,6 +67,9 @@ pub(crate) const SCENES: &[Scene] = &[
     },
 ];
 
+/// Until what was on the wire is in the recording.
+const RECORDING_LIMIT: Duration = Duration::from_secs(10);
+
 /// The rows of the README's table.
 const PXE: &str = "UEFI PXE, one file by TFTP";
 const HTTP: &str = "UEFI HTTP boot";
@@ -101,8 +106,9 @@ fn pxe(story: &Story, place: Place) -> Result<()> {
 
 /// Every request by TFTP is for the file `name`.
 fn fetched_only(scenery: &Scenery, name: &str) -> Result<()> {
+    // What the recorder saw is printed up to a second later.
+    scenery.recorder.wait_for("RRQ", RECORDING_LIMIT)?;
     let requests = scenery.recorder.packets().lines_with("RRQ");
-    ensure!(!requests.is_empty(), "nothing was fetched by TFTP");
     let is_it = |line: &String| line.contains(name);
     ensure!(requests.iter().all(is_it), "more was fetched: {requests:?}");
     Ok(())
@@ -124,6 +130,9 @@ fn http(story: &Story, place: Place) -> Result<()> {
 
 /// The firmware, which is all that runs so far, opened one connection to this port.
 fn connected_once(scenery: &Scenery, port: &str) -> Result<()> {
+    scenery
+        .recorder
+        .wait_for(&format!(".{port}: Flags [S],"), RECORDING_LIMIT)?;
     let begun = scenery.recorder.packets().lines_with("Flags [S],");
     let to_port: Vec<_> = begun
         .iter()
