@@ -21,6 +21,7 @@
 mod addresses;
 pub(crate) mod args;
 mod conflict;
+mod control_message;
 pub(crate) mod datagrams;
 mod datagrams6;
 mod desk;

@@ -25,6 +25,7 @@ mod man_cmd;
 mod manifest_cmd;
 mod net;
 mod out;
+mod packet_socket;
 mod progress;
 mod sealed;
 mod serve;

@@ -12,16 +12,13 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::listen::limits::SOCKET_BUFFER_SIZE;
-use crate::listen::sys;
+use crate::listen::{control_message, sys};
 
 /// Bytes of `struct in_pktinfo`: the interface, the address that answers come from, the address in the datagram.
 const ARRIVAL_SIZE: usize = 12;
 
-/// Bytes before the content of a control message, as the kernel pads them.
-const HEAD_SIZE: usize = size_of::<libc::cmsghdr>().next_multiple_of(size_of::<usize>());
-
 /// One control message with its padding.
-const CONTROL_SIZE: usize = HEAD_SIZE + ARRIVAL_SIZE.next_multiple_of(size_of::<usize>());
+const CONTROL_SIZE: usize = control_message::size(ARRIVAL_SIZE);
 
 /// An open socket, before there is a runtime.
 #[derive(Debug)]
@@ -178,45 +175,30 @@ fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
 
 /// The interface, the address that answers come from and the address a datagram was sent to, from the first control message.
 fn arrival(control: &[u8]) -> Option<(u32, Ipv4Addr, Ipv4Addr)> {
-    let number = |at: usize| -> Option<[u8; 4]> { control.get(at..at + 4)?.try_into().ok() };
-    let level_at = size_of::<usize>();
-    let is_arrival = i32::from_ne_bytes(number(level_at)?) == libc::IPPROTO_IP
-        && i32::from_ne_bytes(number(level_at + 4)?) == libc::IP_PKTINFO;
-    let interface = i32::from_ne_bytes(number(HEAD_SIZE)?);
-    let found = (
+    let content = control_message::content(control, libc::IPPROTO_IP, libc::IP_PKTINFO)?;
+    let number = |at: usize| -> Option<[u8; 4]> { content.get(at..at + 4)?.try_into().ok() };
+    let interface = i32::from_ne_bytes(number(0)?);
+    Some((
         u32::try_from(interface).ok()?,
-        Ipv4Addr::from(number(HEAD_SIZE + 4)?),
-        Ipv4Addr::from(number(HEAD_SIZE + 8)?),
-    );
-    is_arrival.then_some(found)
+        Ipv4Addr::from(number(4)?),
+        Ipv4Addr::from(number(8)?),
+    ))
 }
 
 /// The control message that says where a datagram leaves.
 fn departure(interface: Option<u32>, from: Option<Ipv4Addr>) -> [u8; CONTROL_SIZE] {
-    let mut control = [0; CONTROL_SIZE];
-    let length = HEAD_SIZE + ARRIVAL_SIZE;
     let index = interface.and_then(|index| i32::try_from(index).ok());
-    let parts: [(usize, &[u8]); 5] = [
-        (0, &length.to_ne_bytes()),
-        (size_of::<usize>(), &libc::IPPROTO_IP.to_ne_bytes()),
-        (size_of::<usize>() + 4, &libc::IP_PKTINFO.to_ne_bytes()),
-        (HEAD_SIZE, &index.unwrap_or(0).to_ne_bytes()),
-        (
-            HEAD_SIZE + 4,
-            &from.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
-        ),
-    ];
-    for (at, bytes) in parts {
-        if let Some(place) = control.get_mut(at..at + bytes.len()) {
-            place.copy_from_slice(bytes);
-        }
-    }
-    control
+    let from = from.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    let mut content = [0; ARRIVAL_SIZE];
+    content[..4].copy_from_slice(&index.unwrap_or(0).to_ne_bytes());
+    content[4..8].copy_from_slice(&from.octets());
+    control_message::message(libc::IPPROTO_IP, libc::IP_PKTINFO, &content)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listen::control_message::HEAD_SIZE;
 
     #[tokio::test]
     async fn a_datagram_says_where_it_came_in_and_an_answer_leaves_there() {

@@ -8,16 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
 
 use crate::listen::limits::SOCKET_BUFFER_SIZE;
-use crate::listen::sys;
+use crate::listen::{control_message, sys};
 
 /// Bytes of `struct in6_pktinfo`: the address and the interface.
 const ARRIVAL_SIZE: usize = 20;
 
-/// Bytes before the content of a control message, as the kernel pads them.
-const HEAD_SIZE: usize = size_of::<libc::cmsghdr>().next_multiple_of(size_of::<usize>());
-
 /// One control message with its padding.
-const CONTROL_SIZE: usize = HEAD_SIZE + ARRIVAL_SIZE.next_multiple_of(size_of::<usize>());
+const CONTROL_SIZE: usize = control_message::size(ARRIVAL_SIZE);
 
 /// An open socket.
 #[derive(Debug)]
@@ -92,30 +89,16 @@ impl AsFd for Datagrams6 {
 
 /// The address a datagram was sent to, from the first control message.
 fn arrival(control: &[u8]) -> Option<Ipv6Addr> {
-    let number = |at: usize| -> Option<[u8; 4]> { control.get(at..at + 4)?.try_into().ok() };
-    let level_at = size_of::<usize>();
-    let is_arrival = i32::from_ne_bytes(number(level_at)?) == libc::IPPROTO_IPV6
-        && i32::from_ne_bytes(number(level_at + 4)?) == libc::IPV6_PKTINFO;
-    let address: [u8; 16] = control.get(HEAD_SIZE..HEAD_SIZE + 16)?.try_into().ok()?;
-    is_arrival.then_some(address.into())
+    let content = control_message::content(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO)?;
+    let address: [u8; 16] = content.get(..16)?.try_into().ok()?;
+    Some(address.into())
 }
 
 /// The control message that says from which address a datagram leaves.
 fn departure(from: Ipv6Addr) -> [u8; CONTROL_SIZE] {
-    let mut control = [0; CONTROL_SIZE];
-    let length = HEAD_SIZE + ARRIVAL_SIZE;
-    let parts: [(usize, &[u8]); 4] = [
-        (0, &length.to_ne_bytes()),
-        (size_of::<usize>(), &libc::IPPROTO_IPV6.to_ne_bytes()),
-        (size_of::<usize>() + 4, &libc::IPV6_PKTINFO.to_ne_bytes()),
-        (HEAD_SIZE, &from.octets()),
-    ];
-    for (at, bytes) in parts {
-        if let Some(place) = control.get_mut(at..at + bytes.len()) {
-            place.copy_from_slice(bytes);
-        }
-    }
-    control
+    let mut content = [0; ARRIVAL_SIZE];
+    content[..16].copy_from_slice(&from.octets());
+    control_message::message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &content)
 }
 
 #[cfg(test)]
@@ -123,6 +106,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::listen::control_message::HEAD_SIZE;
 
     #[test]
     fn what_the_kernel_says_is_read_as_it_is_written() {

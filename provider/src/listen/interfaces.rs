@@ -88,17 +88,21 @@ fn own_address(one: &if_addrs::Interface) -> Option<Ipv4Addr> {
     }
 }
 
+/// Whether `one` is served: it was named, or none was and others can be behind it.
+pub(super) fn is_wanted(only: &[String], one: &if_addrs::Interface) -> bool {
+    match only {
+        [] => !one.is_loopback(),
+        named => named.contains(&one.name),
+    }
+}
+
 fn table(only: &[String], found: Vec<if_addrs::Interface>) -> BTreeMap<u32, Interface> {
     let mut table = BTreeMap::new();
     for one in found {
         let (Some(index), IfAddr::V4(address)) = (one.index, &one.addr) else {
             continue;
         };
-        let is_wanted = match only {
-            [] => !one.is_loopback(),
-            named => named.contains(&one.name),
-        };
-        if !is_wanted {
+        if !is_wanted(only, &one) {
             continue;
         }
         table

@@ -1,11 +1,11 @@
-//! The three system calls of this role that rustix does not offer: packet sockets with a filter, and signals as a file.
+//! The packet sockets of this role, each with a filter, and signals as a file, which rustix does not offer.
 //!
 //! The packet sockets are bound to one interface and one protocol each, so the kernel hands over incoming frames only
 //! (a socket for all protocols would also see, and slow down, everything we serve), and a filter lets just DHCP answers
 //! through. All other code of the role is safe.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -13,6 +13,7 @@ use rustix::net::{
 };
 
 use super::limits::SOCKET_BUFFER_BYTES;
+use crate::packet_socket::{attach_filter, bind, jump, statement};
 
 /// What a packet socket listens to.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +43,7 @@ impl PacketSocket {
             }
         };
         let ethertype = u16::try_from(ethertype).map_err(io::Error::other)?;
-        bind_packet(&fd, interface, ethertype)?;
+        bind(&fd, interface, ethertype)?;
         Ok(Self(fd))
     }
 
@@ -67,19 +68,6 @@ impl PacketSocket {
     }
 }
 
-const fn statement(code: u32, k: u32) -> libc::sock_filter {
-    jump(code, k, 0, 0)
-}
-
-const fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
-    libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    }
-}
-
 /// Accepts unfragmented UDP from port 67 to port 68; offsets count from the start of the Ethernet frame.
 const DHCP_ANSWERS: [libc::sock_filter; 9] = {
     use libc::{
@@ -100,48 +88,6 @@ const DHCP_ANSWERS: [libc::sock_filter; 9] = {
         statement(BPF_RET | BPF_K, 0),
     ]
 };
-
-#[expect(unsafe_code, reason = "rustix has no SO_ATTACH_FILTER")]
-fn attach_filter(fd: &OwnedFd, program: &[libc::sock_filter]) -> io::Result<()> {
-    let program = libc::sock_fprog {
-        len: u16::try_from(program.len()).map_err(io::Error::other)?,
-        filter: program.as_ptr().cast_mut(),
-    };
-    // SAFETY: `program` points to `len` instructions that live until the call returns; the kernel copies them and
-    // writes nothing. The size given is that of the struct.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    check(result)
-}
-
-#[expect(unsafe_code, reason = "rustix has no sockaddr_ll")]
-fn bind_packet(fd: &OwnedFd, interface: u32, ethertype: u16) -> io::Result<()> {
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: ethertype.to_be(),
-        sll_ifindex: i32::try_from(interface).map_err(io::Error::other)?,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    // SAFETY: `address` is a complete sockaddr_ll that lives through the call, and the length given is its own.
-    let result = unsafe {
-        libc::bind(
-            fd.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    check(result)
-}
 
 /// Blocks SIGTERM and SIGINT in this thread and gives a descriptor that is readable once one of them came. Call before
 /// any other thread exists: threads inherit the mask.

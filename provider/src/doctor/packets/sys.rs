@@ -10,6 +10,7 @@ use pxe::Mac;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
 use super::super::limits::{CAPTURE_BUFFER, PACKET_BYTES};
+use crate::packet_socket::{NOBODY, attach_filter, bind, jump, statement};
 
 /// A packet from the wire.
 pub(super) struct Caught {
@@ -30,8 +31,8 @@ impl Capture {
         // Without a protocol nothing arrives until `bind`, when the filter is in place.
         let fd = socket_with(AddressFamily::PACKET, SocketType::DGRAM, flags, None)?;
         sockopt::set_socket_recv_buffer_size(&fd, CAPTURE_BUFFER)?;
-        attach(&fd, &STORIES)?;
-        bind(&fd, interface.unwrap_or(0))?;
+        attach_filter(&fd, &STORIES)?;
+        bind(&fd, interface.unwrap_or(0), libc::ETH_P_ALL as u16)?;
         Ok(Self(fd))
     }
 
@@ -87,19 +88,6 @@ impl AsFd for Capture {
     }
 }
 
-const fn statement(code: u32, k: u32) -> libc::sock_filter {
-    jump(code, k, 0, 0)
-}
-
-const fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
-    libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    }
-}
-
 /// Takes all but the inner parts of TCP connections; of those only what begins like HTTP or a TLS alert. Offsets count from the IP
 /// header; where an offset lies behind the end of a packet, the kernel drops it.
 const STORIES: [libc::sock_filter; 25] = {
@@ -150,46 +138,9 @@ const STORIES: [libc::sock_filter; 25] = {
     ]
 };
 
-#[expect(unsafe_code, reason = "rustix has no SO_ATTACH_FILTER")]
-fn attach(fd: &OwnedFd, program: &[libc::sock_filter]) -> io::Result<()> {
-    let program = libc::sock_fprog {
-        len: u16::try_from(program.len()).map_err(io::Error::other)?,
-        filter: program.as_ptr().cast_mut(),
-    };
-    // SAFETY: `program` points to `len` instructions that live until the call returns; the kernel copies them and writes
-    // nothing. The size given is that of the struct.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    check(result as isize).map(|_| ())
-}
-
-#[expect(unsafe_code, reason = "rustix has no sockaddr_ll")]
-fn bind(fd: &OwnedFd, interface: u32) -> io::Result<()> {
-    let mut address = empty();
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-    address.sll_ifindex = i32::try_from(interface).map_err(io::Error::other)?;
-    // SAFETY: `address` is a whole sockaddr_ll that lives through the call, and the length given is its own.
-    let result = unsafe {
-        libc::bind(
-            fd.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    check(result as isize).map(|_| ())
-}
-
 #[expect(unsafe_code, reason = "rustix has no sockaddr_ll")]
 fn receive(fd: &OwnedFd, bytes: &mut [u8]) -> io::Result<(usize, libc::sockaddr_ll)> {
-    let mut from = empty();
+    let mut from = NOBODY;
     let mut size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `bytes.len()` bytes to `bytes` and at most `size` to `from`; both live through the call.
     let result = unsafe {
@@ -203,18 +154,6 @@ fn receive(fd: &OwnedFd, bytes: &mut [u8]) -> io::Result<(usize, libc::sockaddr_
         )
     };
     Ok((check(result)?, from))
-}
-
-fn empty() -> libc::sockaddr_ll {
-    libc::sockaddr_ll {
-        sll_family: 0,
-        sll_protocol: 0,
-        sll_ifindex: 0,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    }
 }
 
 fn check(result: isize) -> io::Result<usize> {

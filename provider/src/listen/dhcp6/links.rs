@@ -8,6 +8,7 @@ use if_addrs::{IfAddr, Interface};
 use pxe::dhcp6::SERVERS;
 
 use super::is_reachable;
+use crate::listen::interfaces::is_wanted;
 use crate::listen::limits::INTERFACES_LOOK_AGAIN;
 
 /// Any port would do.
@@ -97,11 +98,7 @@ fn table(only: &[String], found: Vec<Interface>) -> BTreeMap<u32, Link> {
         let (Some(index), IfAddr::V6(address)) = (one.index, &one.addr) else {
             continue;
         };
-        let is_wanted = match only {
-            [] => !one.is_loopback(),
-            named => named.contains(&one.name),
-        };
-        if !is_wanted {
+        if !is_wanted(only, &one) {
             continue;
         }
         let link = table.entry(index).or_insert_with(|| Link {
