@@ -63,22 +63,8 @@ impl Rig {
 
     /// A real DHCP server on the hub.
     fn start_dnsmasq(&mut self, more: &[&str]) {
-        let mut command = self.lan.command("hub", "dnsmasq");
-        let leases = self.lan.directory().join("leases");
-        command
-            .args([
-                "-k",
-                "-C",
-                "/dev/null",
-                "--port=0",
-                "--no-ping",
-                "--log-dhcp",
-            ])
-            .args(["--pid-file=", "--user=root", "--dhcp-authoritative"])
-            .args(["--interface=br0", "--bind-interfaces", "--log-facility=-"])
-            .arg("--dhcp-range=10.77.0.60,10.77.0.69,2m")
-            .arg(format!("--dhcp-leasefile={}", leases.display()))
-            .args(more);
+        let mut command = self.lan.dnsmasq();
+        command.args(more);
         self.lan.start("dnsmasq", command);
         let listens = || self.lan.log("dnsmasq").contains("DHCP, IP range");
         assert!(until(PATIENCE, listens), "dnsmasq did not start");

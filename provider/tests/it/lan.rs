@@ -118,6 +118,26 @@ impl Lan {
         command
     }
 
+    /// A real DHCP server on the hub, which has 10.77.0.1 at `br0`, before what a test adds.
+    pub(crate) fn dnsmasq(&self) -> Command {
+        let mut command = self.command("hub", "dnsmasq");
+        let leases = self.directory().join("leases");
+        command
+            .args([
+                "-k",
+                "-C",
+                "/dev/null",
+                "--port=0",
+                "--no-ping",
+                "--log-dhcp",
+            ])
+            .args(["--pid-file=", "--user=root", "--dhcp-authoritative"])
+            .args(["--interface=br0", "--bind-interfaces", "--log-facility=-"])
+            .arg("--dhcp-range=10.77.0.60,10.77.0.69,2m")
+            .arg(format!("--dhcp-leasefile={}", leases.display()));
+        command
+    }
+
     /// Starts a program that is killed with the LAN at the latest; its output goes to `NAME.log`.
     pub(crate) fn start(&mut self, name: &str, mut command: Command) -> u32 {
         let log = fs::File::create(self.log_path(name)).expect("a log file");

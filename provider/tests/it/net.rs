@@ -60,27 +60,14 @@ impl Rig {
     }
 
     fn start_server(&mut self, server: Server) {
-        let mut command = self.lan.command("hub", "dnsmasq");
-        let directory = self.lan.directory().display().to_string();
+        let mut command = self.lan.dnsmasq();
         command
-            .args([
-                "-k",
-                "-C",
-                "/dev/null",
-                "--port=0",
-                "--no-ping",
-                "--log-dhcp",
-            ])
-            .args(["--pid-file=", "--user=root", "--dhcp-authoritative"])
-            .args(["--interface=br0", "--bind-interfaces", "--log-facility=-"])
-            .arg("--dhcp-range=10.77.0.60,10.77.0.69,2m")
             .arg(format!("--dhcp-host={MAC},{LEASED}"))
             .args([
                 "--dhcp-option=option:router,10.77.0.1",
                 "--domain=example.test",
             ])
-            .arg("--dhcp-option=option:dns-server,10.77.0.2,10.77.0.3")
-            .arg(format!("--dhcp-leasefile={directory}/leases"));
+            .arg("--dhcp-option=option:dns-server,10.77.0.2,10.77.0.3");
         if let Some(seconds) = server.t1 {
             command.arg(format!("--dhcp-option=option:T1,{seconds}"));
         }
