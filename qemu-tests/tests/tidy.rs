@@ -19,13 +19,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("boot-manifest-fuzz", &["boot-manifest"]),
     ("pxe", &[]),
     ("pxe-fuzz", &["pxe"]),
+    ("swarm", &["boot-manifest"]),
+    ("swarm-fuzz", &["boot-manifest", "swarm"]),
     ("artifact-store", &["boot-manifest"]),
     ("discovery", &["boot-manifest"]),
+    ("discovery-fuzz", &["boot-manifest", "discovery"]),
     ("http-semantics", &["boot-manifest"]),
     ("http-semantics-fuzz", &["boot-manifest", "http-semantics"]),
     ("init", &["boot-manifest"]),
-    ("fetch", &["artifact-store", "boot-manifest"]),
-    ("image", &["boot-manifest", "pxe"]),
+    ("fetch", &["artifact-store", "boot-manifest", "swarm"]),
+    ("image", &["boot-manifest", "pxe", "swarm"]),
     (
         "provider",
         &[
@@ -35,6 +38,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "fetch",
             "http-semantics",
             "pxe",
+            "swarm",
         ],
     ),
     (
@@ -48,6 +52,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const BLOCKING: &[&str] = &[
     "boot-manifest",
     "pxe",
+    "swarm",
     "artifact-store",
     "http-semantics",
     "image",
