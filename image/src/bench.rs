@@ -25,6 +25,7 @@ pub mod figure;
 pub mod files;
 pub mod hashing;
 pub mod instructions;
+pub mod lan;
 pub mod limits;
 pub mod load;
 pub mod machines;

@@ -151,3 +151,12 @@ pub const TFTP_BLOCK: u16 = 1428;
 
 /// How long a client waits before it says once more what it has. EDK2 waits for 4 s, other firmware for less.
 pub const TFTP_CLIENT_WAIT: Duration = Duration::from_secs(2);
+
+/// Hosts on a LAN of the bench: what fits into a small machine's memory as processes.
+pub const LAN_HOSTS_MAX: usize = 100;
+
+/// What a shaped link may pass at once: two of the kernel's largest packets, 10 ms at 100 Mbit/s.
+pub const LAN_BURST: &str = "128kb";
+
+/// How long a packet may wait for a shaped link before it is dropped: what a switch holds.
+pub const LAN_LATENCY: &str = "50ms";

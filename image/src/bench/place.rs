@@ -82,13 +82,8 @@ impl Place {
     /// # Errors
     /// As [`Self::apart`].
     pub fn with_servers(count: u8) -> Result<Self> {
-        ensure!(
-            rustix::process::geteuid().is_root(),
-            "network namespaces need root"
-        );
-        remove_leftovers(Path::new("/proc"));
-        let (process, place) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let name = |end: &str| format!("{NAME}{process}-{place}-{end}");
+        let names = names()?;
+        let name = |end: &str| names.of(end);
         let mut place = Self {
             spaces: Some(Spaces {
                 servers: Vec::new(),
@@ -205,8 +200,32 @@ impl Drop for Place {
     }
 }
 
+/// How the namespaces of one place are called.
+#[derive(Debug)]
+pub(super) struct Names(u32);
+
+impl Names {
+    /// The namespace with this end of a name.
+    pub(super) fn of(&self, end: &str) -> String {
+        format!("{NAME}{}-{}-{end}", std::process::id(), self.0)
+    }
+}
+
+/// Names for a new place, when there can be one; what killed benches left is removed.
+///
+/// # Errors
+/// When this is not root.
+pub(super) fn names() -> Result<Names> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "network namespaces need root"
+    );
+    remove_leftovers(Path::new("/proc"));
+    Ok(Names(NEXT.fetch_add(1, Ordering::Relaxed)))
+}
+
 /// A command in a namespace; it keeps its process number.
-fn inside(space: Option<&String>, program: &Path) -> Command {
+pub(super) fn inside(space: Option<&String>, program: &Path) -> Command {
     match space {
         None => Command::new(program),
         Some(space) => {
@@ -237,7 +256,7 @@ fn run(command: &mut Command) -> Result<()> {
 }
 
 /// The bytes sent, of /proc/net/dev's line about the cable.
-fn sent(table: &str) -> Option<u64> {
+pub(super) fn sent(table: &str) -> Option<u64> {
     let line = table
         .lines()
         .find_map(|line| line.trim().strip_prefix("cable:"))?;
