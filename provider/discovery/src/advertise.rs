@@ -12,7 +12,7 @@ use mdns_sd::{
 };
 
 use crate::claim::{Claim, Seen, Verdict};
-use crate::hint::txt;
+use crate::hint::{instance_of, txt};
 use crate::{Daemon, DiscoveryError, SERVICE_TYPE};
 
 /// Addresses are looked at again this often, in seconds: a lease that came later is announced soon after.
@@ -164,25 +164,21 @@ impl Advertiser {
 
 /// What somebody says, which may be this machine itself.
 fn seen<'a>(service: &'a ResolvedService, advert: &Advert, own: &[IpAddr]) -> Seen<'a> {
-    let name = &service.fullname;
     Seen {
-        instance: name
-            .strip_suffix(SERVICE_TYPE)
-            .and_then(|name| name.strip_suffix('.'))
-            .unwrap_or(name),
+        instance: instance_of(&service.fullname, SERVICE_TYPE),
         run: service.get_property_val_str(txt::RUN),
         is_this_machine: service.port == advert.port && are_own(&service.addresses, own),
     }
 }
 
-fn are_own<'a>(found: impl IntoIterator<Item = &'a ScopedIp>, own: &[IpAddr]) -> bool {
+pub(crate) fn are_own<'a>(found: impl IntoIterator<Item = &'a ScopedIp>, own: &[IpAddr]) -> bool {
     found
         .into_iter()
         .all(|address| own.contains(&address.to_ip_addr()))
 }
 
 /// The addresses of this machine. One that cannot tell has none, and takes another name too readily.
-fn own_addresses() -> Vec<IpAddr> {
+pub(crate) fn own_addresses() -> Vec<IpAddr> {
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
     interfaces.iter().map(if_addrs::Interface::ip).collect()
 }
@@ -221,11 +217,16 @@ fn service_info(advert: &Advert, claim: &Claim) -> Result<ServiceInfo, Discovery
     )?
     .enable_addr_auto();
     info.set_requires_probe(false);
-    let listen = advert.listen.clone();
+    set_interfaces(&mut info, &advert.listen);
+    Ok(info)
+}
+
+/// Has those addresses of this machine announced that lead to a server which listens on `listen`.
+pub(crate) fn set_interfaces(info: &mut ServiceInfo, listen: &[IpAddr]) {
+    let listen = listen.to_vec();
     info.set_interfaces(vec![IfKind::Predicate(IfPredicate::new(
         move |interface| listen.iter().any(|one| leads_to(*one, interface.ip())),
     ))]);
-    Ok(info)
 }
 
 /// Whether a connection to `address` of this machine reaches a server that listens on `listen`.

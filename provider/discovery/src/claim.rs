@@ -125,7 +125,7 @@ impl Claim {
 }
 
 /// A number that two runs do not share. It is no secret.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

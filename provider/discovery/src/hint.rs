@@ -70,22 +70,9 @@ impl Hint {
     /// Checks an advertisement; `None` when it is of no use.
     pub(crate) fn from_service(service: &ResolvedService) -> Option<Self> {
         let value = |key: &str| service.get_property_val_str(key);
-        let port = match service.port {
-            0 => return None,
-            port => port,
-        };
-        let addresses = service.addresses.iter().map(mdns_sd::ScopedIp::to_ip_addr);
-        let instance = service
-            .fullname
-            .strip_suffix(SERVICE_TYPE)
-            .and_then(|name| name.strip_suffix('.'))
-            .unwrap_or(&service.fullname);
-        let hint = Self {
-            id: printable(instance, ID_LENGTH_MAX),
-            addresses: best_first(addresses)
-                .into_iter()
-                .map(|address| SocketAddr::new(address, port))
-                .collect(),
+        Some(Self {
+            id: printable(instance_of(&service.fullname, SERVICE_TYPE), ID_LENGTH_MAX),
+            addresses: addresses_of(service)?,
             channel: value(txt::CHANNEL)?.parse().ok()?,
             arch: value(txt::ARCH)?.parse().ok()?,
             version: printable(
@@ -99,9 +86,27 @@ impl Hint {
                 .take(KEY_IDS_MAX)
                 .filter_map(key_id)
                 .collect(),
-        };
-        (!hint.addresses.is_empty()).then_some(hint)
+        })
     }
+}
+
+/// The instance in a full name.
+pub(crate) fn instance_of<'a>(name: &'a str, service_type: &str) -> &'a str {
+    name.strip_suffix(service_type)
+        .and_then(|name| name.strip_suffix('.'))
+        .unwrap_or(name)
+}
+
+/// Where something that is announced listens, best address first; `None` when that is nowhere.
+pub(crate) fn addresses_of(service: &ResolvedService) -> Option<Vec<SocketAddr>> {
+    let addresses = best_first(service.addresses.iter().map(mdns_sd::ScopedIp::to_ip_addr));
+    let is_somewhere = service.port != 0 && !addresses.is_empty();
+    is_somewhere.then(|| {
+        addresses
+            .into_iter()
+            .map(|address| SocketAddr::new(address, service.port))
+            .collect()
+    })
 }
 
 /// A key id as manifests spell it.
@@ -110,7 +115,7 @@ fn key_id(text: &str) -> Option<KeyId> {
 }
 
 /// Usable addresses in the order to try them.
-fn best_first(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+pub(crate) fn best_first(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     let rank = |address: &IpAddr| match address {
         IpAddr::V4(v4) if v4.is_link_local() => Some(2),
         IpAddr::V4(v4) => {

@@ -5,22 +5,31 @@
 //! - [`Advertiser::start`] says that this machine serves a channel; [`Advertiser::withdraw`], or dropping it, says
 //!   goodbye. Addresses that come and go are followed; [`Advertiser::update`] looks for others with the same name.
 //! - [`Browser::start`] listens; [`Browser::next`] gives a [`Hint`] for each provider.
+//! - [`Peers::start`] finds machines that fetch the same right now, and announces this one to them; [`Peers::next`] gives a
+//!   [`PeerHint`] for each.
 //!
-//! A `Hint` is an address and nothing else: anyone on the network can send one, so whoever uses it verifies what is
+//! A hint is an address and nothing else: anyone on the network can send one, so whoever uses it verifies what is
 //! served there. Every string in it has been checked for length and characters. Nothing here listens on loopback, and no
 //! thread outlives its handle.
 
 mod advertise;
 mod browse;
 mod claim;
+mod crowd;
 mod hint;
+mod peers;
+mod watch;
 
 pub use crate::advertise::{Advert, Advertiser};
 pub use crate::browse::Browser;
 pub use crate::hint::Hint;
+pub use crate::peers::{PeerHint, Peers, Share};
 
 /// The DNS-SD service type of providers.
 pub const SERVICE_TYPE: &str = "_phase-image._tcp.local.";
+
+/// The DNS-SD service type of machines that share what they fetch while they fetch it.
+pub const PEER_SERVICE_TYPE: &str = "_phase-peer._tcp.local.";
 
 /// mDNS cannot be used.
 #[derive(Debug, thiserror::Error)]

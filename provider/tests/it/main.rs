@@ -5,6 +5,7 @@ mod boot;
 mod desk;
 mod discover;
 mod discover_names;
+mod discover_peers;
 mod doctor;
 mod documents;
 mod fetch;
