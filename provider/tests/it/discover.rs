@@ -97,7 +97,7 @@ impl Rig {
             .unwrap()
     }
 
-    fn discover(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn discover(&self, arguments: &[&str]) -> Output {
         let wanted = ["--channel", "stable", "--arch", "x86_64"];
         self.tool("phase-discover", &[&wanted, arguments].concat())
     }

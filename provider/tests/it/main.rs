@@ -24,3 +24,4 @@ mod typed;
 mod verify;
 mod verify_directory;
 mod verify_floor;
+mod wire;
