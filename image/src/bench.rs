@@ -30,15 +30,19 @@ pub mod limits;
 pub mod load;
 pub mod machines;
 pub mod place;
+pub mod plot;
 pub mod process;
+pub mod race;
 pub mod report;
 pub mod server;
 pub mod serving;
 pub mod storm;
+pub mod swarm;
 pub mod tftp;
 pub mod tftp_get;
 
 use figure::Figure;
+use plot::Plot;
 use report::{Machine, Report};
 use server::Programs;
 
@@ -64,6 +68,8 @@ pub struct Measured {
     pub figures: Vec<Figure>,
     /// What a reader must know: what was skipped, and why.
     pub notes: Vec<String>,
+    /// Its curves.
+    pub plots: Vec<Plot>,
     /// Why it ended early.
     pub failed: Option<String>,
     /// How long it took in seconds.
@@ -125,7 +131,7 @@ impl Bench<'_> {
     fn part(&self, part: Part, images: Option<&Images>, arguments: &cli::Bench) -> Measured {
         let (started, name) = (Instant::now(), part.name());
         self.progress.begin(name);
-        let mut notes = Vec::new();
+        let (mut notes, mut plots) = (Vec::new(), Vec::new());
         let figures = match part {
             Part::Serving => serving::measure(self, &mut notes),
             Part::Fetching => fetching::measure(self, &mut notes),
@@ -133,6 +139,7 @@ impl Bench<'_> {
             Part::Load => load::measure(self, &mut notes),
             Part::Storm => storm::measure(self, &mut notes),
             Part::Tftp => tftp::measure(self, &mut notes),
+            Part::Swarm => swarm::measure(self, &mut notes, &mut plots),
             Part::Instructions => instructions::measure(self, &mut notes),
             Part::Machines => machines::measure(self, images, arguments.accel, &mut notes),
         };
@@ -147,6 +154,7 @@ impl Bench<'_> {
             part,
             figures,
             notes,
+            plots,
             failed,
             took_s: took.as_secs_f64(),
         }

@@ -132,6 +132,8 @@ pub enum Part {
     Storm,
     /// TFTP beside dnsmasq, tftpd-hpa and atftpd, in windows and with lost packets
     Tftp,
+    /// Up to 32 machines that fetch 64 MiB at once over 100 Mbit/s links and share, beside curl from nginx
+    Swarm,
     /// Instructions of the hot paths, counted by callgrind
     Instructions,
     /// Sizes, boot times and memory of the appliance in QEMU
@@ -148,6 +150,7 @@ impl Part {
             Self::Load => "load",
             Self::Storm => "storm",
             Self::Tftp => "tftp",
+            Self::Swarm => "swarm",
             Self::Instructions => "instructions",
             Self::Machines => "machines",
         }

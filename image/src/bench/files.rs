@@ -110,11 +110,13 @@ impl Files {
         std::fs::create_dir_all(&folder)?;
         let path = folder.join(name);
         let mut file = File::create(&path)?;
-        let block: Vec<u8> = (0..1_u32 << 20)
+        let mut block: Vec<u8> = (0..1_u32 << 20)
             .map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8)
             .collect();
         let mut left = bytes;
         while left > 0 {
+            // No two blocks are the same, so that none stands in for another.
+            block[..8].copy_from_slice(&left.to_le_bytes());
             let count = left.min(block.len() as u64);
             file.write_all(&block[..count as usize])
                 .with_context(|| format!("{bytes} bytes do not fit into {MEMORY}"))?;
@@ -189,6 +191,8 @@ fn remove_leftovers(memory: &Path, processes: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -218,6 +222,15 @@ mod tests {
         assert!(path.ends_with("stable/x86_64/vmlinuz"));
         drop(files);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn no_block_of_a_file_is_another_one() {
+        let files = Files::empty().unwrap();
+        let path = files.make("stable", "vmlinuz", 4 << 20).unwrap();
+        let bytes = std::fs::read(path).unwrap();
+        let blocks: BTreeSet<&[u8]> = bytes.chunks(1 << 20).collect();
+        assert_eq!(blocks.len(), 4);
     }
 
     #[test]

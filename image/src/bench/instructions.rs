@@ -91,7 +91,13 @@ fn nginx(bench: &Bench, files: &Files, place: &Place, board: &mut Board) -> Resu
     let port = free_port()?;
     let configuration = "master_process off; events {}\n\
         http { access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;\n";
-    let plain = server::nginx_command(&bench.programs.nginx, files, place, port, configuration)?;
+    let plain = server::nginx_command(
+        place.server(&bench.programs.nginx),
+        files,
+        place.bind(),
+        port,
+        configuration,
+    )?;
     let mut command = callgrind(files, &port.to_string(), false);
     command.arg(plain.get_program()).args(plain.get_args());
     let counted = Counted::start(NGINX, command, port, files, place)?;

@@ -152,6 +152,12 @@ pub const TFTP_BLOCK: u16 = 1428;
 /// How long a client waits before it says once more what it has. EDK2 waits for 4 s, other firmware for less.
 pub const TFTP_CLIENT_WAIT: Duration = Duration::from_secs(2);
 
+/// The first port of servers on a LAN of the bench; nobody else listens in its namespaces.
+pub const LAN_PORT: u16 = 20_000;
+
+/// Connections of nginx on a LAN of the bench: every host several.
+pub const LAN_CONNECTIONS: u32 = 1024;
+
 /// Hosts on a LAN of the bench: what fits into a small machine's memory as processes.
 pub const LAN_HOSTS_MAX: usize = 100;
 
@@ -160,3 +166,30 @@ pub const LAN_BURST: &str = "128kb";
 
 /// How long a packet may wait for a shaped link before it is dropped: what a switch holds.
 pub const LAN_LATENCY: &str = "50ms";
+
+/// How many fetch the same at the same moment: one alone, then a rack of more and more.
+pub const SWARM_CLIENTS: [usize; 6] = [1, 2, 4, 8, 16, 32];
+
+/// The number of clients the goals are about.
+pub const SWARM_JUDGED: usize = 16;
+
+/// What each of them fetches, in MiB: a root filesystem.
+pub const SWARM_MIB: u64 = 64;
+
+/// What every link carries in each direction, as `tc` writes it.
+pub const SWARM_RATE: &str = "100mbit";
+
+/// Until the last of them has it: this many times what one alone takes.
+pub const SWARM_TIME_MAX: f64 = 1.5;
+
+/// And one alone: this many times what one plain download takes.
+pub const SWARM_ALONE_MAX: f64 = 1.02;
+
+/// What the origin sends, in copies of the image.
+pub const SWARM_EGRESS_MAX: f64 = 2.0;
+
+/// The port on which each of them serves.
+pub const SWARM_PORT: u16 = 8080;
+
+/// A race that takes longer is stuck: 32 plain downloads from one server take three minutes.
+pub const SWARM_LIMIT: Duration = Duration::from_secs(240);

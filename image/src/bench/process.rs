@@ -103,6 +103,42 @@ fn status_bytes(status: &str, field: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// How much this machine's processors work, from a moment on.
+#[derive(Debug, Clone, Copy)]
+pub struct Busy {
+    idle: u64,
+    all: u64,
+}
+
+impl Busy {
+    /// From now on.
+    pub fn start() -> Self {
+        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        Self::parse(&stat).unwrap_or(Self { idle: 0, all: 0 })
+    }
+
+    /// The part of their time since then in which they worked.
+    pub fn end(self) -> f64 {
+        let now = Self::start();
+        let all = now.all.saturating_sub(self.all).max(1);
+        let idle = now.idle.saturating_sub(self.idle);
+        1.0 - (idle as f64 / all as f64).min(1.0)
+    }
+
+    /// The first line of the kernel's account: user, nice, system, idle, waiting, interrupts, softirq, stolen.
+    fn parse(stat: &str) -> Option<Self> {
+        let line = stat.lines().next()?.strip_prefix("cpu ")?;
+        let ticks: Vec<u64> = line
+            .split_whitespace()
+            .filter_map(|number| number.parse().ok())
+            .collect();
+        Some(Self {
+            idle: ticks.get(3)? + ticks.get(4)?,
+            all: ticks.iter().take(8).sum(),
+        })
+    }
+}
+
 /// Looks at a process's memory until it is dropped or asked.
 pub struct Watch {
     most: Arc<AtomicU64>,
@@ -163,6 +199,9 @@ mod tests {
         assert_eq!(status_bytes(status, "VmRSS:"), Some(1 << 20));
         assert_eq!(status_bytes(status, "VmHWM:"), Some(2 << 20));
         assert_eq!(status_bytes("", "VmRSS:"), None);
+        let busy = Busy::parse("cpu  10 0 10 70 5 0 5 0 3 0\ncpu0 1 1 1 1 1\n").unwrap();
+        assert_eq!((busy.idle, busy.all), (75, 100));
+        assert!(Busy::parse("cpu0 1 2 3 4 5").is_none());
     }
 
     #[test]

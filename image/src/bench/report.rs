@@ -118,6 +118,9 @@ impl Report {
     pub fn show(&self, paths: &Paths, arguments: &cli::Bench) -> Result<()> {
         if arguments.readme {
             BLOCK.write(paths, &self.markdown())?;
+            for plot in self.parts.iter().flat_map(|part| &part.plots) {
+                plot.write(paths.root())?;
+            }
         }
         if arguments.json {
             println!("{}", serde_json::to_string_pretty(self)?);
@@ -196,6 +199,9 @@ impl Report {
             for note in &part.notes {
                 text.push_str(&format!("\n{note}\n"));
             }
+            for plot in &part.plots {
+                text.push_str(&format!("\n![{}]({})\n", plot.title, plot.path()));
+            }
         }
         text
     }
@@ -266,7 +272,6 @@ fn field<'a>(table: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// `text` with another block; nothing when it has none.
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,6 +308,7 @@ mod tests {
                 part: Part::Serving,
                 figures: vec![figure],
                 notes: vec!["veth skipped: no root".into()],
+                plots: Vec::new(),
                 failed: None,
                 took_s: 60.0,
             }],

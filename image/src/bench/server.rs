@@ -3,13 +3,15 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::client::{self, CURL_FORMAT, Download};
 use super::files::Files;
-use super::limits::{END_LIMIT, LOOK_PERIOD, SMALL_BYTES, START_LIMIT};
+use super::lan::Lan;
+use super::limits::{END_LIMIT, LAN_CONNECTIONS, LAN_PORT, LOOK_PERIOD, SMALL_BYTES, START_LIMIT};
 use super::machines::free_port;
 use super::place::{Place, Via};
 use super::process;
@@ -85,9 +87,9 @@ impl Running {
     ) -> Result<Self> {
         let port = free_port()?;
         let command = nginx_command(
-            nginx,
+            place.server(nginx),
             files,
-            place,
+            place.bind(),
             port,
             &configuration(nopush, connections),
         )?;
@@ -95,6 +97,42 @@ impl Running {
         let mut running = Self::start(&name, command, port, files)?;
         let small = running.url(Via::Loopback, &small_file());
         running.wait_for(place, Via::Loopback, &small, files)?;
+        Ok(running)
+    }
+
+    /// `plasmd serve`, and more arguments, on a host of a LAN; its manifest is ready.
+    ///
+    /// # Errors
+    /// When it does not serve.
+    pub fn plasmd_on(
+        plasmd: &Path,
+        files: &Files,
+        (lan, host): (&Lan, usize),
+        more: &[&str],
+    ) -> Result<Self> {
+        let port = lan_port();
+        let mut command = lan.command(host, plasmd);
+        serve(&mut command, files, "0.0.0.0", port).args(more);
+        let mut running = Self::start(&format!("plasmd on {host}"), command, port, files)?;
+        let base = format!("http://{}:{port}", Lan::address(host));
+        for path in ["/manifest.json", &small_file()] {
+            let curl = || lan.command(host, Path::new("curl"));
+            running.wait_until(curl, &format!("{base}{path}"), files)?;
+        }
+        Ok(running)
+    }
+
+    /// nginx on a host of a LAN.
+    ///
+    /// # Errors
+    /// When it does not serve.
+    pub fn nginx_on(nginx: &Path, files: &Files, (lan, host): (&Lan, usize)) -> Result<Self> {
+        let port = lan_port();
+        let settings = configuration(NOPUSH[0], LAN_CONNECTIONS);
+        let command = nginx_command(lan.command(host, nginx), files, "0.0.0.0", port, &settings)?;
+        let mut running = Self::start("nginx", command, port, files)?;
+        let url = format!("http://{}:{port}{}", Lan::address(host), small_file());
+        running.wait_until(|| lan.command(host, Path::new("curl")), &url, files)?;
         Ok(running)
     }
 
@@ -122,9 +160,14 @@ impl Running {
     /// # Errors
     /// When it ends, says something else, or nothing for long.
     pub fn wait_for(&mut self, place: &Place, via: Via, url: &str, files: &Files) -> Result<()> {
+        self.wait_until(|| place.client(via, "curl"), url, files)
+    }
+
+    /// The same with a curl that runs elsewhere.
+    fn wait_until(&mut self, curl: impl Fn() -> Command, url: &str, files: &Files) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            let mut curl = place.client(via, "curl");
+            let mut curl = curl();
             curl.args([
                 "--silent",
                 "--output",
@@ -209,6 +252,12 @@ fn small_file() -> String {
     Files::path(facts::CHANNEL, "vmlinuz")
 }
 
+/// A port for a server on a LAN of the bench, where all are free. No two are the same: logs are named by them.
+fn lan_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(LAN_PORT);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 fn log(files: &Files, port: u16) -> PathBuf {
     files.folder().join(format!("server-{port}.log"))
 }
@@ -256,14 +305,14 @@ fn configuration(nopush: &str, connections: u32) -> String {
     )
 }
 
-/// nginx in a folder of its own; `configuration` ends inside the `http` block.
+/// nginx, as `command` starts it, in a folder of its own; `configuration` ends inside the `http` block.
 ///
 /// # Errors
 /// When its configuration cannot be written.
 pub fn nginx_command(
-    nginx: &Path,
+    mut command: Command,
     files: &Files,
-    place: &Place,
+    address: &str,
     port: u16,
     configuration: &str,
 ) -> Result<Command> {
@@ -281,12 +330,11 @@ pub fn nginx_command(
          client_body_temp_path {shown}/1; proxy_temp_path {shown}/2; fastcgi_temp_path {shown}/3;\n\
          uwsgi_temp_path {shown}/4; scgi_temp_path {shown}/5;\n\
          server {{ listen {}:{port} backlog=4096; root {}; location = /manifest.json {{ alias {}; }} }} }}\n",
-        place.bind(),
+        address,
         files.artifacts().display(),
         files.manifest().display()
     );
     std::fs::write(folder.join("nginx.conf"), text)?;
-    let mut command = place.server(nginx);
     command
         .args(["-e", "stderr", "-p"])
         .arg(&folder)
