@@ -1,4 +1,4 @@
-//! One HTTP/1.1 GET at a time over one kept connection, with a deadline on every wait.
+//! One HTTP/1.1 request without a body at a time over one kept connection, with a deadline on every wait.
 //!
 //! Knows nothing of manifests: it turns what a server (or a hostile one) does into a header and a bounded stream of
 //! bytes, or into a [`FetchError`] that names the URL. Cookies, credentials and compression are not spoken. A connection
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, HOST, LOCATION, PROXY_AUTHORIZATION, RANGE, USER_AGENT};
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -67,7 +67,7 @@ impl Client {
         let mut at = url.clone();
         let mut redirects_left = self.limits.redirects;
         loop {
-            let answer = self.get_once(&at, range).await?;
+            let answer = self.send(&Method::GET, &at, range).await?;
             let Some(next) = redirect(&answer)? else {
                 return Ok(answer);
             };
@@ -93,32 +93,37 @@ impl Client {
         self.idle = Some(answer.connection);
     }
 
-    async fn get_once(
+    /// One request that may be repeated without harm. Follows no redirect.
+    pub(crate) async fn send(
         &mut self,
+        method: &Method,
         url: &Url,
         range: Option<&std::ops::Range<u64>>,
     ) -> Result<Answer, FetchError> {
         // A kept connection may have been closed by the server meanwhile: that says nothing about the server, so the
-        // request is sent again over a new one. A GET may be repeated.
+        // request is sent again over a new one.
         if let Some(mut kept) = self.idle.take().filter(|kept| kept.url.same_origin(url))
             && let Ok(Ok(())) = timeout(self.limits.connect, kept.ready()).await
         {
-            match self.ask(kept, url, range).await {
+            match self.ask(kept, method, url, range).await {
                 Err(FetchError::CutShort { .. }) => {}
                 other => return other,
             }
         }
         let connection = self.dialer.connect(url, self.limits.connect).await?;
-        self.ask(connection, url, range).await
+        self.ask(connection, method, url, range).await
     }
 
     async fn ask(
         &self,
         mut connection: Connection,
+        method: &Method,
         url: &Url,
         range: Option<&std::ops::Range<u64>>,
     ) -> Result<Answer, FetchError> {
-        let mut request = Request::get(connection.target(url))
+        let mut request = Request::builder()
+            .method(method)
+            .uri(connection.target(url))
             .header(HOST, url.host_header())
             .header(USER_AGENT, concat!("phase/", env!("CARGO_PKG_VERSION")))
             // The digests are those of the files themselves; a server must not send another form of them.

@@ -1,9 +1,9 @@
-//! One artifact from several sources: the shell around [`Schedule`], which decides everything.
+//! All files of a download from several sources: the shell around [`Schedule`], which decides everything.
 //!
 //! ```text
 //!            ┌── actions ── Schedule <── events ──┐
 //!            v                                    │
-//! lanes (one per source) ──chunks──> checks ──────┴──> Report
+//! lanes (one per source) ──pieces──> checks ──────┴──> Report
 //! ```
 //!
 //! Lanes and checks end with the download; dropping it stops them.
@@ -16,18 +16,27 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::client::Client;
-use crate::connect::Dialer;
+use crate::clients::Clients;
 use crate::error::{BadHash, FetchError};
+use crate::files::Files;
 use crate::lane::{Common, Ended, Handle, Lane, Message};
-use crate::limits::{Limits, MESSAGES_MAX, TICK, WAITING_BYTES_MAX};
+use crate::limits::{MESSAGES_MAX, TICK, WAITING_BYTES_MAX};
+use crate::neighbours::Swarm;
 use crate::pace::TooSlow;
 use crate::part::length;
-use crate::report::{Progress, Report, SourceReport};
+use crate::report::{Progress, Report};
 use crate::schedule::{Action, Dropped, End, Event, Plan, Schedule, seed};
 use crate::sink::Sink;
+use crate::source::Source;
 use crate::throttle::Throttle;
 use crate::url::Url;
+
+/// One file of a download: what it is, where its bytes go, and for each source where it may be.
+pub(crate) struct Wanted<S> {
+    pub(crate) artifact: Artifact,
+    pub(crate) sink: Arc<S>,
+    pub(crate) places: Vec<Vec<Url>>,
+}
 
 /// The state of one download.
 pub(crate) struct Download<'a, S> {
@@ -37,150 +46,101 @@ pub(crate) struct Download<'a, S> {
     messages: mpsc::Receiver<Message>,
     lanes: JoinSet<()>,
     clients: &'a mut Clients,
-    progress: &'a mut (dyn FnMut(Progress) + Send),
-    report: Report,
+    tell: &'a mut (dyn FnMut(Progress) + Send),
+    swarm: Option<Swarm>,
+    /// Of each file.
+    tallies: Vec<Tally>,
     looked: Instant,
     /// What is wrong with the only source, although every chunk came.
     objection: Option<FetchError>,
 }
 
-/// A source, and its lane while it has one.
-struct Source {
-    places: Arc<[Url]>,
-    /// The place that had the file, or the first one.
-    place: usize,
-    lane: Option<Arc<Handle>>,
-    /// What of the lane's traffic was counted, and when.
-    counted: (u64, Duration),
-    counted_at: Instant,
-    error: Option<FetchError>,
-    /// Its lane brought a wrong chunk: that says more than how the lane ends.
-    wrong: bool,
-    report: SourceReport,
-}
-
-/// Connections that are kept from one artifact to the next.
-pub(crate) struct Clients {
-    limits: Limits,
-    dialer: Arc<Dialer>,
-    idle: Vec<Client>,
-}
-
-impl Clients {
-    pub(crate) fn new(limits: Limits, dialer: Dialer) -> Self {
-        Self {
-            limits,
-            dialer: Arc::new(dialer),
-            idle: Vec::new(),
-        }
-    }
-
-    pub(crate) fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    /// A client, with a connection to the server of `url` if one was kept.
-    pub(crate) fn take(&mut self, url: &Url) -> Client {
-        let kept = self.idle.iter().position(|client| client.is_at(url));
-        match kept {
-            Some(index) => self.idle.swap_remove(index),
-            None => Client::new(self.limits.clone(), Arc::clone(&self.dialer)),
-        }
-    }
-
-    /// Keeps a client, if it has a connection.
-    pub(crate) fn give_back(&mut self, client: Client) {
-        if client.has_connection() {
-            self.idle.push(client);
-        }
-    }
+/// How far a file is.
+struct Tally {
+    present: u64,
+    fetched: u64,
+    /// Pieces that are not kept.
+    missing: usize,
+    /// When the last of them was.
+    done_at: Option<Duration>,
+    told: Option<Progress>,
 }
 
 impl<'a, S: Sink> Download<'a, S> {
     pub(crate) fn new(
         clients: &'a mut Clients,
-        artifact: &Artifact,
-        places: Vec<Vec<Url>>,
-        sink: Arc<S>,
-        progress: &'a mut (dyn FnMut(Progress) + Send),
+        wanted: Vec<Wanted<S>>,
+        swarm: Option<Swarm>,
+        tell: &'a mut (dyn FnMut(Progress) + Send),
     ) -> Self {
-        let missing = sink.missing();
-        let to_fetch: u64 = missing
-            .iter()
-            .map(|&index| length(&artifact.chunks.range(index)))
-            .sum();
-        let places: Vec<_> = places.into_iter().filter(|one| !one.is_empty()).collect();
+        let count = wanted.iter().map(|one| one.places.len()).max();
+        let sources = (0..count.unwrap_or_default()).filter_map(|source| {
+            let places = wanted.iter().map(|one| one.places.get(source).cloned());
+            Source::new(places.map(Option::unwrap_or_default).collect(), false)
+        });
+        let sources: Vec<Source> = sources.collect();
+        let wanted = wanted.into_iter().map(|one| (one.artifact, one.sink));
+        let files = Files::new(wanted.collect());
+        let (tallies, missing) = missing(&files);
         let schedule = Schedule::new(Plan {
-            sources: places.len(),
+            sources: sources.len(),
             missing,
-            chunk_size: artifact.chunks.chunk_size(),
-            retries: clients.limits.retries,
-            retry_delay: clients.limits.retry_delay,
+            chunk_size: files
+                .iter()
+                .map(|(_, file)| file.artifact.chunks.chunk_size())
+                .max()
+                .unwrap_or(1),
+            retries: clients.limits().retries,
+            retry_delay: clients.limits().retry_delay,
             seed: seed(),
         });
         let (sender, messages) = mpsc::channel(MESSAGES_MAX);
         let began = Instant::now();
         let common = Common {
-            artifact: artifact.clone(),
-            sink,
+            files,
             room: Arc::new(Semaphore::new(WAITING_BYTES_MAX as usize)),
-            throttle: Mutex::new(Throttle::new(clients.limits.rate_max)),
+            throttle: Mutex::new(Throttle::new(clients.limits().rate_max)),
             began,
             messages: sender,
-        };
-        let report = Report {
-            bytes_present: artifact.size.saturating_sub(to_fetch),
-            ..Report::default()
         };
         Self {
             common: Arc::new(common),
             schedule,
-            sources: places.into_iter().map(Source::new).collect(),
+            sources,
             messages,
             lanes: JoinSet::new(),
             clients,
-            progress,
-            report,
+            tell,
+            swarm,
+            tallies,
             looked: began,
             objection: None,
         }
     }
 
-    /// Fetches what is missing. The report says what every source did, whatever came of it.
-    pub(crate) async fn run(mut self) -> (Report, Result<(), FetchError>) {
-        let limit = self.clients.limits.total;
+    /// Fetches what is missing. The reports say what every source did, whatever came of it.
+    pub(crate) async fn run(mut self) -> (Vec<Report>, Result<(), FetchError>) {
+        let files = u32::try_from(self.common.files.len()).unwrap_or(u32::MAX);
+        let limit = self.clients.limits().total.saturating_mul(files);
         let result = match timeout(limit, self.work()).await {
             Ok(result) => result,
             Err(_) => Err(self.too_late(limit)),
         };
         self.close().await;
-        let mut report = std::mem::take(&mut self.report);
-        report.elapsed = self.common.began.elapsed();
-        for (index, source) in self.sources.iter_mut().enumerate() {
-            let mut one = source.report.clone();
-            one.retries = self.schedule.retries(index);
-            one.dropped = self
-                .schedule
-                .dropped(index)
-                .and(source.error.as_ref())
-                .map(|error| (error.code(), error.to_string()));
-            report.requests += one.requests;
-            report.retries += one.retries;
-            report.bad_chunks += one.wrong_chunks;
-            report.bytes_received += one.bytes_received;
-            report.sources.push(one);
-        }
-        (report, result)
+        self.tell_swarm();
+        let reports = (0..self.common.files.len()).map(|file| self.report(file));
+        (reports.collect(), result)
     }
 
     async fn work(&mut self) -> Result<(), FetchError> {
         self.tell_progress();
         loop {
             self.act();
-            if self.schedule.is_complete() && self.sources.iter().all(|one| one.lane.is_none()) {
+            let is_still = self.sources.iter().all(|one| !one.is_at_work());
+            if self.schedule.is_complete() && is_still {
                 return self.objection.take().map_or(Ok(()), Err);
             }
-            if self.schedule.is_lost() && self.sources.iter().all(|one| one.lane.is_none()) {
+            if self.schedule.is_lost() && is_still {
                 return Err(self.lost());
             }
             let now = self.common.began.elapsed();
@@ -206,51 +166,75 @@ impl<'a, S: Sink> Download<'a, S> {
         loop {
             let actions = self.schedule.poll(self.common.began.elapsed());
             if actions.is_empty() {
-                return;
+                break;
             }
             for action in actions {
                 match action {
                     Action::Fetch { source, run } => self.start(source, run),
                     Action::Stop { source } => self.stop(source),
                     Action::Shrink { source, end } => {
-                        let lane = self.sources[source].lane.as_ref();
+                        let lane = self.sources[source].lane();
                         let end = lane.map_or(end, |lane| lane.shrink(end));
                         self.event(&Event::Shrunk { source, end });
                     }
                 }
             }
         }
+        self.tell_swarm();
+    }
+
+    /// Tells what is on its way.
+    fn tell_swarm(&self) {
+        let Some(swarm) = &self.swarm else {
+            return;
+        };
+        let runs = self.sources.iter().filter_map(Source::run);
+        let mut coming: Vec<usize> = runs.flatten().collect();
+        coming.sort_unstable();
+        for (_, file) in self.common.files.iter() {
+            let chunks = coming.iter().filter(|piece| file.pieces.contains(piece));
+            let chunks = chunks.map(|&piece| file.chunk(piece)).collect();
+            swarm.set_coming(&file.artifact.digest, chunks);
+        }
     }
 
     fn start(&mut self, index: usize, run: std::ops::Range<usize>) {
+        let file = self.common.files.of(run.start);
         let source = &mut self.sources[index];
-        tracing::debug!(url = %source.url(), ?run, "asking for chunks");
-        let handle = Arc::new(Handle::new(&run));
-        source.lane = Some(Arc::clone(&handle));
-        source.counted = (0, Duration::ZERO);
-        source.counted_at = Instant::now();
+        tracing::debug!(url = %source.url(file), ?run, "asking for pieces");
+        let end = run.end.min(self.common.files[file].pieces.end);
+        let asked = run.start..end;
+        let handle = Arc::new(Handle::new(&asked));
+        source.begin(file, Arc::clone(&handle));
+        let (places, place) = source.places(file);
         let lane = Lane {
             common: Arc::clone(&self.common),
             handle,
             source: index,
-            places: Arc::clone(&source.places),
-            place: source.place,
-            client: self.clients.take(source.url()),
-            run,
+            file,
+            places,
+            place,
+            client: self.clients.take(source.url(file)),
+            run: asked,
         };
         self.lanes.spawn(lane.work());
+        // A request is for bytes of one file; the rest is for the next one.
+        if end < run.end {
+            self.event(&Event::Shrunk { source: index, end });
+        }
     }
 
     fn stop(&mut self, index: usize) {
         let source = &mut self.sources[index];
-        if let Some(lane) = &source.lane {
+        if let Some(lane) = source.lane() {
             lane.stop();
         }
         if let Some(Dropped::Slow { rate, best }) = self.schedule.dropped(index) {
+            let file = source.file();
             let slow = TooSlow::Others { rate, best };
-            let error = FetchError::too_slow(source.url(), slow);
+            let error = FetchError::too_slow(source.url(file), slow);
             tracing::warn!(%error, "source dropped");
-            source.error = Some(error);
+            source.failed(file, error);
         }
     }
 
@@ -261,28 +245,30 @@ impl<'a, S: Sink> Download<'a, S> {
     /// Takes note of what a lane or a check tells.
     fn take(&mut self, message: Message) -> Result<(), FetchError> {
         match message {
-            Message::Kept { source, chunk } => {
-                let bytes = length(&self.common.artifact.chunks.range(chunk));
-                self.report.bytes_fetched += bytes;
-                self.sources[source].report.bytes_kept += bytes;
-                self.event(&Event::Kept { source, chunk });
+            Message::Kept { source, piece } => {
+                let (file, bytes) = (self.common.files.of(piece), self.common.files.size(piece));
+                self.sources[source].brought(file, bytes);
+                self.tallies[file].kept(bytes, self.common.began.elapsed());
+                self.event(&Event::Kept {
+                    source,
+                    chunk: piece,
+                });
                 self.tell_progress();
             }
             Message::Wrong {
                 source,
-                chunk,
+                piece,
                 computed,
             } => {
-                let url = self.sources[source].url().clone();
+                let file = self.common.files.of(piece);
+                let url = self.sources[source].url(file).clone();
                 let sealed = url.is_https();
-                tracing::warn!(%url, chunk, %computed, "a chunk arrived wrong");
-                let bad = self.bad_hash(chunk, computed, &url);
-                self.sources[source].wrong = true;
-                self.sources[source].report.wrong_chunks += 1;
-                self.sources[source].error = Some(bad);
+                let bad = self.bad_hash(piece, computed, &url);
+                tracing::warn!(error = %bad, "a chunk arrived wrong");
+                self.sources[source].lied(file, bad);
                 self.event(&Event::Wrong {
                     source,
-                    chunk,
+                    chunk: piece,
                     sealed,
                 });
             }
@@ -293,16 +279,13 @@ impl<'a, S: Sink> Download<'a, S> {
     }
 
     fn ended(&mut self, ended: Ended) {
-        let index = ended.source;
+        let (index, file) = (ended.source, ended.file);
         self.count(index);
         let (complete, alone) = (self.schedule.is_complete(), self.sources.len() == 1);
         let source = &mut self.sources[index];
-        source.lane = None;
-        let wrong = std::mem::take(&mut source.wrong);
-        source.place = ended.place;
-        source.report.url = source.url().clone();
-        source.report.requests += ended.requests;
+        let wrong = source.ended(&ended);
         self.clients.give_back(ended.client);
+        let mut failed = false;
         let end = match ended.result {
             None => End::Stopped,
             Some(Ok(())) => End::Done,
@@ -320,11 +303,15 @@ impl<'a, S: Sink> Download<'a, S> {
             Some(Err(error)) => {
                 let transient = error.is_transient();
                 tracing::warn!(%error, "transfer interrupted");
-                source.error = Some(error);
+                source.failed(file, error);
+                failed = true;
                 End::Failed { transient }
             }
         };
         self.event(&Event::Ended { source: index, end });
+        if failed && self.schedule.dropped(index).is_none() {
+            self.sources[index].retries(file);
+        }
     }
 
     /// Looks at the rates, now and then.
@@ -340,21 +327,8 @@ impl<'a, S: Sink> Download<'a, S> {
     }
 
     /// Counts what came over a source's lane since the last time.
-    fn count(&mut self, index: usize) {
-        let source = &mut self.sources[index];
-        let Some(lane) = &source.lane else {
-            return;
-        };
-        let traffic = lane.traffic();
-        let before = std::mem::replace(&mut source.counted, traffic);
-        let passed = source.counted_at.elapsed();
-        source.counted_at = Instant::now();
-        let bytes = traffic.0.saturating_sub(before.0);
-        source.report.bytes_received += bytes;
-        // A time that went by mostly on this side says nothing about the source.
-        let time = passed.saturating_sub(traffic.1.saturating_sub(before.1));
-        if time * 4 >= passed {
-            let source = index;
+    fn count(&mut self, source: usize) {
+        if let Some((bytes, time)) = self.sources[source].count() {
             self.event(&Event::Traffic {
                 source,
                 bytes,
@@ -363,12 +337,10 @@ impl<'a, S: Sink> Download<'a, S> {
         }
     }
 
-    /// Stops what is still under way, so that the sink is nobody else's when the download is over.
+    /// Stops what is still under way, so that the sinks are nobody else's when the download is over.
     async fn close(&mut self) {
-        for source in &self.sources {
-            if let Some(lane) = &source.lane {
-                lane.stop();
-            }
+        for lane in self.sources.iter().filter_map(Source::lane) {
+            lane.stop();
         }
         while !self.lanes.is_empty() {
             tokio::select! {
@@ -377,7 +349,7 @@ impl<'a, S: Sink> Download<'a, S> {
                 Some(message) = self.messages.recv() => {
                     if let Message::Ended(ended) = message {
                         self.count(ended.source);
-                        self.sources[ended.source].report.requests += ended.requests;
+                        self.sources[ended.source].ended(&ended);
                     }
                 }
             }
@@ -385,15 +357,22 @@ impl<'a, S: Sink> Download<'a, S> {
     }
 
     fn too_late(&self, limit: Duration) -> FetchError {
+        let received = |source: &Source| -> u64 {
+            let files = 0..self.common.files.len();
+            files.map(|file| source.received(file)).sum()
+        };
         match &self.sources[..] {
             [] => self.lost_without_source(),
-            [source] => FetchError::too_slow(source.url(), TooSlow::Total { limit }),
+            [source] => {
+                let url = source.url(source.file());
+                FetchError::too_slow(url, TooSlow::Total { limit })
+            }
             sources => FetchError::TooLate {
-                name: self.common.artifact.name.to_string(),
+                name: self.common.files.name(),
                 limit,
                 sources: sources
                     .iter()
-                    .map(|source| (source.url().clone(), source.received()))
+                    .map(|source| (source.url(source.file()).clone(), received(source)))
                     .collect(),
             },
         }
@@ -401,70 +380,107 @@ impl<'a, S: Sink> Download<'a, S> {
 
     /// Why nobody is left: the error of the only source, or those of all.
     fn lost(&mut self) -> FetchError {
-        let errors = self.sources.iter_mut().filter_map(|one| one.error.take());
+        let errors = self.sources.iter_mut().filter_map(Source::take_error);
         let mut errors: Vec<FetchError> = errors.collect();
         match errors.len() {
             0 => self.lost_without_source(),
             1 => errors.remove(0),
             _ => FetchError::Exhausted {
-                name: self.common.artifact.name.to_string(),
+                name: self.common.files.name(),
                 errors,
             },
         }
     }
 
     fn lost_without_source(&self) -> FetchError {
-        let name = self.common.artifact.name.to_string();
+        let name = self.common.files.name();
         FetchError::NoSource { name }
     }
 
-    fn bad_hash(&self, chunk: usize, computed: Digest, url: &Url) -> FetchError {
-        let artifact = &self.common.artifact;
+    fn bad_hash(&self, piece: usize, computed: Digest, url: &Url) -> FetchError {
+        let file = &self.common.files[self.common.files.of(piece)];
         FetchError::BadHash(Box::new(BadHash {
             url: url.clone(),
-            artifact: artifact.name.to_string(),
-            filename: artifact.filename.to_string(),
-            chunk,
-            range: artifact.chunks.range(chunk),
-            expected: artifact.chunks.digest(chunk).unwrap_or(artifact.digest),
+            artifact: file.artifact.name.to_string(),
+            filename: file.artifact.filename.to_string(),
+            chunk: file.chunk(piece),
+            range: file.bytes(piece),
+            expected: file.digest(piece),
             computed,
         }))
     }
 
+    /// Tells how far each file is, if it is further than it was.
     fn tell_progress(&mut self) {
-        let received = self.sources.iter().map(Source::received).sum();
-        (self.progress)(Progress {
-            done: self.report.bytes_present + self.report.bytes_fetched,
-            received,
-            total: self.common.artifact.size,
-        });
-    }
-}
-
-impl Source {
-    fn new(places: Vec<Url>) -> Self {
-        let report = SourceReport::new(places[0].clone());
-        Self {
-            places: places.into(),
-            place: 0,
-            lane: None,
-            counted: (0, Duration::ZERO),
-            counted_at: Instant::now(),
-            error: None,
-            wrong: false,
-            report,
+        for (file, tally) in self.tallies.iter_mut().enumerate() {
+            let received = self.sources.iter().map(|source| source.received(file));
+            let progress = Progress {
+                part: file,
+                done: tally.present + tally.fetched,
+                received: received.sum(),
+                total: self.common.files[file].artifact.size,
+            };
+            if tally.told != Some(progress) {
+                tally.told = Some(progress);
+                (self.tell)(progress);
+            }
         }
     }
 
-    /// Bytes of all its bodies, those of its lane included.
-    fn received(&self) -> u64 {
-        let lane = self.lane.as_ref().map_or(0, |lane| lane.traffic().0);
-        self.report.bytes_received + lane.saturating_sub(self.counted.0)
+    /// What came of one file.
+    fn report(&self, file: usize) -> Report {
+        let tally = &self.tallies[file];
+        let sources =
+            self.sources.iter().enumerate().filter_map(|(index, one)| {
+                one.report(file, self.schedule.dropped(index).is_some())
+            });
+        let mut report = Report {
+            bytes_present: tally.present,
+            bytes_fetched: tally.fetched,
+            elapsed: tally.done_at.unwrap_or_else(|| self.common.began.elapsed()),
+            sources: sources.collect(),
+            ..Report::default()
+        };
+        for one in &report.sources {
+            report.requests += one.requests;
+            report.retries += one.retries;
+            report.bad_chunks += one.wrong_chunks;
+            report.bytes_received += one.bytes_received;
+        }
+        report
     }
+}
 
-    fn url(&self) -> &Url {
-        self.places.get(self.place).unwrap_or(&self.places[0])
+impl Tally {
+    /// Takes note of a piece that is kept now.
+    fn kept(&mut self, bytes: u64, now: Duration) {
+        self.fetched += bytes;
+        self.missing = self.missing.saturating_sub(1);
+        if self.missing == 0 {
+            self.done_at = Some(now);
+        }
     }
+}
+
+/// How far each file is, and the pieces that are missing altogether.
+fn missing<S: Sink>(files: &Files<S>) -> (Vec<Tally>, Vec<usize>) {
+    let mut all = Vec::new();
+    let tallies = files.iter().map(|(_, file)| {
+        let missing = file.sink.missing();
+        let chunks = &file.artifact.chunks;
+        let to_fetch = missing.iter().map(|&index| length(&chunks.range(index)));
+        let to_fetch: u64 = to_fetch.sum();
+        let tally = Tally {
+            present: file.artifact.size.saturating_sub(to_fetch),
+            fetched: 0,
+            missing: missing.len(),
+            done_at: missing.is_empty().then_some(Duration::ZERO),
+            told: None,
+        };
+        all.extend(missing.into_iter().map(|index| file.pieces.start + index));
+        tally
+    });
+    (tallies.collect(), all)
 }
 
 /// A task that panicked is a fault of this program, and is not hidden.

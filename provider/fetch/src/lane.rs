@@ -1,25 +1,26 @@
-//! One run of chunks from one source: the request, the answer taken apart into chunks, and their checks.
+//! One run of pieces of one file from one source: the request, the answer taken apart into chunks, and their checks.
 //!
-//! Pieces go to a checking thread as they arrive, one thread for each chunk, so that the chunks of one connection are
+//! Bytes go to a checking thread as they arrive, one thread for each piece, so that the pieces of one connection are
 //! hashed and written side by side on all processors. What waits for them is bounded in bytes for all lanes together. A
-//! lane is over when its last check is: until then its chunks are nobody else's.
+//! lane is over when its last check is: until then its pieces are nobody else's.
 //!
 //! Time spent waiting for the checks, or for the throttle, is not the source's fault and is counted apart.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc as pieces;
+use std::sync::mpsc as slices;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use boot_manifest::{Artifact, Digest};
+use boot_manifest::Digest;
 use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::client::{Answer, Client};
 use crate::error::FetchError;
-use crate::limits::{PIECE_COST_MIN, READ_BUFFER_SIZE};
+use crate::files::{File, Files};
+use crate::limits::{READ_BUFFER_SIZE, SLICE_COST_MIN};
 use crate::part::{Part, length, too_much};
 use crate::sink::{Sink, SinkChunk as _, SinkError};
 use crate::throttle::Throttle;
@@ -27,8 +28,7 @@ use crate::url::Url;
 
 /// What all lanes of a download share.
 pub(crate) struct Common<S> {
-    pub(crate) artifact: Artifact,
-    pub(crate) sink: Arc<S>,
+    pub(crate) files: Files<S>,
     /// Bytes that may wait to be checked.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) throttle: Mutex<Throttle>,
@@ -38,12 +38,12 @@ pub(crate) struct Common<S> {
 
 /// What a lane tells.
 pub(crate) enum Message {
-    /// A chunk is kept.
-    Kept { source: usize, chunk: usize },
-    /// A chunk came with these bytes instead.
+    /// A piece is kept.
+    Kept { source: usize, piece: usize },
+    /// A piece came with these bytes instead.
     Wrong {
         source: usize,
-        chunk: usize,
+        piece: usize,
         computed: Digest,
     },
     /// The place for the bytes failed.
@@ -55,6 +55,8 @@ pub(crate) enum Message {
 /// A lane that is over.
 pub(crate) struct Ended {
     pub(crate) source: usize,
+    /// Which file it was about.
+    pub(crate) file: usize,
     /// For the next lane of this source.
     pub(crate) client: Client,
     /// The place, among those of the source, that has the file.
@@ -67,7 +69,7 @@ pub(crate) struct Ended {
 /// What the download sees of a lane, and how it stops it.
 #[derive(Default)]
 pub(crate) struct Handle {
-    /// The chunks that the lane has not begun yet.
+    /// The pieces that the lane has not begun yet.
     ahead: Mutex<Range<usize>>,
     stop: Notify,
     received: AtomicU64,
@@ -87,7 +89,7 @@ impl Handle {
         self.stop.notify_one();
     }
 
-    /// Lets the lane end before chunk `end`, or before the next one that it has not begun. Returns where it ends.
+    /// Lets the lane end before piece `end`, or before the next one that it has not begun. Returns where it ends.
     pub(crate) fn shrink(&self, end: usize) -> usize {
         let mut ahead = self.ahead();
         ahead.end = ahead.end.min(end.max(ahead.start));
@@ -103,14 +105,19 @@ impl Handle {
         )
     }
 
-    /// Whether the lane fetches chunk `index`; it counts as begun from now on.
-    fn begin(&self, index: usize) -> bool {
+    /// Whether the lane fetches a piece; it counts as begun from now on.
+    fn begin(&self, piece: usize) -> bool {
         let mut ahead = self.ahead();
-        let wanted = ahead.contains(&index);
+        let wanted = ahead.contains(&piece);
         if wanted {
-            ahead.start = index + 1;
+            ahead.start = piece + 1;
         }
         wanted
+    }
+
+    /// The pieces that are not begun yet.
+    pub(crate) fn run(&self) -> Range<usize> {
+        self.ahead().clone()
     }
 
     fn is_at_end(&self) -> bool {
@@ -123,8 +130,8 @@ impl Handle {
     }
 }
 
-/// Bytes of a chunk on their way to its check.
-struct Piece {
+/// Some bytes of a piece on their way to its check.
+struct Slice {
     bytes: Bytes,
     _room: OwnedSemaphorePermit,
 }
@@ -134,9 +141,11 @@ pub(crate) struct Lane<S> {
     pub(crate) common: Arc<Common<S>>,
     pub(crate) handle: Arc<Handle>,
     pub(crate) source: usize,
+    pub(crate) file: usize,
     pub(crate) places: Arc<[Url]>,
     pub(crate) place: usize,
     pub(crate) client: Client,
+    /// Pieces, all of that file.
     pub(crate) run: Range<usize>,
 }
 
@@ -173,6 +182,7 @@ impl<S: Sink> Lane<S> {
         }
         let ended = Ended {
             source: self.source,
+            file: self.file,
             client: self.client,
             place: self.place,
             requests,
@@ -190,16 +200,17 @@ impl<S: Sink> Lane<S> {
 impl<S: Sink> Work<'_, S> {
     /// Asks the places of the source in turn, the next one only when the file is not there.
     async fn fetch(&mut self) -> Result<(), FetchError> {
-        let chunks = &self.lane.common.artifact.chunks;
-        let run = self.lane.run.clone();
-        let bytes = chunks.range(run.start).start..chunks.range(run.end - 1).end;
-        let whole = bytes == (0..self.lane.common.artifact.size);
+        let common = Arc::clone(&self.lane.common);
+        let file = &common.files[self.lane.file];
+        let run = &self.lane.run;
+        let bytes = file.bytes(run.start).start..file.bytes(run.end - 1).end;
+        let whole = bytes == (0..file.artifact.size);
         let asked = (!whole).then_some(bytes);
         let mut absent = None;
         loop {
             let Some(url) = self.lane.places.get(self.lane.place).cloned() else {
                 self.lane.place = 0;
-                let name = self.lane.common.artifact.name.to_string();
+                let name = file.artifact.name.to_string();
                 return Err(absent.unwrap_or(FetchError::NoSource { name }));
             };
             match self.fetch_from(&url, asked.clone()).await {
@@ -216,8 +227,13 @@ impl<S: Sink> Work<'_, S> {
     async fn fetch_from(&mut self, url: &Url, asked: Option<Range<u64>>) -> Result<(), FetchError> {
         *self.requests += 1;
         let mut answer = self.lane.client.get(url, asked.as_ref()).await?;
-        let artifact = &self.lane.common.artifact;
-        let part = Part::of(&answer, artifact, self.lane.run.start, asked)?;
+        let file = &self.lane.common.files[self.lane.file];
+        let part = Part::of(
+            &answer,
+            &file.artifact,
+            file.chunk(self.lane.run.start),
+            asked,
+        )?;
         if self.receive(&mut answer, &part).await? {
             self.lane.client.keep(answer);
         }
@@ -227,13 +243,14 @@ impl<S: Sink> Work<'_, S> {
     /// Takes the body apart into chunks. `Ok(true)`: it was read to its end, the connection can be used again.
     async fn receive(&mut self, answer: &mut Answer, part: &Part) -> Result<bool, FetchError> {
         let common = Arc::clone(&self.lane.common);
-        let chunks = &common.artifact.chunks;
-        let (mut at, mut index) = (part.bytes.start, part.first_chunk);
+        let file = &common.files[self.lane.file];
+        let mut at = part.bytes.start;
+        let mut piece = file.pieces.start + part.first_chunk;
         // The check of the chunk that is arriving; `None` for a chunk that nobody wants.
-        let mut open: Option<pieces::Sender<Piece>> = None;
+        let mut open: Option<slices::Sender<Slice>> = None;
         let mut begun = None;
         while at < part.bytes.end {
-            if self.lane.handle.is_at_end() && begun != Some(index) {
+            if self.lane.handle.is_at_end() && begun != Some(piece) {
                 // The server sends more than is needed now.
                 return Ok(false);
             }
@@ -247,10 +264,10 @@ impl<S: Sink> Work<'_, S> {
                 if at == part.bytes.end {
                     return Err(too_much(answer, part));
                 }
-                let chunk = chunks.range(index);
-                if begun != Some(index) {
-                    begun = Some(index);
-                    open = self.lane.handle.begin(index).then(|| self.check(index));
+                let chunk = file.bytes(piece);
+                if begun != Some(piece) {
+                    begun = Some(piece);
+                    open = self.lane.handle.begin(piece).then(|| self.check(piece));
                 }
                 let left = usize::try_from(chunk.end - at).unwrap_or(usize::MAX);
                 let bytes = rest.split_to(left.min(rest.len()));
@@ -263,7 +280,7 @@ impl<S: Sink> Work<'_, S> {
                 }
                 if at == chunk.end {
                     open = None;
-                    index += 1;
+                    piece += 1;
                 }
             }
         }
@@ -292,23 +309,23 @@ impl<S: Sink> Work<'_, S> {
     }
 
     /// Gives bytes to a check, when there is room for them. `false`: the check has ended.
-    async fn pass_on(&self, check: &pieces::Sender<Piece>, bytes: Bytes) -> bool {
+    async fn pass_on(&self, check: &slices::Sender<Slice>, bytes: Bytes) -> bool {
         // Read buffers are as large as the reads, within a factor of two: that is what a piece keeps in memory.
         let most = u32::try_from(READ_BUFFER_SIZE).unwrap_or(u32::MAX);
         let cost = u32::try_from(bytes.len().saturating_mul(2))
             .unwrap_or(u32::MAX)
-            .clamp(PIECE_COST_MIN, most);
+            .clamp(SLICE_COST_MIN, most);
         let room = Arc::clone(&self.lane.common.room);
         let began = Instant::now();
         let Ok(permit) = room.acquire_many_owned(cost).await else {
             return false;
         };
         self.held(began.elapsed());
-        let piece = Piece {
+        let slice = Slice {
             bytes,
             _room: permit,
         };
-        check.send(piece).is_ok()
+        check.send(slice).is_ok()
     }
 
     fn held(&self, time: Duration) {
@@ -320,20 +337,18 @@ impl<S: Sink> Work<'_, S> {
     }
 
     /// Starts the check of a chunk on a thread of its own.
-    fn check(&mut self, index: usize) -> pieces::Sender<Piece> {
+    fn check(&mut self, piece: usize) -> slices::Sender<Slice> {
         while self.checks.try_join_next().is_some() {}
-        let (sender, pieces) = pieces::channel();
+        let (sender, slices) = slices::channel();
         let (common, source) = (Arc::clone(&self.lane.common), self.lane.source);
+        let file = self.lane.file;
         self.checks.spawn_blocking(move || {
-            let message = match check(&common, index, &pieces) {
+            let message = match check(&common.files[file], piece, &slices) {
                 None => return,
-                Some(Ok(())) => Message::Kept {
-                    source,
-                    chunk: index,
-                },
+                Some(Ok(())) => Message::Kept { source, piece },
                 Some(Err(SinkError::WrongBytes { computed })) => Message::Wrong {
                     source,
-                    chunk: index,
+                    piece,
                     computed,
                 },
                 Some(Err(SinkError::Failed(error))) => Message::Sink(error),
@@ -349,19 +364,19 @@ impl<S: Sink> Work<'_, S> {
 
 /// Writes and hashes a chunk as it comes. `None`: it stopped coming.
 fn check<S: Sink>(
-    common: &Common<S>,
-    index: usize,
-    pieces: &pieces::Receiver<Piece>,
+    file: &File<S>,
+    piece: usize,
+    slices: &slices::Receiver<Slice>,
 ) -> Option<Result<(), SinkError>> {
-    let mut left = length(&common.artifact.chunks.range(index));
-    let mut chunk = match common.sink.chunk(index) {
+    let mut left = length(&file.bytes(piece));
+    let mut chunk = match file.sink.chunk(file.chunk(piece)) {
         Ok(chunk) => chunk,
         Err(error) => return Some(Err(error)),
     };
     while left > 0 {
-        let piece = pieces.recv().ok()?;
-        left = left.saturating_sub(piece.bytes.len() as u64);
-        if let Err(error) = chunk.write(&piece.bytes) {
+        let slice = slices.recv().ok()?;
+        left = left.saturating_sub(slice.bytes.len() as u64);
+        if let Err(error) = chunk.write(&slice.bytes) {
             return Some(Err(error));
         }
     }

@@ -4,7 +4,7 @@
 //!
 //! - [`Fetcher::manifest`] and [`Fetcher::newest_manifest`] give a manifest only after `boot_manifest::verify` accepted it.
 //! - [`Fetcher::artifact`] takes such a manifest and fills a [`Sink`] with chunks that have the digests it names, from
-//!   all [`Sources`] at once.
+//!   all [`Sources`] at once; [`Fetcher::artifacts`] fills several together, and asks the peers of a [`Swarm`] too.
 //!
 //! There is no way to download without a size limit and a digest, and every wait has a deadline ([`Limits`]). Never keeps
 //! a byte that did not verify, never decides by where bytes come from, never knows how sources were found.
@@ -14,25 +14,31 @@
 //! | `manifests` | one manifest, or the newest of several servers |
 //! | `schedule` | who fetches what; sources that fail, lie or lag (pure) |
 //! | `download` | the shell around it |
+//! | `files`, `source` | what a download fetches, and from whom |
+//! | `neighbours` | others that fetch the same, and how they become known |
 //! | `lane`, `part` | one request: its answer, chunks and checks |
-//! | `client` | requests, redirects, deadlines |
+//! | `client`, `clients` | requests, redirects, deadlines; connections that are kept |
 //! | `connect`, `tls` | addresses, proxies, certificates |
 //! | `pace`, `throttle` | too slow, and too fast (pure) |
 //! | `sink`, `sources` | the two sides a caller brings |
 //! | `url`, `error`, `report`, `limits` | the values |
 
 mod client;
+mod clients;
 mod connect;
 mod download;
 mod error;
+mod files;
 mod lane;
 mod limits;
 mod manifests;
+mod neighbours;
 mod pace;
 mod part;
 mod report;
 mod schedule;
 mod sink;
+mod source;
 mod sources;
 mod throttle;
 mod tls;
@@ -42,12 +48,14 @@ use std::sync::Arc;
 
 use boot_manifest::{Artifact, Manifest, Verified};
 
+use crate::clients::Clients;
 use crate::connect::Dialer;
-use crate::download::{Clients, Download};
+use crate::download::{Download, Wanted};
 
 pub use crate::error::{BadHash, FetchError};
 pub use crate::limits::{Limits, SOURCES_MAX};
 pub use crate::manifests::{Newest, Offer};
+pub use crate::neighbours::{Neighbour, Swarm};
 pub use crate::pace::TooSlow;
 pub use crate::report::{Progress, Report, SourceReport};
 pub use crate::sink::{Sink, SinkChunk, SinkError};
@@ -87,18 +95,45 @@ impl Fetcher {
         name: &str,
         sources: &(impl Sources + ?Sized),
         sink: S,
-        mut progress: impl FnMut(Progress) + Send,
+        progress: impl FnMut(Progress) + Send,
     ) -> Result<(S, Report), FetchError> {
-        let artifact = named(manifest, name)?;
-        let mut places = sources.places(manifest, artifact);
-        places.truncate(SOURCES_MAX);
         let sink = Arc::new(sink);
-        let theirs = Arc::clone(&sink);
-        let download = Download::new(&mut self.clients, artifact, places, theirs, &mut progress);
-        let (report, result) = download.run().await;
-        result?;
+        let parts = vec![(name, Arc::clone(&sink))];
+        let reports = self.artifacts(manifest, parts, sources, None, progress);
+        let report = reports.await?.pop().unwrap_or_default();
         let sink = Arc::into_inner(sink).expect("every lane and every check has ended");
         Ok((sink, report))
+    }
+
+    /// Fetches the chunks that are missing of several artifacts together, each into its sink: from all `sources`, and
+    /// from whoever is found in `swarm`. The total time of [`Limits`] is for each of them.
+    ///
+    /// Gives a report for each, in their order. The sinks are the caller's: on an error they have the chunks that came,
+    /// and another call with them goes on.
+    pub async fn artifacts<S: Sink>(
+        &mut self,
+        manifest: &Verified<Manifest>,
+        parts: Vec<(&str, Arc<S>)>,
+        sources: &(impl Sources + ?Sized),
+        swarm: Option<&Swarm>,
+        mut progress: impl FnMut(Progress) + Send,
+    ) -> Result<Vec<Report>, FetchError> {
+        let wanted = |(name, sink)| {
+            let artifact = named(manifest, name)?;
+            let mut places = sources.places(manifest, artifact);
+            places.truncate(SOURCES_MAX);
+            Ok(Wanted {
+                artifact: artifact.clone(),
+                sink,
+                places,
+            })
+        };
+        let wanted = parts.into_iter().map(wanted);
+        let wanted = wanted.collect::<Result<Vec<_>, FetchError>>()?;
+        let download = Download::new(&mut self.clients, wanted, swarm.cloned(), &mut progress);
+        let (reports, result) = download.run().await;
+        result?;
+        Ok(reports)
     }
 }
 

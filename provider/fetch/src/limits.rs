@@ -10,14 +10,21 @@ pub(crate) const URL_SIZE_MAX: usize = 2_048;
 /// several processors at once, and with two read buffers per connection it is the memory of a fetch, whatever the size.
 pub(crate) const WAITING_BYTES_MAX: u32 = 4 << 20;
 
-/// What one piece counts at least: a small piece keeps the read buffer alive that it lies in.
-pub(crate) const PIECE_COST_MIN: u32 = 32 << 10;
+/// What one slice counts at least: a small one keeps the read buffer alive that it lies in.
+pub(crate) const SLICE_COST_MIN: u32 = 32 << 10;
 
 /// Sources that are used at the same time; more wait for one of them to fail. Four saturate what a machine has.
 pub(crate) const CONNECTIONS_MAX: usize = 4;
 
 /// Sources that one fetch may be given.
 pub const SOURCES_MAX: usize = 32;
+
+/// Peers that were named and not asked yet: many times what one download uses, so that a flood of names costs some
+/// kilobytes.
+pub(crate) const CANDIDATES_MAX: usize = 256;
+
+/// Providers found while a download runs, that it did not take note of yet.
+pub(crate) const LATER_PROVIDERS_MAX: usize = 8;
 
 /// When one server has given a manifest, the others have this long to give a newer one: a lost SYN is repeated after a
 /// second, and nobody wants to wait for a server that is off.

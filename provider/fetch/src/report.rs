@@ -1,4 +1,4 @@
-//! What a download tells: while it goes on, and when it is over.
+//! What a download tells: while it goes on, and when it is over. All of it is told of each file by itself.
 
 use std::time::Duration;
 
@@ -7,6 +7,8 @@ use crate::url::Url;
 /// How far an artifact is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
+    /// Which one, by its place among those that are fetched together.
+    pub part: usize,
     /// Verified bytes, those of earlier attempts included.
     pub done: u64,
     /// Bytes received now, those included that are not verified yet.
@@ -30,9 +32,10 @@ pub struct Report {
     pub retries: u32,
     /// Chunks that arrived wrong and were right another time.
     pub bad_chunks: u32,
-    /// How long it took.
+    /// How long it took, from the start of the download to the last of its chunks.
     pub elapsed: Duration,
-    /// What each source did, in the order they were given.
+    /// What each source did: first those that were given, in their order, then those that came while it ran and had a
+    /// part in it.
     pub sources: Vec<SourceReport>,
 }
 
@@ -41,6 +44,8 @@ pub struct Report {
 pub struct SourceReport {
     /// Where it has the file.
     pub url: Url,
+    /// It is a machine that fetched the same, found on the way.
+    pub is_peer: bool,
     /// Verified bytes that came from it.
     pub bytes_kept: u64,
     /// Bytes of all its bodies.
@@ -56,9 +61,10 @@ pub struct SourceReport {
 }
 
 impl SourceReport {
-    pub(crate) fn new(url: Url) -> Self {
+    pub(crate) fn new(url: Url, is_peer: bool) -> Self {
         Self {
             url,
+            is_peer,
             bytes_kept: 0,
             bytes_received: 0,
             requests: 0,
@@ -66,5 +72,13 @@ impl SourceReport {
             wrong_chunks: 0,
             dropped: None,
         }
+    }
+}
+
+impl Report {
+    /// Of those bytes that were fetched now, how many came from other machines that fetched the same.
+    pub fn bytes_from_peers(&self) -> u64 {
+        let peers = self.sources.iter().filter(|source| source.is_peer);
+        peers.map(|source| source.bytes_kept).sum()
     }
 }

@@ -194,6 +194,7 @@ impl Schedule {
     }
 
     /// Failures of a source that were survived.
+    #[cfg(test)]
     pub(crate) fn retries(&self, source: usize) -> u32 {
         self.sources.get(source).map_or(0, |source| source.retries)
     }

@@ -6,7 +6,8 @@ use crate::url::{Url, UrlError};
 
 /// Knows servers that may have an artifact. How it came to know them is not this crate's concern.
 pub trait Sources {
-    /// For each server, the places on it where the artifact may be, in the order they are tried.
+    /// For each server, the places on it where the artifact may be, in the order they are tried; none where it does not
+    /// have it. The servers are the same, in the same order, for every artifact of a manifest.
     fn places(&self, manifest: &Manifest, artifact: &Artifact) -> Vec<Vec<Url>>;
 }
 
@@ -39,16 +40,23 @@ pub struct Mirrors(pub Vec<Mirror>);
 
 impl Sources for Mirrors {
     fn places(&self, manifest: &Manifest, artifact: &Artifact) -> Vec<Vec<Url>> {
-        let has = |mirror: &&Mirror| {
-            let digests = mirror.artifacts.as_ref();
-            digests.is_none_or(|digests| digests.contains(&artifact.digest))
-        };
-        let mut mirrors: Vec<&Mirror> = self.0.iter().filter(has).collect();
+        let mut mirrors: Vec<&Mirror> = self.0.iter().collect();
         mirrors.sort_by_key(|mirror| mirror.artifacts.is_none());
         let places = mirrors.iter();
         places
-            .map(|mirror| sources(&mirror.manifest, manifest, artifact))
+            .map(|mirror| mirror.places(manifest, artifact))
             .collect()
+    }
+}
+
+impl Mirror {
+    /// Where it may have an artifact.
+    pub(crate) fn places(&self, manifest: &Manifest, artifact: &Artifact) -> Vec<Url> {
+        let digests = self.artifacts.as_ref();
+        match digests.is_none_or(|digests| digests.contains(&artifact.digest)) {
+            true => sources(&self.manifest, manifest, artifact),
+            false => Vec::new(),
+        }
     }
 }
 

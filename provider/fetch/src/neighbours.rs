@@ -1,0 +1,120 @@
+//! What a machine knows of others that fetch, or have, the same: it outlives one download, and is where those who find
+//! peers, the download that asks them, and the server beside it meet.
+//!
+//! It holds addresses and maps, and decides nothing. Anyone may have made up an address: who is there, and what it has, is
+//! found out by asking, and every byte is checked.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use boot_manifest::Digest;
+use tokio::sync::Notify;
+
+use crate::limits::{CANDIDATES_MAX, LATER_PROVIDERS_MAX};
+use crate::sources::Mirror;
+
+/// A handle; all clones are the same swarm.
+#[derive(Clone, Debug)]
+pub struct Swarm {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    port: Option<u16>,
+    state: Mutex<State>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Peers that nobody asked yet.
+    candidates: VecDeque<SocketAddr>,
+    providers: VecDeque<Mirror>,
+    /// Peers that answered, and whether they have everything.
+    reached: BTreeMap<SocketAddr, bool>,
+    /// Chunks on their way, by the digest of their file.
+    coming: BTreeMap<Digest, Vec<usize>>,
+}
+
+/// Somebody who was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Neighbour {
+    /// A machine that fetches the same, or did: it is asked what it has.
+    Peer(SocketAddr),
+    /// A server that has everything its manifest names.
+    Provider(Mirror),
+}
+
+impl Swarm {
+    /// A swarm of which nobody is known yet. `port` is where this machine serves what it has; with it, others are told
+    /// of this machine.
+    pub fn new(port: Option<u16>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                port,
+                state: Mutex::default(),
+                news: Notify::new(),
+            }),
+        }
+    }
+
+    /// Where this machine serves what it has.
+    pub fn port(&self) -> Option<u16> {
+        self.shared.port
+    }
+
+    /// Takes note of somebody. A download that runs asks them soon, the next one otherwise. Those that are known are
+    /// told again without harm; of too many that nobody asked yet, the oldest are forgotten.
+    pub fn found(&self, neighbour: Neighbour) {
+        let mut state = self.state();
+        match neighbour {
+            Neighbour::Peer(address) => {
+                if state.candidates.contains(&address) {
+                    return;
+                }
+                if state.candidates.len() >= CANDIDATES_MAX {
+                    state.candidates.pop_front();
+                }
+                state.candidates.push_back(address);
+            }
+            Neighbour::Provider(mirror) => {
+                if state.providers.contains(&mirror) {
+                    return;
+                }
+                if state.providers.len() >= LATER_PROVIDERS_MAX {
+                    state.providers.pop_front();
+                }
+                state.providers.push_back(mirror);
+            }
+        }
+        drop(state);
+        self.shared.news.notify_one();
+    }
+
+    /// The peers that answered lately, and whether they have everything.
+    pub fn known(&self) -> Vec<(SocketAddr, bool)> {
+        let state = self.state();
+        let known = state.reached.iter();
+        known
+            .map(|(address, complete)| (*address, *complete))
+            .collect()
+    }
+
+    /// The chunks of a file that are on their way to this machine.
+    pub fn coming(&self, file: &Digest) -> Vec<usize> {
+        self.state().coming.get(file).cloned().unwrap_or_default()
+    }
+
+    /// Takes note of what is on its way.
+    pub(crate) fn set_coming(&self, file: &Digest, chunks: Vec<usize>) {
+        self.state().coming.insert(*file, chunks);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Lists of addresses are never half changed.
+        let state = self.shared.state.lock();
+        state.unwrap_or_else(PoisonError::into_inner)
+    }
+}
