@@ -115,6 +115,51 @@ fn two_shaped_servers_are_used_together() {
     assert_eq!(a.ranges(KERNEL)[0], None, "alone: one request for all");
 }
 
+/// A run that was made shorter ends, however the bytes of its pieces are spread over reads.
+#[test]
+fn what_another_one_took_over_is_not_received_to_the_end() {
+    let image = image_of(16);
+    // Every piece begins in the middle of what is sent at once.
+    let straddling = provider(&image, |request, stream, bytes| {
+        (request.target == KERNEL).then(|| {
+            let mut body = head_of(request, stream, bytes);
+            let mut size = (MIB - (64 << 10)) as usize;
+            while !body.is_empty() {
+                let (now, rest) = body.split_at(size.min(body.len()));
+                if !send(stream, now) {
+                    return Then::Close;
+                }
+                // Long enough for the other side to read all of it.
+                std::thread::sleep(Duration::from_millis(60));
+                let small = 128 << 10;
+                size = if size == small {
+                    MIB as usize - small
+                } else {
+                    small
+                };
+                body = rest;
+            }
+            Then::Keep
+        })
+    });
+    // It answers when the first one has begun with all that is left.
+    let late = provider(&image, |request, _, _| {
+        if request.target == KERNEL {
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        None
+    });
+    let outcome = fetch_from(&[&straddling, &late], &image, patient());
+    let report = outcome.report();
+    let source = &report.sources[0];
+    assert!(
+        source.bytes_kept < 12 * MIB,
+        "nothing was taken over: {report:?}"
+    );
+    let wasted = source.bytes_received - source.bytes_kept;
+    assert!(wasted <= MIB, "{report:?}");
+}
+
 #[test]
 fn a_liar_is_dropped_and_named_and_does_no_harm() {
     let image = image_of(32);
