@@ -8,6 +8,7 @@
 //! | `connection` | one connection: the short way, hyper, and back |
 //! | `fast` | plain requests, answered and sent without hyper |
 //! | `record`, `answered` | what became of a request, for counters and logs |
+//! | `egress` | one rate for the artifacts of all connections |
 //! | `stream`, `wire` | one connection's bytes, and what hyper does with them |
 //! | `tls` | handshakes, with a deadline and a bound |
 //! | `inlet` | what comes in: strict about what is a request, before hyper sees it |
@@ -19,6 +20,7 @@
 pub(crate) mod answered;
 pub(crate) mod body;
 pub(crate) mod connection;
+pub(crate) mod egress;
 pub(crate) mod fast;
 pub(crate) mod heads;
 pub(crate) mod inlet;

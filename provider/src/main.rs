@@ -23,12 +23,15 @@ mod log;
 mod machines;
 mod man_cmd;
 mod manifest_cmd;
+mod memory;
 mod net;
 mod out;
 mod packet_socket;
 mod progress;
 mod sealed;
 mod serve;
+#[expect(dead_code, reason = "the programs that fetch use it next")]
+mod share;
 mod stage;
 mod status_cmd;
 mod tls_cmd;

@@ -7,19 +7,19 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use boot_manifest::{Artifact, ChunkCheck};
 use fetch::{Sink, SinkChunk, SinkError};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 
-/// One artifact on its way into memory. Pages are used as chunks arrive.
-#[derive(Debug)]
+/// One artifact on its way into memory. Pages are used as chunks arrive. Clones are the same place.
+#[derive(Debug, Clone)]
 pub(crate) struct Memory {
-    file: File,
-    artifact: Artifact,
-    present: Mutex<Vec<bool>>,
+    file: Arc<File>,
+    artifact: Arc<Artifact>,
+    present: Arc<Mutex<Vec<bool>>>,
 }
 
 impl Memory {
@@ -27,11 +27,11 @@ impl Memory {
     pub(crate) fn new(artifact: &Artifact) -> io::Result<Self> {
         let file = File::from(create(artifact.name.as_str())?);
         file.set_len(artifact.size)?;
-        let present = Mutex::new(vec![false; artifact.chunks.chunk_count()]);
+        let present = vec![false; artifact.chunks.chunk_count()];
         Ok(Self {
-            file,
-            artifact: artifact.clone(),
-            present,
+            file: Arc::new(file),
+            artifact: Arc::new(artifact.clone()),
+            present: Arc::new(Mutex::new(present)),
         })
     }
 
@@ -43,6 +43,21 @@ impl Memory {
         let file = self.file.try_clone()?;
         seal(&file)?;
         Ok(file.into())
+    }
+
+    /// What is kept here.
+    pub(crate) fn artifact(&self) -> &Artifact {
+        &self.artifact
+    }
+
+    /// The memory, in which every chunk lies at its own offset. Only those that are there have the right bytes.
+    pub(crate) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Which chunks are there, one flag for each.
+    pub(crate) fn there(&self) -> Vec<bool> {
+        self.present().clone()
     }
 
     fn present(&self) -> std::sync::MutexGuard<'_, Vec<bool>> {

@@ -30,6 +30,7 @@ use self::search::{Search, Wanted};
 use crate::boot_report;
 use crate::exit::{CommandError, Exit};
 use crate::init_link::InitLink;
+use crate::memory;
 use crate::net::PROVIDERS_FILE;
 use crate::sealed::{Memory, sealed};
 use crate::trust;
@@ -520,13 +521,10 @@ fn check_room(parts: &[&Artifact]) -> Result<(), Failure> {
     let needed = parts
         .iter()
         .fold(MEMORY_RESERVE, |sum, part| sum.saturating_add(part.size));
-    let available = std::fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| memory_available(&text))
-        .ok_or_else(|| Failure {
-            code: "not-enough-memory",
-            reason: "/proc/meminfo does not tell how much memory is available".to_owned(),
-        })?;
+    let available = memory::available().ok_or_else(|| Failure {
+        code: "not-enough-memory",
+        reason: "/proc/meminfo does not tell how much memory is available".to_owned(),
+    })?;
     // Above the limit of its cgroup the role would be killed, and start over for ever.
     let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limit = cgroup_memory_max(&cgroups, Path::new("/sys/fs/cgroup"));
@@ -552,34 +550,9 @@ fn cgroup_memory_max(cgroups: &str, root: &Path) -> Option<u64> {
     limit.trim().parse().ok()
 }
 
-/// `MemAvailable` of /proc/meminfo, in bytes.
-fn memory_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1_024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn available_memory() {
-        for (text, expected) in [
-            (
-                "MemTotal:  10 kB\nMemAvailable:   245760 kB\nBuffers: 1 kB\n",
-                Some(245_760 << 10),
-            ),
-            ("MemAvailable:       0 kB\n", Some(0)),
-            ("MemAvailable:       12\n", None),
-            ("MemAvailable: 18446744073709551615 kB\n", None),
-            ("MemTotal:  10 kB\n", None),
-        ] {
-            assert_eq!(memory_available(text), expected, "{text:?}");
-        }
-    }
 
     #[test]
     fn the_limit_of_the_cgroup() {

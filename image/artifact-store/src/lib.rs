@@ -30,6 +30,6 @@ pub use hashes::{Depth, HashError, Hashed, Hashes};
 pub use identity::{Identity, OpenFile};
 pub use layout::{MANIFEST_FILE, spellings};
 pub use look::{Folders, Seen};
-pub use partial::{ChunkWriter, Folder, Partial, WriteError};
+pub use partial::{ChunkWriter, Folder, Partial, PartialView, WriteError};
 pub use store::{Found, Problem, Reason, Scan, Store};
 pub use watch::{Looking, Stamp, Watch};

@@ -20,8 +20,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use boot_manifest::{Artifact, ChunkCheck, Digest, FileName, Hasher};
 use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
@@ -247,11 +247,19 @@ struct Temporary {
 pub struct Partial {
     folder: Folder,
     temp: String,
-    file: File,
-    artifact: Artifact,
-    chunks: Mutex<Vec<ChunkState>>,
+    view: PartialView,
     resumed: u64,
     written: AtomicU64,
+}
+
+/// A look at an artifact while it is being written, and afterwards: which chunks were verified, and the file they lie in.
+/// What is there once is not written again, so it can be read without asking anybody. Clones share everything, and keep the
+/// file after it got its name or was removed.
+#[derive(Clone, Debug)]
+pub struct PartialView {
+    artifact: Arc<Artifact>,
+    file: Arc<File>,
+    chunks: Arc<Mutex<Vec<ChunkState>>>,
 }
 
 /// Where a chunk is on its way. A chunk that is there is never written again.
@@ -301,12 +309,15 @@ impl Partial {
             }
         }
         let written = AtomicU64::new(resumed);
+        let view = PartialView {
+            artifact: Arc::new(artifact),
+            file: Arc::new(file),
+            chunks: Arc::new(Mutex::new(chunks)),
+        };
         Ok(Self {
             folder,
             temp,
-            file,
-            artifact,
-            chunks: Mutex::new(chunks),
+            view,
             resumed,
             written,
         })
@@ -314,7 +325,12 @@ impl Partial {
 
     /// What is being written.
     pub fn artifact(&self) -> &Artifact {
-        &self.artifact
+        &self.view.artifact
+    }
+
+    /// What of it is there, for others, from now on.
+    pub fn view(&self) -> PartialView {
+        self.view.clone()
     }
 
     /// Bytes that were already there, verified, when writing began.
@@ -344,31 +360,31 @@ impl Partial {
         match chunks.get_mut(index) {
             Some(state @ ChunkState::Missing) => *state = ChunkState::BeingWritten,
             _ => {
-                let name = self.artifact.filename.clone();
+                let name = self.artifact().filename.clone();
                 return Err(WriteError::Taken { name, index });
             }
         }
-        let range = self.artifact.chunks.range(index);
+        let range = self.artifact().chunks.range(index);
         Ok(ChunkWriter {
             partial: self,
             index,
             at: range.start,
             end: range.end,
-            check: Some(self.artifact.chunks.check(index)),
+            check: Some(self.artifact().chunks.check(index)),
         })
     }
 
     /// Gives the complete artifact its name. When this returns, it survives a power cut.
     pub fn commit(self) -> Result<PathBuf, WriteError> {
         let missing = self.missing().len();
-        let name = &self.artifact.filename;
+        let name = &self.artifact().filename;
         if missing > 0 {
             return Err(WriteError::Incomplete {
                 name: name.clone(),
                 missing,
             });
         }
-        self.folder.publish(&self.file, &self.temp, name)
+        self.folder.publish(&self.view.file, &self.temp, name)
     }
 
     /// Gives up and removes the partial file.
@@ -384,17 +400,38 @@ impl Partial {
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<ChunkState>> {
-        // A list of states is never half changed, so a panic elsewhere does not spoil it.
-        self.chunks
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<ChunkState>> {
+        self.view.lock()
     }
 
     fn set(&self, index: usize, state: ChunkState) {
         if let Some(chunk) = self.lock().get_mut(index) {
             *chunk = state;
         }
+    }
+}
+
+impl PartialView {
+    /// What is being written.
+    pub fn artifact(&self) -> &Artifact {
+        &self.artifact
+    }
+
+    /// The file, in which every chunk lies at its own offset. Only those that are there have the right bytes.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Which chunks are there, one flag for each.
+    pub fn there(&self) -> Vec<bool> {
+        let chunks = self.lock();
+        let is_there = |state: &ChunkState| *state == ChunkState::There;
+        chunks.iter().map(is_there).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<ChunkState>> {
+        // A list of states is never half changed, so a panic elsewhere does not spoil it.
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -408,11 +445,12 @@ impl ChunkWriter<'_> {
         let bytes = &bytes[..bytes.len().min(room)];
         let partial = self.partial;
         partial
+            .view
             .file
             .write_all_at(bytes, self.at)
             .map_err(|source| {
                 let path = partial.folder.path.join(&partial.temp);
-                write_failed(source, &path, partial.artifact.size)
+                write_failed(source, &path, partial.artifact().size)
             })?;
         self.at += bytes.len() as u64;
         Ok(())
@@ -427,7 +465,7 @@ impl ChunkWriter<'_> {
         };
         match check.finish() {
             Ok(()) => {
-                let range = partial.artifact.chunks.range(index);
+                let range = partial.artifact().chunks.range(index);
                 partial
                     .written
                     .fetch_add(range.end - range.start, Ordering::Relaxed);
@@ -436,7 +474,7 @@ impl ChunkWriter<'_> {
             }
             Err(computed) => {
                 partial.set(index, ChunkState::Missing);
-                let name = partial.artifact.filename.clone();
+                let name = partial.artifact().filename.clone();
                 Err(WriteError::WrongBytes {
                     name,
                     index,

@@ -33,6 +33,8 @@ pub struct Labels {
     pub size: u64,
     /// The SHA-256 of its bytes.
     pub digest: Digest,
+    /// Whether they are an artifact.
+    pub is_artifact: bool,
     /// The fields of an answer with the whole content; `Content-Length` is the first.
     pub fields: HeaderMap,
     /// The same as on the wire: the status line of a 200 and every field with its line end. `Date`, and the empty line,
@@ -88,6 +90,7 @@ impl Labels {
             modified: facts.modified,
             size: facts.size,
             digest: facts.digest,
+            is_artifact: facts.is_artifact,
             fields,
             head: head.into(),
             rest,

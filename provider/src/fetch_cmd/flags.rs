@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use boot_manifest::Digest;
 
 /// Bytes per second: `500000`, `500K`, `10M`, `1G`, in powers of 1024 as curl has them.
-pub(super) fn rate(text: &str) -> Result<NonZeroU64, String> {
+pub(crate) fn rate(text: &str) -> Result<NonZeroU64, String> {
     let (digits, factor) = match text.char_indices().next_back() {
         Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
         Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),

@@ -4,11 +4,15 @@
 //! that what a connection needs never depends on what it is sent. Reading blocks the worker thread for as long as the disk
 //! takes; handing each read to another thread was measured to cost four times the throughput.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 use artifact_store::OpenFile;
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -26,9 +30,28 @@ pub(crate) enum Body {
 /// A range of an opened file, or what is left of it.
 #[derive(Debug)]
 pub(crate) struct FilePart {
-    file: OpenFile,
+    file: Readable,
     at: u64,
     end: u64,
+}
+
+/// What bytes are read from.
+#[derive(Debug)]
+enum Readable {
+    /// A file that somebody may overwrite meanwhile.
+    Hashed(OpenFile),
+    /// One in which only verified bytes are read, and nobody writes those again.
+    Verified(Upload),
+}
+
+/// An artifact of which some is verified and there, and the right to send of it. The right is given back when the last
+/// clone is dropped: when the answer was sent, or its connection is gone.
+#[derive(Debug, Clone)]
+pub(crate) struct Upload {
+    /// The file, in which every byte lies at its own offset.
+    pub(crate) file: Arc<File>,
+    /// Kept for as long as it is used.
+    pub(crate) _right: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Body {
@@ -38,7 +61,19 @@ impl Body {
             return Self::Empty;
         }
         Self::File(FilePart {
-            file,
+            file: Readable::Hashed(file),
+            at: start,
+            end,
+        })
+    }
+
+    /// The bytes `start..end` of an artifact, which must be there.
+    pub(crate) fn upload(upload: Upload, start: u64, end: u64) -> Self {
+        if start >= end {
+            return Self::Empty;
+        }
+        Self::File(FilePart {
+            file: Readable::Verified(upload),
             at: start,
             end,
         })
@@ -93,12 +128,37 @@ impl FilePart {
         if read == 0 {
             return Err(shorter());
         }
-        if self.at + read as u64 == self.end && !self.file.unchanged()? {
+        if self.at + read as u64 == self.end && !self.file.is_unchanged()? {
             return Err(io::Error::other(
                 "the file was overwritten while it was sent",
             ));
         }
         Ok(read)
+    }
+}
+
+impl Readable {
+    fn read_at(&self, room: &mut [u8], at: u64) -> io::Result<usize> {
+        match self {
+            Self::Hashed(file) => file.read_at(room, at),
+            Self::Verified(upload) => upload.file.read_at(room, at),
+        }
+    }
+
+    fn is_unchanged(&self) -> io::Result<bool> {
+        match self {
+            Self::Hashed(file) => file.unchanged(),
+            Self::Verified(_) => Ok(true),
+        }
+    }
+}
+
+impl AsFd for Readable {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Hashed(file) => file.as_fd(),
+            Self::Verified(upload) => upload.file.as_fd(),
+        }
     }
 }
 

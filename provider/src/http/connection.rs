@@ -271,8 +271,14 @@ impl<H: Handler> Connection<H> {
         let started = Instant::now();
         let content = self.handler.at_hand(plain.path)?;
         let closes = plain.closes || self.place.seats().is_stopping();
+        // What has a rate waits for its turn.
+        let is_paced = content.labels.is_artifact && self.handler.egress().is_some();
         let answer = Answer::new(plain, content, closes)?;
-        let written = match answer.poll_write(stream, context) {
+        let written = match is_paced {
+            true => Poll::Pending,
+            false => answer.poll_write(stream, context),
+        };
+        let written = match written {
             Poll::Pending => 0,
             Poll::Ready(Ok(written)) => written,
             Poll::Ready(Err(_)) => return Some(Some(Next::End)),

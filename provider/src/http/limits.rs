@@ -122,3 +122,12 @@ pub(crate) const WRONG_SCHEME_REST_MAX: u64 = 32 * 1024;
 
 /// Time running downloads have to end after SIGTERM. systemd kills after 90 s, init after 15 s.
 pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Time of one turn when there is a rate for all connections: ten times a timer's step.
+pub(crate) const EGRESS_TURN: Duration = Duration::from_millis(10);
+
+/// The least bytes of a turn: with fewer, heads and system calls would be most of the work.
+pub(crate) const EGRESS_TURN_SIZE_MIN: u64 = 4 * 1024;
+
+/// The most bytes of a turn: others need not wait for longer than at any rate without a limit.
+pub(crate) const EGRESS_TURN_SIZE_MAX: u64 = TURN_SIZE;

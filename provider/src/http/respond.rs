@@ -78,7 +78,22 @@ pub(crate) fn past(modified: SystemTime) -> SystemTime {
 /// Answers a GET or HEAD request for `content`.
 pub(crate) fn content(method: &Method, asked: &HeaderMap, content: Content) -> Response<Body> {
     let Content { source, labels } = content;
-    let size = source.size();
+    let body = |start, end| send(source.clone(), start, end);
+    answer(method, asked, &labels, &body)
+}
+
+/// Answers a GET or HEAD request for what has `labels`; `body` makes the bytes `start..end` of it.
+pub(crate) fn answer(
+    method: &Method,
+    asked: &HeaderMap,
+    labels: &Labels,
+    body: &dyn Fn(u64, u64) -> Body,
+) -> Response<Body> {
+    let size = labels.size;
+    let body = |start, end| match *method {
+        Method::HEAD => Body::Empty,
+        _ => body(start, end),
+    };
     let verdict = condition::evaluate(
         asked,
         Validators {
@@ -92,23 +107,19 @@ pub(crate) fn content(method: &Method, asked: &HeaderMap, content: Content) -> R
         _ => Selection::Whole,
     };
     let (status, mut fields, body) = match (verdict, selection) {
-        (Verdict::NotModified, _) => return not_modified(&labels),
+        (Verdict::NotModified, _) => return not_modified(labels),
         (Verdict::Failed, _) => return refuse::precondition(),
         (_, Selection::Unsatisfiable) => return refuse::range(size),
-        (_, Selection::Whole) => {
-            let body = send(method, source, 0, size);
-            (StatusCode::OK, labels.fields.clone(), body)
-        }
+        (_, Selection::Whole) => (StatusCode::OK, labels.fields.clone(), body(0, size)),
         (_, Selection::Part { start, end }) => {
             let mut fields = labels.fields.clone();
             fields.insert(CONTENT_LENGTH, (end - start).into());
             set(&mut fields, CONTENT_RANGE, &content_range(start, end, size));
-            let body = send(method, source, start, end);
-            (StatusCode::PARTIAL_CONTENT, fields, body)
+            (StatusCode::PARTIAL_CONTENT, fields, body(start, end))
         }
-        (_, Selection::Parts(ranges)) => several(&ranges, &source, &labels),
+        (_, Selection::Parts(ranges)) => several(&ranges, labels, &body),
     };
-    digests::fit(asked, &labels, status == StatusCode::OK, &mut fields);
+    digests::fit(asked, labels, status == StatusCode::OK, &mut fields);
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = fields;
@@ -150,14 +161,14 @@ fn not_modified(labels: &Labels) -> Response<Body> {
 /// Several ranges of a content.
 fn several(
     ranges: &[Range<u64>],
-    source: &Source,
     labels: &Labels,
+    body: &dyn Fn(u64, u64) -> Body,
 ) -> (StatusCode, HeaderMap, Body) {
     let framed = multipart::frame(ranges, labels);
     let mut bodies = Vec::with_capacity(2 * ranges.len() + 1);
     for (lines, range) in framed.parts {
         bodies.push(Body::Bytes(lines));
-        bodies.push(send(&Method::GET, source.clone(), range.start, range.end));
+        bodies.push(body(range.start, range.end));
     }
     bodies.push(Body::Bytes(framed.end));
     let mut fields = labels.fields.clone();
@@ -166,19 +177,9 @@ fn several(
     (StatusCode::PARTIAL_CONTENT, fields, Body::Several(bodies))
 }
 
-impl Source {
-    fn size(&self) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File(file) => file.size(),
-        }
-    }
-}
-
-/// The bytes `start..end`; none for HEAD.
-fn send(method: &Method, source: Source, start: u64, end: u64) -> Body {
+/// The bytes `start..end`.
+fn send(source: Source, start: u64, end: u64) -> Body {
     match source {
-        _ if method == Method::HEAD => Body::Empty,
         Source::File(file) => Body::file(file, start, end),
         Source::Bytes(bytes) => {
             // Offsets into bytes in memory always fit.

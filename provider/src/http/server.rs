@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use crate::http::answered::Answered;
 use crate::http::body::Body;
 use crate::http::connection::Connection;
+use crate::http::egress::Egress;
 use crate::http::limits::{
     ACCEPT_PAUSE, ACCEPT_WARN_PERIOD, BACKLOG, CONNECTIONS_PER_ADDRESS_MAX, ENCRYPTED_MAX,
     FILES_RESERVED,
@@ -41,6 +42,11 @@ pub(crate) trait Handler: Send + Sync + 'static {
     /// What a GET of exactly `path` is answered with, when that is known without waiting for anything. It is asked before
     /// every other way, so it must be quick; `None` is always right.
     fn at_hand(&self, _path: &str) -> Option<Content> {
+        None
+    }
+
+    /// The rate of artifacts, where there is one.
+    fn egress(&self) -> Option<&Egress> {
         None
     }
 

@@ -14,6 +14,7 @@ use crate::config::InForce;
 use crate::exit::CommandError;
 use crate::http::answered::Answered;
 use crate::http::body::Body;
+use crate::http::egress::Egress;
 use crate::http::refuse;
 use crate::http::respond::{self, Content};
 use crate::http::server::Handler;
@@ -23,6 +24,7 @@ use crate::listen::files::Files;
 use crate::listen::shared::Shared;
 use crate::listen::tftp::{self, Teller, Tftp, Told, telling};
 use crate::machines::Machines;
+use crate::memory::Reserve;
 use crate::serve::access_log::AccessLog;
 use crate::serve::announce::Announcement;
 use crate::serve::catalog::Catalog;
@@ -57,6 +59,10 @@ pub(crate) struct App {
     pub(crate) in_force: Arc<Mutex<InForce>>,
     /// Whose manifests are believed, for `/health`.
     pub(crate) trusted: Arc<Trusted>,
+    /// The rate of artifacts.
+    pub(crate) egress: Option<Egress>,
+    /// When there is too little memory to send artifacts.
+    pub(crate) memory: Reserve,
     /// What is counted.
     pub(crate) metrics: Arc<Metrics>,
     /// Who fetched what.
@@ -112,7 +118,13 @@ impl Handler for App {
     }
 
     fn at_hand(&self, path: &str) -> Option<Content> {
-        self.catalog.at_hand(path)
+        let content = self.catalog.at_hand(path)?;
+        // Whoever is refused hears why.
+        (!content.labels.is_artifact || !self.memory.is_low()).then_some(content)
+    }
+
+    fn egress(&self) -> Option<&Egress> {
+        self.egress.as_ref()
     }
 
     fn answered(&self, answered: &Answered<'_>) {
@@ -239,7 +251,17 @@ impl App {
     }
 
     fn content(&self, method: &Method, headers: &HeaderMap, content: Content) -> Response<Body> {
-        self.counted(respond::content(method, headers, content))
+        let is_artifact = content.labels.is_artifact;
+        if is_artifact && *method == Method::GET && self.memory.is_low() {
+            return self.refused(&Refusal::TooLittleMemory);
+        }
+        let is_paced = is_artifact && self.egress.is_some();
+        let response = self.counted(respond::content(method, headers, content));
+        response.map(|body| match body {
+            // What hyper does not send goes by the rate.
+            Body::Bytes(_) if is_paced => Body::Several(vec![body]),
+            body => body,
+        })
     }
 
     /// A page about the provider itself.
@@ -333,7 +355,7 @@ fn refused(refusal: &Refusal) -> Response<Body> {
         Refusal::Unreadable(..) | Refusal::Differs { .. } | Refusal::BadManifest(_) => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
-        Refusal::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::Busy(_) | Refusal::TooLittleMemory => StatusCode::SERVICE_UNAVAILABLE,
     };
     let mut response = refuse::text(status, &refusal.to_string());
     if status == StatusCode::SERVICE_UNAVAILABLE {

@@ -1,17 +1,19 @@
 //! The arguments of `plasmd serve`. What they mean for the parts is decided where the parts are put together.
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use boot_manifest::{Arch, Channel};
 
 use crate::config::{InForce, Source};
+use crate::fetch_cmd::flags;
 use crate::http::limits::{CONNECTIONS_LIMIT, CONNECTIONS_MAX, DRAIN_MAX};
 use crate::listen::args::BootArgs;
-use crate::log;
 use crate::serve::access_log;
 use crate::serve::limits::{DRAIN_SECONDS_LIMIT, VALID_DAYS};
 use crate::serve::sandbox::Mode;
+use crate::{log, memory};
 
 /// The port for HTTPS when a certificate is given and no port.
 const TLS_PORT: u16 = 8443;
@@ -68,6 +70,8 @@ pub(crate) struct Args {
     pub(super) confine: ConfineArgs,
     #[command(flatten)]
     pub(super) connections: ConnectionArgs,
+    #[command(flatten)]
+    pub(super) sending: SendingArgs,
     #[command(flatten)]
     pub(super) ending: EndingArgs,
     #[command(flatten)]
@@ -153,6 +157,18 @@ pub(super) struct ConnectionArgs {
     /// Connections of one client address (IPv6: of one /64) [default: 4096, and any number for this machine's own]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=CONNECTIONS_LIMIT))]
     pub(super) connections_per_address: Option<u64>,
+}
+
+/// How much is sent.
+#[derive(clap::Args)]
+pub(super) struct SendingArgs {
+    /// Bytes of artifacts per second at most over HTTP, all clients together: 500K, 10M, 1G
+    #[arg(long, value_name = "RATE", value_parser = flags::rate)]
+    pub(super) limit_rate: Option<NonZeroU64>,
+    /// Send no artifacts while less memory than this is available; 0 sends always
+    #[arg(long, value_name = "MIB", default_value_t = memory::RESERVE_MIB,
+          value_parser = clap::value_parser!(u64).range(0..=memory::RESERVE_MIB_MAX))]
+    pub(super) memory_reserve: u64,
 }
 
 /// How serving ends.

@@ -9,6 +9,7 @@ use artifact_store::{MANIFEST_FILE, Store};
 
 use crate::control::{DEFAULT_SOCKET, Listening, Socket};
 use crate::exit::CommandError;
+use crate::http::egress::Egress;
 use crate::init_link::InitLink;
 use crate::listen;
 use crate::listen::args::DhcpMode;
@@ -21,6 +22,7 @@ use crate::log::Lines;
 use crate::machines::shelf::Shelf;
 use crate::machines::state::StateFile;
 use crate::machines::{self, Machines};
+use crate::memory::Reserve;
 use crate::serve::access_log::{self, AccessLog};
 use crate::serve::announce::Announcement;
 use crate::serve::app::App;
@@ -137,6 +139,8 @@ pub(super) fn build(
         let port = process.question_address().map(|address| address.port());
         plan.connect.extend(port);
     }
+    // Opened before the sandbox.
+    let reserve = Reserve::of_mib(args.sending.memory_reserve);
     let watching = args.watching;
     confine::watched(
         &mut plan,
@@ -195,6 +199,8 @@ pub(super) fn build(
         in_force,
         trusted,
         question: Question::new(),
+        egress: args.sending.limit_rate.map(Egress::new),
+        memory: reserve,
         metrics,
         clients: Clients::default(),
         machines,

@@ -67,6 +67,8 @@ labelled! {
         BadManifest => "bad-manifest",
         /// It is being written.
         Busy => "busy",
+        /// Too little memory is left to send artifacts.
+        TooLittleMemory => "too-little-memory",
         /// The path cannot be meant: dots, encoded slashes, NUL, too long.
         BadTarget => "bad-target",
         /// Another method than GET, HEAD and OPTIONS.

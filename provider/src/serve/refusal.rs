@@ -51,6 +51,9 @@ pub(crate) enum Refusal {
     /// It is being written.
     #[error("{0}: is being written; try again")]
     Busy(String),
+    /// The rest is for the other programs of this machine.
+    #[error("too little memory is left on the provider: try again, or another one")]
+    TooLittleMemory,
 }
 
 fn listed(problems: &[String]) -> String {
@@ -72,6 +75,7 @@ impl Refusal {
             Self::Differs { .. } => Reason::Differs,
             Self::BadManifest(_) => Reason::BadManifest,
             Self::Busy(_) => Reason::Busy,
+            Self::TooLittleMemory => Reason::TooLittleMemory,
         }
     }
 

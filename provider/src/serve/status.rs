@@ -136,6 +136,11 @@ impl App {
         state["boot"] = self.boot.facts();
         state["process"] = self.process.facts();
         state["tls"] = json!(self.certificates.as_ref().map(|own| own.shown()));
+        state["sending"] = json!({
+            "rate_max": self.egress.as_ref().map(|egress| egress.rate()),
+            "memory_reserve_bytes": self.memory.bytes(),
+            "has_memory": !self.memory.is_low(),
+        });
         state["log_level"] = json!(crate::log::level());
         state["access_log"] = json!(self.access_log.as_ref().map(|log| log.path().to_owned()));
         state["config_file"] = json!(self.in_force().file);

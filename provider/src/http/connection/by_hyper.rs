@@ -93,6 +93,7 @@ impl<H: Handler> Connection<H> {
                             head_left: 0,
                             record,
                             closes,
+                            turn: 0,
                         };
                         Handed::Send(stream, rest, Box::new(sending))
                     }

@@ -9,9 +9,11 @@ use bytes::Bytes;
 use http::header::{HeaderName, REFERER, USER_AGENT};
 
 use crate::http::connection::Connection;
+use crate::http::egress::Egress;
 use crate::http::fast::Plain;
 use crate::http::fast::answer::Answer;
 use crate::http::fast::send::{Drained, Outgoing, Sent};
+use crate::http::limits::TURN_SIZE;
 use crate::http::record::Record;
 use crate::http::seats::Waits;
 use crate::http::server::Handler;
@@ -25,6 +27,8 @@ pub(super) struct Sending {
     pub(super) head_left: u64,
     pub(super) record: Record,
     pub(super) closes: bool,
+    /// Bytes of the turn that are not sent, when all that is sent goes by a rate.
+    pub(super) turn: u64,
 }
 
 /// What comes next when an answer was sent for a while.
@@ -97,7 +101,19 @@ impl Sending {
             head_left: head_size.saturating_sub(written),
             record,
             closes,
+            turn: 0,
         }
+    }
+
+    /// Takes a turn when there is a rate and no turn is left; how long it must be waited for.
+    fn take_turn(&mut self, egress: Option<&Egress>) -> Option<Duration> {
+        let egress = egress?;
+        if self.turn > 0 {
+            return None;
+        }
+        let turn = egress.take(self.outgoing.left());
+        self.turn = turn.size;
+        (!turn.wait.is_zero()).then_some(turn.wait)
     }
 
     fn poll<H: Handler, S: Stream>(
@@ -106,11 +122,21 @@ impl Sending {
         context: &mut Context<'_>,
         stream: &mut S,
     ) -> Poll<io::Result<Turn>> {
-        let sent = self.outgoing.poll(stream, context)?;
+        let egress = connection.handler.egress();
+        if let Some(wait) = self.take_turn(egress) {
+            // It waits for us, not for its client.
+            return Poll::Ready(match connection.place.waits(Waits::Busy) {
+                true => Ok(Turn::Later(wait)),
+                false => Err(io::ErrorKind::TimedOut.into()),
+            });
+        }
+        let most = egress.map_or(TURN_SIZE, |_| self.turn.min(TURN_SIZE));
+        let sent = self.outgoing.poll(stream, context, most)?;
         let (Sent::All(written)
         | Sent::Some(written)
         | Sent::Stuck(written)
         | Sent::Draining(written, _)) = sent;
+        self.turn = self.turn.saturating_sub(written);
         let head = self.head_left.min(written);
         self.head_left -= head;
         self.record.sent += written - head;
@@ -146,6 +172,9 @@ struct Telling<'a, H: Handler> {
 
 impl<H: Handler> Drop for Telling<'_, H> {
     fn drop(&mut self) {
+        if let Some(egress) = self.connection.handler.egress() {
+            egress.give_back(self.sending.turn);
+        }
         let record = &self.sending.record;
         let answered = record.answered(self.connection.client);
         self.connection.handler.answered(&answered);

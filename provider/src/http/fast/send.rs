@@ -35,9 +35,7 @@ use tokio::net::TcpStream;
 use crate::http::body::{Body, FilePart};
 pub(crate) use crate::http::fast::send::drain::Drained;
 use crate::http::fast::send::drain::Draining;
-use crate::http::limits::{
-    FRAME_SIZE, HELD_END, REFERRED_END, REFERRED_MIN, REFERRED_SIZE, TURN_SIZE,
-};
+use crate::http::limits::{FRAME_SIZE, HELD_END, REFERRED_END, REFERRED_MIN, REFERRED_SIZE};
 use crate::http::stream::Stream;
 
 /// Pieces in memory that leave with one call: two of a head, a body, and one to spare.
@@ -125,18 +123,28 @@ impl Outgoing {
         }
     }
 
-    /// Sends as much as the client takes and others can wait for. After `Stuck` the task is woken when there is room, after
+    /// Bytes that are not sent.
+    pub(crate) fn left(&self) -> u64 {
+        let sizes = self.pieces.iter().map(|piece| match piece {
+            Piece::Bytes(bytes) => bytes.len() as u64,
+            Piece::File(part) => part.left(),
+        });
+        sizes.sum()
+    }
+
+    /// Sends as much as the client takes, at most `most`, for as long as others can wait. After `Stuck` the task is woken when there is room, after
     /// `Some` it must ask for its next turn.
     pub(crate) fn poll<S: Stream>(
         &mut self,
         stream: &mut S,
         context: &mut Context<'_>,
+        most: u64,
     ) -> io::Result<Sent> {
         let mut sent = 0;
         while !self.pieces.is_empty() {
-            if sent >= TURN_SIZE {
+            let Some(room) = most.checked_sub(sent).filter(|room| *room > 0) else {
                 return Ok(Sent::Some(sent));
-            }
+            };
             match self.must_drain(stream) {
                 Ok(None) => {}
                 Ok(Some(drained)) => return Ok(Sent::Draining(sent, drained)),
@@ -144,7 +152,7 @@ impl Outgoing {
                 Err(_) if sent > 0 => return Ok(Sent::Some(sent)),
                 Err(error) => return Err(error),
             }
-            match self.poll_once(stream, context) {
+            match self.poll_once(stream, context, room) {
                 Poll::Pending => return Ok(Sent::Stuck(sent)),
                 // What has left is counted first; the next look meets the error again.
                 Poll::Ready(Err(_)) if sent > 0 => return Ok(Sent::Some(sent)),
@@ -185,11 +193,12 @@ impl Outgoing {
         &mut self,
         stream: &mut S,
         context: &mut Context<'_>,
+        most: u64,
     ) -> Poll<io::Result<usize>> {
         if let Some(socket) = stream.socket() {
             // What is read and not taken must be read again.
             ready!(socket.poll_write_ready(context))?;
-            match self.refer(socket) {
+            match self.refer(socket, most) {
                 None => {}
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     // It was not ready after all, which is known now.
@@ -204,7 +213,7 @@ impl Outgoing {
                 Some(sent) => return Poll::Ready(sent),
             }
         }
-        let copied = ready!(with_room(|room| self.poll_copy(stream, context, room)))?;
+        let copied = ready!(with_room(|room| self.poll_copy(stream, context, room, most)))?;
         if let Some(behind) = &mut self.behind {
             *behind += copied as u64;
         }
@@ -212,7 +221,7 @@ impl Outgoing {
     }
 
     /// Gives the next bytes to the socket by reference, or a head that such bytes follow, if that is how they go.
-    fn refer(&mut self, socket: &TcpStream) -> Option<io::Result<usize>> {
+    fn refer(&mut self, socket: &TcpStream, most: u64) -> Option<io::Result<usize>> {
         if self.cannot_refer {
             return None;
         }
@@ -221,7 +230,7 @@ impl Outgoing {
                 if part.left() >= REFERRED_MIN
                     || self.behind.is_some() && part.left() > REFERRED_END =>
             {
-                let size = REFERRED_SIZE.min(part.left() - REFERRED_END);
+                let size = REFERRED_SIZE.min(part.left() - REFERRED_END).min(most);
                 let sent = socket.try_io(Interest::WRITABLE, || part.send_to(socket, size));
                 if sent.is_ok() {
                     self.behind = Some(0);
@@ -247,18 +256,28 @@ impl Outgoing {
         stream: &mut S,
         context: &mut Context<'_>,
         room: &mut [u8],
+        mut most: u64,
     ) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let mut count = 0;
         for piece in self.pieces.iter().take(SLICES_MAX) {
+            if most == 0 {
+                break;
+            }
             match piece {
-                Piece::Bytes(bytes) => slices[count] = IoSlice::new(bytes),
+                Piece::Bytes(bytes) => {
+                    let size =
+                        usize::try_from(most).map_or(bytes.len(), |most| most.min(bytes.len()));
+                    slices[count] = IoSlice::new(&bytes[..size]);
+                    most -= size as u64;
+                }
                 Piece::File(part) => {
                     // The last bytes wait.
                     let size = match self.behind {
                         Some(_) if part.left() > HELD_END => part.left() - HELD_END,
                         _ => part.left(),
-                    };
+                    }
+                    .min(most);
                     let size =
                         usize::try_from(size).map_or(room.len(), |size| size.min(room.len()));
                     let read = part.read(&mut room[..size])?;

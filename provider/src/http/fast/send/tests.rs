@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::drain::unacknowledged;
 use super::*;
-use crate::http::limits::DRAIN_LOOK_MAX;
+use crate::http::limits::{DRAIN_LOOK_MAX, TURN_SIZE};
 
 const SIZE: usize = 12 << 20;
 
@@ -71,7 +71,7 @@ async fn send(
 ) -> io::Result<u64> {
     let mut total = 0;
     loop {
-        let sent = poll_fn(|context| match outgoing.poll(stream, context) {
+        let sent = poll_fn(|context| match outgoing.poll(stream, context, TURN_SIZE) {
             Ok(Sent::Stuck(0)) => {
                 stuck();
                 Poll::Pending
@@ -152,7 +152,7 @@ async fn what_a_client_has_not_taken_is_not_acknowledged() {
     let mut outgoing = desk.outgoing(true, 0, SIZE as u64);
     let mut sent = 0;
     while let Sent::Some(more) | Sent::Stuck(more @ 1..) =
-        poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context)))
+        poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context, TURN_SIZE)))
             .await
             .unwrap()
     {
@@ -172,7 +172,8 @@ async fn draining(desk: &mut Desk) -> Outgoing {
     let mut outgoing = desk.outgoing(true, 0, HELD_END);
     outgoing.advance(4);
     outgoing.behind = Some(0);
-    let sent = poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context))).await;
+    let sent =
+        poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context, TURN_SIZE))).await;
     assert!(matches!(sent, Ok(Sent::Draining(0, _))), "{sent:?}");
     outgoing
 }
@@ -190,7 +191,7 @@ async fn only_the_very_last_bytes_wait() {
     let mut outgoing = desk.outgoing(true, 0, REFERRED_END);
     outgoing.advance(4);
     outgoing.behind = Some(0);
-    let look = poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context)));
+    let look = poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context, TURN_SIZE)));
     let Ok(Sent::Draining(sent, _)) = look.await else {
         panic!("nothing waits");
     };
@@ -211,7 +212,10 @@ async fn waiting_for_a_client_costs_less_the_longer_it_takes() {
     let mut outgoing = draining(&mut desk).await;
     let mut look = || {
         let mut waker = Context::from_waker(std::task::Waker::noop());
-        match outgoing.poll(&mut desk.ours, &mut waker).unwrap() {
+        match outgoing
+            .poll(&mut desk.ours, &mut waker, TURN_SIZE)
+            .unwrap()
+        {
             Sent::Draining(0, drained) => Some(drained),
             Sent::All(_) | Sent::Some(_) | Sent::Stuck(_) => None,
             other @ Sent::Draining(..) => panic!("{other:?}"),
@@ -239,7 +243,8 @@ async fn a_client_that_resets_is_not_waited_for() {
     drop(desk.theirs);
     let began = std::time::Instant::now();
     loop {
-        let sent = poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context))).await;
+        let sent =
+            poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context, TURN_SIZE))).await;
         match sent {
             Err(_) => break,
             Ok(sent) => assert!(began.elapsed().as_secs() < 10, "{sent:?}"),
@@ -255,7 +260,8 @@ async fn a_piece_that_is_not_long_is_copied() {
     let mut received = Vec::new();
     let sending = async {
         loop {
-            let sent = poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context)));
+            let sent =
+                poll_fn(|context| Poll::Ready(outgoing.poll(&mut desk.ours, context, TURN_SIZE)));
             let sent = sent.await.unwrap();
             assert_eq!(outgoing.behind, None);
             if matches!(sent, Sent::All(_)) {

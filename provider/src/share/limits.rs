@@ -1,0 +1,22 @@
+//! Every number of sharing, with its reason.
+
+use std::time::Duration;
+
+/// Connections at once: each of the machines of a few racks has one, and asks again when it is refused one.
+pub(super) const CONNECTIONS_MAX: u64 = 256;
+
+/// Connections of one address: a few machines may stand behind it.
+pub(super) const CONNECTIONS_PER_ADDRESS_MAX: usize = 32;
+
+/// Uploads at once. A chunk that goes to few is there soon and goes on from there; sent to many at the same time it is
+/// late everywhere.
+pub(super) const UPLOADS_MAX: usize = 8;
+
+/// Uploads that are running when sharing ends are cut: whoever wants it to wait lingers before.
+pub(super) const DRAIN_MAX: Duration = Duration::ZERO;
+
+/// How long somebody may be silent before nobody is waited for: a peer that is busy with others asks within a second.
+pub(super) const QUIET_MAX: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether anybody is still there.
+pub(super) const LINGER_LOOK: Duration = Duration::from_millis(50);
