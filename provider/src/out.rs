@@ -11,6 +11,18 @@ pub(crate) fn line(text: impl Display) {
     exactly(format_args!("{text}\n"));
 }
 
+/// Prints one line of many; whether somebody still reads them.
+pub(crate) fn is_read(text: impl Display) -> bool {
+    let mut stdout = io::stdout().lock();
+    let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+    if let Err(error) = &written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        tracing::error!(%error, "stdout cannot be written");
+    }
+    written.is_ok()
+}
+
 /// Prints a text that has its line ends.
 pub(crate) fn exactly(text: impl Display) {
     let mut stdout = io::stdout().lock();

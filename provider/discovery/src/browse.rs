@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mdns_sd::ResolvedService;
+
 use crate::hint::Hint;
 use crate::watch::{Heard, Watch};
 use crate::{Daemon, DiscoveryError, SERVICE_TYPE};
@@ -13,6 +15,15 @@ pub(crate) const INTERFACES_LOOK_SECONDS: u32 = 1;
 pub struct Browser {
     watch: Watch,
     daemon: Daemon,
+}
+
+/// Something that happened on the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A provider is there, or something about it changed.
+    There(Hint),
+    /// The one with this [`Hint::id`] said goodbye, or was silent for too long.
+    Gone(String),
 }
 
 impl Browser {
@@ -29,15 +40,25 @@ impl Browser {
     ///
     /// An error means that the search is over: this machine took its sockets away.
     pub fn next(&mut self, limit: Duration) -> Result<Option<Hint>, DiscoveryError> {
-        self.watch.next(&self.daemon, limit, |heard| {
-            let Heard::There(service) = heard else {
-                return None;
-            };
-            let hint = Hint::from_service(&service);
-            if hint.is_none() {
-                tracing::debug!(name = %service.fullname.escape_debug(), "not usable as a provider");
-            }
-            hint
+        self.watch.next(&self.daemon, limit, |heard| match heard {
+            Heard::There(service) => usable(&service),
+            Heard::Gone(_) => None,
         })
     }
+
+    /// The same, and hears of providers that go as well.
+    pub fn next_change(&mut self, limit: Duration) -> Result<Option<Change>, DiscoveryError> {
+        self.watch.next(&self.daemon, limit, |heard| match heard {
+            Heard::There(service) => usable(&service).map(Change::There),
+            Heard::Gone(name) => Some(Change::Gone(Hint::id_of(&name))),
+        })
+    }
+}
+
+fn usable(service: &ResolvedService) -> Option<Hint> {
+    let hint = Hint::from_service(service);
+    if hint.is_none() {
+        tracing::debug!(name = %service.fullname.escape_debug(), "not usable as a provider");
+    }
+    hint
 }

@@ -67,11 +67,16 @@ impl Hint {
         format!("http://{address}/{channel}/{arch}/manifest.json")
     }
 
+    /// The id of the provider with this full name.
+    pub(crate) fn id_of(name: &str) -> String {
+        printable(instance_of(name, SERVICE_TYPE), ID_LENGTH_MAX)
+    }
+
     /// Checks an advertisement; `None` when it is of no use.
     pub(crate) fn from_service(service: &ResolvedService) -> Option<Self> {
         let value = |key: &str| service.get_property_val_str(key);
         Some(Self {
-            id: printable(instance_of(&service.fullname, SERVICE_TYPE), ID_LENGTH_MAX),
+            id: Self::id_of(&service.fullname),
             addresses: addresses_of(service)?,
             channel: value(txt::CHANNEL)?.parse().ok()?,
             arch: value(txt::ARCH)?.parse().ok()?,

@@ -21,7 +21,7 @@ mod peers;
 mod watch;
 
 pub use crate::advertise::{Advert, Advertiser};
-pub use crate::browse::Browser;
+pub use crate::browse::{Browser, Change};
 pub use crate::hint::Hint;
 pub use crate::peers::{PeerHint, Peers, Share};
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::lan::{Lan, has_program, skip, until};
 
 /// The URL that must be found.
-const URL: &str = "http://10.78.0.1:8080/stable/x86_64/manifest.json";
+pub(crate) const URL: &str = "http://10.78.0.1:8080/stable/x86_64/manifest.json";
 
 /// The D-Bus set-up for an avahi of our own: everybody may do everything.
 const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
@@ -57,7 +57,7 @@ impl Rig {
             .unwrap();
     }
 
-    fn start_provider(&mut self) {
+    pub(crate) fn start_provider(&mut self) {
         self.serve = self.start_on("provider", "serve", &[]);
     }
 
@@ -80,7 +80,7 @@ impl Rig {
         self.lan.start(log, command)
     }
 
-    fn stop_provider(&mut self) {
+    pub(crate) fn stop_provider(&mut self) {
         let pid = i32::try_from(self.serve).ok().and_then(Pid::from_raw);
         kill_process(pid.unwrap(), Signal::TERM).unwrap();
         let code = self.lan.wait(self.serve, Duration::from_secs(10));
@@ -88,7 +88,7 @@ impl Rig {
     }
 
     /// Runs a tool on the client.
-    fn tool(&self, name: &str, arguments: &[&str]) -> Output {
+    pub(crate) fn tool(&self, name: &str, arguments: &[&str]) -> Output {
         let program = self.lan.directory().join(name).display().to_string();
         self.lan
             .command("client", &program)
@@ -103,11 +103,11 @@ impl Rig {
     }
 }
 
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

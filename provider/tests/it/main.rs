@@ -6,6 +6,7 @@ mod desk;
 mod discover;
 mod discover_names;
 mod discover_peers;
+mod discover_watch;
 mod doctor;
 mod documents;
 mod fetch;
