@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Accel;
 use crate::paths::Paths;
 use crate::progress::Progress;
-use crate::qemu::{self, Boot, Machine};
+use crate::qemu::{self, Boot, Machine, Network};
 use crate::stamp;
 
 /// How QEMU runs the processor.
@@ -140,7 +140,7 @@ fn trial(paths: &Paths, kernel: &Path) -> Result<Duration> {
         },
         memory_mib: 256,
         acceleration: Acceleration::Kvm,
-        http_port: None,
+        network: Network::Alone(None),
         folder: paths.output("accel-trial"),
     })?;
     let mut reached = false;

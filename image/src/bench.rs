@@ -33,6 +33,7 @@ pub mod place;
 pub mod plot;
 pub mod process;
 pub mod race;
+pub mod rack;
 pub mod report;
 pub mod server;
 pub mod serving;
@@ -82,7 +83,7 @@ pub struct Measured {
 /// When something does not build. A part that fails is reported, and the others run.
 pub fn command(paths: &Paths, arguments: &cli::Bench, progress: &Progress) -> Result<ExitCode> {
     let parts = arguments.parts();
-    let boots = parts.contains(&Part::Machines);
+    let boots = parts.contains(&Part::Machines) || parts.contains(&Part::Rack);
     packages::ensure_installed(&[Purpose::Bench], progress)?;
     let images = if boots {
         packages::ensure_installed(&[Purpose::Build, Purpose::Run], progress)?;
@@ -142,6 +143,7 @@ impl Bench<'_> {
             Part::Swarm => swarm::measure(self, &mut notes, &mut plots),
             Part::Instructions => instructions::measure(self, &mut notes),
             Part::Machines => machines::measure(self, images, arguments.accel, &mut notes),
+            Part::Rack => rack::measure(self, images, arguments.accel, &mut notes),
         };
         let took = started.elapsed();
         let (figures, failed) = match figures {

@@ -138,6 +138,8 @@ pub enum Part {
     Instructions,
     /// Sizes, boot times and memory of the appliance in QEMU
     Machines,
+    /// Four machines in QEMU that boot at once from one provider, with and without sharing
+    Rack,
 }
 
 impl Part {
@@ -153,6 +155,7 @@ impl Part {
             Self::Swarm => "swarm",
             Self::Instructions => "instructions",
             Self::Machines => "machines",
+            Self::Rack => "rack",
         }
     }
 }

@@ -41,6 +41,22 @@ pub enum Boot {
     },
 }
 
+/// What a machine's network card is connected to.
+#[derive(Debug, Clone)]
+pub enum Network {
+    /// QEMU's own network, where the machine is alone. A port on 127.0.0.1 may lead to the machine's port 8080.
+    Alone(Option<u16>),
+    /// A switch, where others are.
+    Switch {
+        /// The network namespace of the port.
+        space: String,
+        /// The port: a tap device.
+        port: &'static str,
+        /// The machine's address on it, unlike all others'.
+        mac: String,
+    },
+}
+
 /// A machine to start.
 #[derive(Debug, Clone)]
 pub struct Recipe {
@@ -50,8 +66,8 @@ pub struct Recipe {
     pub memory_mib: u32,
     /// How the processor is run.
     pub acceleration: Acceleration,
-    /// Port on 127.0.0.1 that leads to the machine's port 8080.
-    pub http_port: Option<u16>,
+    /// How it is connected.
+    pub network: Network,
     /// Folder for its serial log, its UEFI variables and its control socket.
     pub folder: PathBuf,
 }
@@ -83,7 +99,16 @@ impl Machine {
         std::fs::create_dir_all(&recipe.folder)
             .with_context(|| format!("create {}", recipe.folder.display()))?;
         // Killed with this tool, however it ends: a second Ctrl-C, a closed terminal, a crash.
-        let mut command = Command::new("setpriv");
+        let setpriv = Command::new("setpriv");
+        let mut command = match &recipe.network {
+            Network::Alone(_) => setpriv,
+            Network::Switch { space, .. } => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", space]);
+                command.arg(setpriv.get_program());
+                command
+            }
+        };
         command.args(["--pdeathsig", "KILL", QEMU]);
         command.args(arguments(recipe)?);
         let errors = File::create(recipe.folder.join("qemu.log"))?;
@@ -290,14 +315,23 @@ fn arguments(recipe: &Recipe) -> Result<Vec<String>> {
         // Behind a kernel given by `-kernel`, which QEMU puts first.
         add(&["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
     }
-    let forward = recipe
-        .http_port
-        .map(|port| format!(",hostfwd=tcp:127.0.0.1:{port}-:8080"));
-    add(&[
-        "-netdev",
-        &format!("user,id=net{}", forward.unwrap_or_default()),
-    ]);
-    add(&["-device", "virtio-net-pci,netdev=net,romfile="]);
+    match &recipe.network {
+        Network::Alone(port) => {
+            let forward = port.map(|port| format!(",hostfwd=tcp:127.0.0.1:{port}-:8080"));
+            add(&[
+                "-netdev",
+                &format!("user,id=net{}", forward.unwrap_or_default()),
+                "-device",
+                "virtio-net-pci,netdev=net,romfile=",
+            ]);
+        }
+        Network::Switch { port, mac, .. } => add(&[
+            "-netdev",
+            &format!("tap,id=net,ifname={port},script=no,downscript=no"),
+            "-device",
+            &format!("virtio-net-pci,netdev=net,romfile=,mac={mac}"),
+        ]),
+    }
     Ok(arguments)
 }
 
@@ -398,7 +432,7 @@ mod tests {
             boot,
             memory_mib: 256,
             acceleration: Acceleration::Tcg,
-            http_port: None,
+            network: Network::Alone(None),
             folder: "run".into(),
         });
         let arguments = arguments.unwrap().join(" ");
@@ -406,6 +440,30 @@ mod tests {
         assert!(arguments.contains("-kernel vmlinuz"), "{arguments}");
         assert!(arguments.contains("drive=disk,bootindex=1"), "{arguments}");
         assert!(!arguments.contains("bootindex=0"), "{arguments}");
+    }
+
+    #[test]
+    fn a_machine_on_a_switch_has_its_port_and_its_address() {
+        let arguments = arguments(&Recipe {
+            boot: Boot::Kernel {
+                kernel: "vmlinuz".into(),
+                initramfs: None,
+                cmdline: "quiet".into(),
+                disk: None,
+            },
+            memory_mib: 256,
+            acceleration: Acceleration::Tcg,
+            network: Network::Switch {
+                space: "space".into(),
+                port: "port",
+                mac: "52:54:00:00:00:01".into(),
+            },
+            folder: "run".into(),
+        });
+        let arguments = arguments.unwrap().join(" ");
+        let expected = "-netdev tap,id=net,ifname=port,script=no,downscript=no -device \
+            virtio-net-pci,netdev=net,romfile=,mac=52:54:00:00:00:01";
+        assert!(arguments.ends_with(expected), "{arguments}");
     }
 
     #[test]

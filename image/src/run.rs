@@ -17,7 +17,7 @@ use crate::build::{self, Images};
 use crate::packages::{self, Purpose};
 use crate::paths::{self, Paths};
 use crate::progress::{Progress, size};
-use crate::qemu::{Boot, Machine, Recipe};
+use crate::qemu::{Boot, Machine, Network, Recipe};
 use crate::{accel, cli, facts, http, trust};
 
 /// Emulated firmware and kernel on a busy machine; with virtualisation it is ten times less.
@@ -44,7 +44,7 @@ pub fn command(paths: &Paths, arguments: &cli::Run, progress: &Progress) -> Resu
         boot: Boot::Disk(images.path("phase.img").to_owned()),
         memory_mib: arguments.memory,
         acceleration,
-        http_port: Some(arguments.port),
+        network: Network::Alone(Some(arguments.port)),
         folder: folder.path.clone(),
     })?;
     progress.announce(

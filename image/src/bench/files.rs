@@ -125,6 +125,18 @@ impl Files {
         Ok(path)
     }
 
+    /// Copies a file to where an artifact of that name is served from.
+    ///
+    /// # Errors
+    /// When it cannot be read or does not fit into memory.
+    pub fn place(&self, channel: &str, name: &str, from: &Path) -> Result<()> {
+        let folder = self.artifacts().join(channel).join(facts::ARCH.as_str());
+        std::fs::create_dir_all(&folder)?;
+        std::fs::copy(from, folder.join(name))
+            .with_context(|| format!("cannot copy {}", from.display()))?;
+        Ok(())
+    }
+
     /// The folder itself, for logs and configurations.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -20,6 +20,10 @@ use anyhow::{Context, Result, ensure};
 
 use super::limits::{LAN_BURST, LAN_HOSTS_MAX, LAN_LATENCY};
 use super::place;
+use crate::qemu::Network;
+
+/// Where a virtual machine is plugged in.
+const MACHINE_PORT: &str = "port";
 
 /// Hosts on one switch. Dropping it removes them.
 #[derive(Debug)]
@@ -111,16 +115,23 @@ impl Lan {
     }
 
     /// Puts a host's cable and a port for a virtual machine on one switch, so that the machine is behind that link.
-    /// The host itself then has no address of its own. Returns the port's name.
+    /// The host itself then has no address of its own.
     ///
     /// # Errors
-    /// When the kernel has no such devices.
-    pub fn machine_port(&self, number: usize) -> Result<&'static str> {
-        let lines = "address flush dev cable\nlink add inner type bridge forward_delay 0 mcast_snooping 0\n\
-             link set inner up\nlink set cable master inner\ntuntap add port mode tap\n\
-             link set port master inner up\n";
-        batch("ip", self.hosts.get(number).map(String::as_str), lines)?;
-        Ok("port")
+    /// When there is no such host, or the kernel has no such devices.
+    pub fn machine_port(&self, number: usize) -> Result<Network> {
+        let space = self.hosts.get(number).context("no such host on the LAN")?;
+        let lines = format!(
+            "address flush dev cable\nlink add inner type bridge forward_delay 0 mcast_snooping 0\n\
+             link set inner up\nlink set cable master inner\ntuntap add {MACHINE_PORT} mode tap\n\
+             link set {MACHINE_PORT} master inner up\n"
+        );
+        batch("ip", Some(space), &lines)?;
+        Ok(Network::Switch {
+            space: space.clone(),
+            port: MACHINE_PORT,
+            mac: format!("52:54:00:79:00:{number:02x}"),
+        })
     }
 }
 

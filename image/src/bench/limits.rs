@@ -193,3 +193,15 @@ pub const SWARM_PORT: u16 = 8080;
 
 /// A race that takes longer is stuck: 32 plain downloads from one server take three minutes.
 pub const SWARM_LIMIT: Duration = Duration::from_secs(240);
+
+/// Machines that are switched on at once: as many as two emulated processors each leave some time for.
+pub const RACK_MACHINES: usize = 4;
+
+/// What each of their links and the provider's carries: slow enough that emulated machines wait for the links.
+pub const RACK_RATE: &str = "20mbit";
+
+/// Until the last of them serves, when they share: this many times what it takes when they do not.
+pub const RACK_RATIO_MAX: f64 = 0.8;
+
+/// One of them may take this long to serve, from the power button, when all fetch from one and nobody shares.
+pub const RACK_LIMIT: Duration = Duration::from_secs(180);

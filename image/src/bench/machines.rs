@@ -13,21 +13,21 @@ use crate::accel::{self, Acceleration};
 use crate::build::Images;
 use crate::paths::Paths;
 use crate::progress::Progress;
-use crate::qemu::{Boot, Line, Machine, Recipe};
+use crate::qemu::{Boot, Line, Machine, Network, Recipe};
 use crate::run::POWER_OFF_LIMIT;
 use crate::{cli, facts};
 
 /// Memory of the machines in MiB: what an appliance must get along with.
-const MEMORY_MIB: u32 = 256;
+pub(super) const MEMORY_MIB: u32 = 256;
 
 /// One machine may take this long to serve.
-const SERVING_LIMIT: Duration = Duration::from_secs(90);
+pub(super) const SERVING_LIMIT: Duration = Duration::from_secs(90);
 
 /// The appliance tells its memory some seconds after it serves.
 const MEMORY_LIMIT: Duration = Duration::from_secs(15);
 
 /// What init prints when the manifest can be fetched.
-const SERVING: &str = "phase: serving ";
+pub(super) const SERVING: &str = "phase: serving ";
 
 /// What the machines took.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl Figures {
 }
 
 /// A row without rivals and rounds.
-fn alone(name: &str, unit: Unit, value: f64) -> Figure {
+pub(super) fn alone(name: &str, unit: Unit, value: f64) -> Figure {
     Figure {
         name: name.to_owned(),
         unit,
@@ -143,7 +143,7 @@ fn boot(
         boot,
         memory_mib: MEMORY_MIB,
         acceleration,
-        http_port: Some(port),
+        network: Network::Alone(Some(port)),
         folder: folder(paths, name),
     };
     let file = |name: &str| images.path(name).to_owned();
@@ -218,7 +218,7 @@ fn boot(
     })
 }
 
-fn folder(paths: &Paths, name: &str) -> PathBuf {
+pub(super) fn folder(paths: &Paths, name: &str) -> PathBuf {
     paths.logs().join("bench").join(name)
 }
 
@@ -230,7 +230,7 @@ pub fn free_port() -> Result<u16> {
 }
 
 /// Waits for a line of the console that starts with `start`.
-fn wait_for(machine: &mut Machine, start: &str, limit: Duration) -> Result<Line> {
+pub(super) fn wait_for(machine: &mut Machine, start: &str, limit: Duration) -> Result<Line> {
     let deadline = Instant::now() + limit;
     let log = machine.serial_log();
     loop {

@@ -114,11 +114,8 @@ impl Running {
         let mut command = lan.command(host, plasmd);
         serve(&mut command, files, "0.0.0.0", port).args(more);
         let mut running = Self::start(&format!("plasmd on {host}"), command, port, files)?;
-        let base = format!("http://{}:{port}", Lan::address(host));
-        for path in ["/manifest.json", &small_file()] {
-            let curl = || lan.command(host, Path::new("curl"));
-            running.wait_until(curl, &format!("{base}{path}"), files)?;
-        }
+        let url = format!("http://{}:{port}/manifest.json", Lan::address(host));
+        running.wait_until(|| lan.command(host, Path::new("curl")), &url, files)?;
         Ok(running)
     }
 
@@ -262,7 +259,7 @@ fn log(files: &Files, port: u16) -> PathBuf {
     files.folder().join(format!("server-{port}.log"))
 }
 
-/// The arguments of `plasmd serve` that every measurement has.
+/// The arguments of `plasmd serve` that every measurement has. Without a key it serves the manifest among the files.
 pub fn serve<'a>(
     command: &'a mut Command,
     files: &Files,
@@ -282,9 +279,10 @@ pub fn serve<'a>(
         ])
         .arg("--artifacts")
         .arg(files.artifacts())
-        .arg("--key")
-        .arg(files.key())
         .env_remove("RUST_LOG");
+    if files.key().exists() {
+        command.arg("--key").arg(files.key());
+    }
     // Nothing but these arguments decides what is measured.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PLASMD_") {
