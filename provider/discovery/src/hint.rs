@@ -115,7 +115,7 @@ pub(crate) fn addresses_of(service: &ResolvedService) -> Option<Vec<SocketAddr>>
 }
 
 /// A key id as manifests spell it.
-fn key_id(text: &str) -> Option<KeyId> {
+pub(crate) fn key_id(text: &str) -> Option<KeyId> {
     KeyId::deserialize(StrDeserializer::<serde::de::value::Error>::new(text)).ok()
 }
 

@@ -16,6 +16,7 @@ mod advertise;
 mod browse;
 mod claim;
 mod crowd;
+pub mod dht;
 mod hint;
 mod peers;
 mod watch;

@@ -1,0 +1,264 @@
+//! How many connections there may be, and with whom none: libp2p asks before and after each handshake.
+//!
+//! Knows the address behind every connection, so faults and places are counted where somebody really is.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use libp2p::core::Endpoint;
+use libp2p::core::transport::PortUse;
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm, dummy,
+};
+use libp2p::{Multiaddr, PeerId};
+
+use super::limits::{
+    BLOCK_TIME, FAULTS_MAX, FAULTY_MAX, INBOUND_MAX, INBOUND_PER_ADDRESS_MAX, INBOUND_PER_NET_MAX,
+    OUTBOUND_MAX, PUT_BURST, PUT_INTERVAL, PUT_NETS_MAX,
+};
+use super::net::{self, Net};
+
+/// A connection was not wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub(super) enum Denied {
+    #[error("as many connections as there may be")]
+    Full,
+    #[error("nothing good came from there")]
+    Blocked,
+}
+
+#[derive(Debug)]
+struct Connection {
+    /// Unknown until an outgoing connection is made.
+    address: Option<SocketAddr>,
+    is_inbound: bool,
+}
+
+impl Connection {
+    fn is_at(&self, is_there: &dyn Fn(IpAddr) -> bool) -> bool {
+        self.address.is_some_and(|address| is_there(address.ip()))
+    }
+}
+
+#[derive(Debug)]
+struct Faults {
+    count: u32,
+    last: Instant,
+}
+
+#[derive(Debug)]
+struct Allowance {
+    left: u32,
+    since: Instant,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    connections: HashMap<ConnectionId, Connection>,
+    faults: HashMap<IpAddr, Faults>,
+    puts: HashMap<Net, Allowance>,
+    /// Connections denied so far.
+    pub(super) denied: u64,
+}
+
+impl Gate {
+    /// Where the other end of a connection is.
+    pub(super) fn ip(&self, connection: ConnectionId) -> Option<IpAddr> {
+        Some(self.connections.get(&connection)?.address?.ip())
+    }
+
+    /// The address at which this node reached the other end, if it was this node that connected.
+    pub(super) fn dialled(&self, connection: ConnectionId) -> Option<SocketAddr> {
+        let known = self.connections.get(&connection)?;
+        known.address.filter(|_| !known.is_inbound)
+    }
+
+    /// The connections with an address.
+    pub(super) fn connections_of(&self, ip: IpAddr) -> Vec<ConnectionId> {
+        let connections = self.connections.iter();
+        let there = connections.filter(|(_, known)| known.is_at(&|other| other == ip));
+        there.map(|(connection, _)| *connection).collect()
+    }
+
+    /// Notes a fault of whoever is there; whether it was one too many.
+    pub(super) fn fault(&mut self, ip: IpAddr) -> bool {
+        let now = Instant::now();
+        self.faults
+            .retain(|_, faults| now.duration_since(faults.last) < BLOCK_TIME);
+        if self.faults.len() >= FAULTY_MAX && !self.faults.contains_key(&ip) {
+            let oldest = self.faults.iter().min_by_key(|(_, faults)| faults.last);
+            if let Some(oldest) = oldest.map(|(ip, _)| *ip) {
+                self.faults.remove(&oldest);
+            }
+        }
+        let faults = self.faults.entry(ip).or_insert(Faults {
+            count: 0,
+            last: now,
+        });
+        faults.count = faults.count.saturating_add(1);
+        faults.last = now;
+        faults.count >= FAULTS_MAX
+    }
+
+    /// Whether a network may publish once more now.
+    pub(super) fn may_put(&mut self, net: Net) -> bool {
+        let now = Instant::now();
+        if self.puts.len() >= PUT_NETS_MAX && !self.puts.contains_key(&net) {
+            let oldest = self
+                .puts
+                .iter()
+                .min_by_key(|(_, allowance)| allowance.since);
+            if let Some(oldest) = oldest.map(|(net, _)| *net) {
+                self.puts.remove(&oldest);
+            }
+        }
+        let fresh = Allowance {
+            left: PUT_BURST,
+            since: now,
+        };
+        let allowance = self.puts.entry(net).or_insert(fresh);
+        let elapsed = now.duration_since(allowance.since);
+        let earned = elapsed.as_millis() / PUT_INTERVAL.as_millis();
+        let earned = u32::try_from(earned).unwrap_or(PUT_BURST).min(PUT_BURST);
+        if earned > 0 {
+            allowance.left = (allowance.left + earned).min(PUT_BURST);
+            allowance.since = now;
+        }
+        let is_allowed = allowance.left > 0;
+        allowance.left = allowance.left.saturating_sub(1);
+        is_allowed
+    }
+
+    fn is_blocked(&self, ip: IpAddr) -> bool {
+        self.faults
+            .get(&ip)
+            .is_some_and(|faults| faults.count >= FAULTS_MAX && faults.last.elapsed() < BLOCK_TIME)
+    }
+
+    fn admit(&self, ip: IpAddr) -> Result<(), Denied> {
+        if self.is_blocked(ip) {
+            return Err(Denied::Blocked);
+        }
+        let inbound = || self.connections.values().filter(|known| known.is_inbound);
+        let from = |is_there: &dyn Fn(IpAddr) -> bool| {
+            inbound().filter(|known| known.is_at(is_there)).count()
+        };
+        // Whoever is on this machine may do anything to it anyway, and tests have everybody there.
+        let is_crowded = !ip.is_loopback()
+            && (from(&|other| other == ip) >= INBOUND_PER_ADDRESS_MAX
+                || from(&|other| Net::from(other) == Net::from(ip)) >= INBOUND_PER_NET_MAX);
+        match is_crowded || inbound().count() >= INBOUND_MAX {
+            true => Err(Denied::Full),
+            false => Ok(()),
+        }
+    }
+
+    fn deny(&mut self, reason: Denied) -> ConnectionDenied {
+        self.denied += 1;
+        ConnectionDenied::new(reason)
+    }
+}
+
+impl NetworkBehaviour for Gate {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        _local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        let admitted = match net::socket_address(remote) {
+            Some(address) => self.admit(address.ip()).map(|()| address),
+            None => Err(Denied::Blocked),
+        };
+        let address = Some(admitted.map_err(|reason| self.deny(reason))?);
+        let is_inbound = true;
+        let known = Connection {
+            address,
+            is_inbound,
+        };
+        self.connections.insert(connection, known);
+        Ok(())
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _connection: ConnectionId,
+        _peer: PeerId,
+        _local: &Multiaddr,
+        _remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        _peer: Option<PeerId>,
+        _addresses: &[Multiaddr],
+        _role: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        let outbound = self.connections.values().filter(|known| !known.is_inbound);
+        if outbound.count() >= OUTBOUND_MAX {
+            return Err(self.deny(Denied::Full));
+        }
+        let (address, is_inbound) = (None, false);
+        let known = Connection {
+            address,
+            is_inbound,
+        };
+        self.connections.insert(connection, known);
+        Ok(Vec::new())
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        _peer: PeerId,
+        address: &Multiaddr,
+        _role: Endpoint,
+        _port_use: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        let address = net::socket_address(address);
+        if address.is_some_and(|address| self.is_blocked(address.ip())) {
+            return Err(self.deny(Denied::Blocked));
+        }
+        if let Some(known) = self.connections.get_mut(&connection) {
+            known.address = address;
+        }
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        let ended = match event {
+            FromSwarm::ConnectionClosed(closed) => closed.connection_id,
+            FromSwarm::DialFailure(failure) => failure.connection_id,
+            FromSwarm::ListenFailure(failure) => failure.connection_id,
+            _ => return,
+        };
+        self.connections.remove(&ended);
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        _peer: PeerId,
+        _connection: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        match event {}
+    }
+
+    fn poll(
+        &mut self,
+        _context: &mut Context<'_>,
+    ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}

@@ -1,0 +1,175 @@
+//! Every bound of the DHT, with the reason for its size.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+/// HTTP addresses in one record: more than any honest machine needs.
+pub(super) const ADDRESSES_MAX: usize = 8;
+
+/// Key ids in one record, as in a manifest's signatures.
+pub(super) const KEY_IDS_MAX: usize = 8;
+
+/// The longest version in a record, in bytes.
+pub(super) const VERSION_SIZE_MAX: usize = 64;
+
+/// How long a record may live. A machine that went away is asked in vain no longer than this.
+pub(super) const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// The shortest life that is worth storing.
+pub(super) const LIFETIME_MIN: Duration = Duration::from_secs(10);
+
+/// A record is published again after this long: two may get lost before it ends.
+pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(20 * 60);
+
+/// After a publication that nobody took: the first pause, doubled each time.
+pub(super) const RETRY_PAUSE_MIN: Duration = Duration::from_secs(2);
+
+/// And the longest.
+pub(super) const RETRY_PAUSE_MAX: Duration = Duration::from_secs(120);
+
+/// How wrong a clock may be that somebody believes to be right: a battery clock that keeps local time is off by up to 14
+/// hours. Storing nodes go by their own monotonic clock, so this only bounds for how long an old record can be shown.
+pub(super) const CLOCK_ERROR_MAX: Duration = Duration::from_secs(15 * 3600);
+
+/// A clock before this (2026-01-01) was never set.
+pub(super) const CLOCK_EARLIEST: u64 = 1_767_225_600;
+
+/// Records of one key that are kept and read: more providers than a client ever asks.
+pub(super) const RECORDS_PER_KEY_MAX: usize = 32;
+
+/// Records of one key from one network (IPv4 /24, IPv6 /48): a rack has room, and one network cannot fill a key.
+pub(super) const RECORDS_PER_KEY_AND_NET_MAX: usize = 8;
+
+/// Records kept for others in all, about 300 bytes each.
+pub(super) const RECORDS_MAX: usize = 512;
+
+/// Records of all keys from one network.
+pub(super) const RECORDS_PER_NET_MAX: usize = 64;
+
+/// Records that this node publishes itself: channels and architectures of one provider.
+pub(super) const OWN_RECORDS_MAX: usize = 8;
+
+/// The largest envelope: the longest names, and all addresses IPv6.
+pub(super) const ENVELOPE_SIZE_MAX: usize = 512;
+
+/// The largest value: a full set.
+pub(super) const VALUE_SIZE_MAX: usize = 4 + RECORDS_PER_KEY_MAX * (2 + ENVELOPE_SIZE_MAX);
+
+/// The largest Kademlia message: a full set, and the addresses of twenty closer peers.
+pub(super) const PACKET_SIZE_MAX: usize = VALUE_SIZE_MAX + (12 << 10);
+
+/// Nodes that keep a record, Kademlia's usual k.
+pub(super) const REPLICAS: NonZeroUsize = NonZeroUsize::new(20).expect("20 is not 0");
+
+/// One lookup or publication; a lookup that goes well takes well under a second.
+pub(super) const QUERY_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Connecting, with the handshake.
+pub(super) const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// A connection nobody uses is closed: each costs memory on both sides.
+pub(super) const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// Connections from others at the same time.
+pub(super) const INBOUND_MAX: usize = 128;
+
+/// Of those, from one network: a rack that starts has room, and leaves room for others.
+pub(super) const INBOUND_PER_NET_MAX: usize = 64;
+
+/// And from one address, where several may be behind one router.
+pub(super) const INBOUND_PER_ADDRESS_MAX: usize = 8;
+
+/// Connections to others at the same time, with those being made.
+pub(super) const OUTBOUND_MAX: usize = 96;
+
+/// Streams of one connection, each of which may hold 256 KiB that nobody read yet.
+pub(super) const STREAMS_PER_CONNECTION_MAX: usize = 16;
+
+/// Addresses of one peer that are kept.
+pub(super) const PEER_ADDRESSES_MAX: usize = 4;
+
+/// Peers of one address in the table: a few behind one router, not a thousand made-up ones.
+pub(super) const PEERS_PER_ADDRESS_MAX: usize = 8;
+
+/// Faults after which an address is not spoken to for a while.
+pub(super) const FAULTS_MAX: u32 = 8;
+
+/// That while.
+pub(super) const BLOCK_TIME: Duration = Duration::from_secs(600);
+
+/// Addresses with faults that are remembered; the oldest is forgotten first.
+pub(super) const FAULTY_MAX: usize = 256;
+
+/// Publications taken from one network at once, and then one per [`PUT_INTERVAL`]: each costs a signature check.
+pub(super) const PUT_BURST: u32 = 64;
+
+/// See [`PUT_BURST`].
+pub(super) const PUT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Networks whose publications are counted; the one that was quiet for longest is forgotten first.
+pub(super) const PUT_NETS_MAX: usize = 256;
+
+/// Bootstrap peers that are used.
+pub(super) const BOOTSTRAP_MAX: usize = 64;
+
+/// Size of a file of bootstrap peers.
+pub(super) const BOOTSTRAP_FILE_SIZE_MAX: u64 = 64 << 10;
+
+/// Addresses a bootstrap name may have.
+pub(super) const BOOTSTRAP_ADDRESSES_MAX: usize = 8;
+
+/// Between two attempts to reach bootstrap peers while nobody is known: the first pause, doubled each time. A machine that
+/// just started may have no address yet.
+pub(super) const JOIN_PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// And the longest.
+pub(super) const JOIN_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Bootstrap peers are spoken to again after this long even when others are known, so that parts of a network that lost
+/// each other come together again.
+pub(super) const REJOIN_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Looking a name up.
+pub(super) const NAME_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Peers in the file.
+pub(super) const SAVED_PEERS_MAX: usize = 128;
+
+/// Size of that file: as many lines of the longest address.
+pub(super) const SAVED_SIZE_MAX: u64 = 64 << 10;
+
+/// Between two writes of that file.
+pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(300);
+
+/// Searches at the same time.
+pub(super) const SEARCHES_MAX: usize = 16;
+
+/// Hints that one search gives at most.
+pub(super) const HINTS_MAX: usize = 128;
+
+/// Hints one answering node may give before the search is over: a liar cannot fill it alone.
+pub(super) const HINTS_PER_ANSWER_MAX: usize = 8;
+
+/// Different envelopes that one search looks at; each costs a signature check.
+pub(super) const ENVELOPES_PER_SEARCH_MAX: usize = 512;
+
+/// Between two lookups of a search that found nothing: the first pause, doubled each time.
+pub(super) const SEARCH_PAUSE_MIN: Duration = Duration::from_millis(250);
+
+/// And the longest.
+pub(super) const SEARCH_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Others' words on where this node is, kept.
+pub(super) const OBSERVERS_MAX: usize = 16;
+
+/// Commands on their way to the node.
+pub(super) const COMMANDS_MAX: usize = 16;
+
+/// Between two looks at what is due.
+pub(super) const TICK: Duration = Duration::from_secs(1);
+
+/// Saying goodbye and saving, together.
+pub(super) const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The goodbye's part of that.
+pub(super) const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
