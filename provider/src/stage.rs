@@ -11,6 +11,8 @@
 //! everything again. Without `--provider` one is looked for ([`search`]), for a bounded time, and again when it is gone.
 //! Never touches a disk, never follows a redirect: a provider must not send this machine elsewhere.
 
+mod ask;
+mod candidates;
 mod search;
 
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -22,10 +24,11 @@ use boot_manifest::handoff::{HandoffRecord, Report};
 use boot_manifest::{
     Arch, Artifact, Channel, Expect, Expiry, Floor, Manifest, Timestamp, TrustRoot, Verified,
 };
-use fetch::{FetchError, Fetcher, Limits, Newest, Offer, Providers, TooSlow, Url};
+use fetch::{FetchError, Fetcher, Limits, Providers, TooSlow, Url};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
+use self::ask::Asker;
 use self::search::{Search, Wanted};
 use crate::boot_report;
 use crate::exit::{CommandError, Exit};
@@ -43,13 +46,6 @@ const PARTS: [&str; 3] = ["kernel", "initramfs", "rootfs"];
 /// ask three times a second altogether.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-
-/// The longest pause between attempts while a provider is looked for: the search is over after a few of them.
-const SEARCH_PAUSE_MAX: Duration = Duration::from_secs(5);
-
-/// Asking those that were named, or those that were announced, for their manifests: enough for a lost SYN or two. The
-/// others get their turn then, so that whoever answers a byte at a time does not use up the search.
-const ASK_TIME: Duration = Duration::from_secs(10);
 
 /// A provider that was found, and not named by a person, may bring nothing for this long: then another one is looked for.
 const STALL_TIME: Duration = Duration::from_secs(60);
@@ -235,6 +231,29 @@ fn tell(link: &InitLink, report: &Report) {
     }
 }
 
+/// Tells init of something that may pass.
+fn tell_passing(link: &InitLink, error: &FetchError) {
+    let (code, reason) = (error.code().to_owned(), error.to_string());
+    let retryable = true;
+    tell(
+        link,
+        &Report::Failed {
+            code,
+            reason,
+            retryable,
+        },
+    );
+}
+
+impl ImageInfo {
+    fn floor(&self) -> Floor {
+        Floor {
+            security_version: self.floor.security_version,
+            sequence: self.floor.sequence,
+        }
+    }
+}
+
 impl Stage {
     async fn work(&mut self, place: Place) -> Result<(), Failure> {
         let found = match place {
@@ -310,7 +329,8 @@ impl Stage {
         let url = fetch::manifest_url(&origin, Some(select)).map_err(FetchError::Url)?;
         let mut pause = PAUSE_MIN;
         loop {
-            let expect = expect(&self.info, &self.channel, self.arch);
+            let floor = self.info.floor();
+            let expect = expect(self.info.built_at, floor, &self.channel, self.arch);
             match self.fetcher.manifest(&url, &self.root, &expect).await {
                 Ok(manifest) => {
                     return Ok(Found {
@@ -325,33 +345,24 @@ impl Stage {
         }
     }
 
-    /// The verified manifest of whoever says to have one. Nobody's failure counts but that of the last to be asked.
+    /// The verified manifest of whoever says to have one.
     async fn anywhere(&mut self, wanted: Wanted) -> Result<Found, Failure> {
+        let asker = Asker {
+            root: self.root.clone(),
+            channel: self.channel.clone(),
+            arch: self.arch,
+            built_at: self.info.built_at,
+            floor: self.info.floor(),
+        };
         let mut search = Search::start(wanted);
-        let mut pause = PAUSE_MIN;
-        let mut last = None;
-        let mut round = 0;
-        while !search.is_over() {
-            for urls in search.known() {
-                let urls = search::in_turn(urls, round);
-                let expect = expect(&self.info, &self.channel, self.arch);
-                let newest = self.fetcher.newest_manifest(&urls, &self.root, &expect);
-                match tokio::time::timeout(ASK_TIME, newest).await {
-                    Ok(Ok(newest)) => return found(newest, urls),
-                    Err(_) => tracing::warn!(?urls, "no manifest came in time"),
-                    Ok(Err(error)) => {
-                        self.tell_passing(&error);
-                        last = Some(error);
-                    }
-                }
-            }
-            round += 1;
-            pause = match search.wait(pause).await {
-                true => PAUSE_MIN,
-                false => (pause * 2).min(SEARCH_PAUSE_MAX),
-            };
-        }
-        Err(last.map_or_else(nobody, Failure::from))
+        let asker = Arc::new(asker);
+        let answers = ask::newest(&mut search, &asker, |error| {
+            tell_passing(&self.link, error);
+        });
+        let (manifest, providers) = answers
+            .await
+            .map_err(|last| last.map_or_else(nobody, Failure::from))?;
+        found(manifest, providers)
     }
 
     /// All of an artifact in memory. Chunks that arrived are kept across interruptions.
@@ -409,23 +420,10 @@ impl Stage {
             return Err(error.into());
         }
         tracing::warn!(%error, ?pause, "trying again");
-        self.tell_passing(&error);
+        tell_passing(&self.link, &error);
         tokio::time::sleep(*pause).await;
         *pause = (*pause * 2).min(PAUSE_MAX);
         Ok(())
-    }
-
-    /// Tells init of something that may pass.
-    fn tell_passing(&self, error: &FetchError) {
-        let (code, reason) = (error.code().to_owned(), error.to_string());
-        tell(
-            &self.link,
-            &Report::Failed {
-                code,
-                reason,
-                retryable: true,
-            },
-        );
     }
 
     fn hand_over(
@@ -455,32 +453,18 @@ impl Stage {
 }
 
 /// What a manifest must be to be used.
-fn expect<'a>(info: &ImageInfo, channel: &'a Channel, arch: Arch) -> Expect<'a> {
+fn expect(built_at: i64, floor: Floor, channel: &Channel, arch: Arch) -> Expect<'_> {
     Expect {
-        now: trust::now().max(Timestamp::from_unix(info.built_at)),
-        floor: Floor {
-            security_version: info.floor.security_version,
-            sequence: info.floor.sequence,
-        },
+        now: trust::now().max(Timestamp::from_unix(built_at)),
+        floor,
         channel: Some(channel),
         arch: Some(arch),
         expiry: Expiry::Refuse,
     }
 }
 
-/// The manifest, and those of the servers at `urls` that have just that image; the first of them is told of the boot.
-fn found(newest: Newest, urls: Vec<Url>) -> Result<Found, Failure> {
-    let Newest { manifest, offers } = newest;
-    let has = |offer: &Offer| {
-        let artifacts = manifest.artifacts.iter();
-        let wanted = artifacts.map(|artifact| &artifact.digest);
-        matches!(offer, Offer::Manifest { artifacts, .. } if wanted.eq(artifacts))
-    };
-    let equal = urls
-        .into_iter()
-        .zip(&offers)
-        .filter(|(_, offer)| has(offer));
-    let providers: Vec<Url> = equal.map(|(url, _)| url).collect();
+/// The manifest, and the servers that have just that image; the first of them is told of the boot.
+fn found(manifest: Verified<Manifest>, providers: Vec<Url>) -> Result<Found, Failure> {
     let origin = providers.first().ok_or_else(nobody)?;
     let origin = format!("http://{}", origin.host_header());
     let origin = origin.parse().map_err(FetchError::Url)?;

@@ -8,6 +8,8 @@
 //!   br0 ------ boot   br0 ------ boot   br0                |-- boot     br0 ------ boot server and
 //!    | machines        | machines        | machines        '-- dnsmasq   | machines    dnsmasq
 //! ```
+//! With [`LanSpec::elsewhere`] there is a second segment that the host routes to, as in `BehindRelay`, and only machines that
+//! know addresses in it get there: no broadcast and no multicast does.
 
 mod router;
 
@@ -67,6 +69,10 @@ pub struct LanSpec {
     pub router: bool,
     /// That router gives addresses by DHCPv6 too.
     pub dhcp6: bool,
+    /// There is another segment behind the host, which is the router of both (see [`Lan::elsewhere`]).
+    pub elsewhere: bool,
+    /// The switch keeps what one machine sends by multicast from all others.
+    pub no_multicast: bool,
     /// The DHCP server sends UEFI machines that boot by HTTP over IPv4 where nobody serves, so that they go on to their
     /// next way at once.
     pub dead_http: bool,
@@ -79,6 +85,8 @@ impl Default for LanSpec {
             renew_after_s: None,
             router: false,
             dhcp6: false,
+            elsewhere: false,
+            no_multicast: false,
             dead_http: false,
         }
     }
@@ -106,6 +114,8 @@ pub struct Station {
     pub namespace: String,
     /// Its address.
     pub address: String,
+    /// The port of the bridge that it is connected to.
+    pub port: String,
 }
 
 impl Station {
@@ -160,7 +170,7 @@ impl Lan {
 
     fn start_services(&mut self, scratch: &Path) -> Result<()> {
         let (spec, logs) = (self.spec, self.logs.clone());
-        if spec.dhcp == Dhcp::BehindRelay {
+        if spec.elsewhere || spec.dhcp == Dhcp::BehindRelay {
             self.ip(&format!(
                 "link add br1 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
                  addr add {HOST_BEHIND}/24 dev br1\n\
@@ -178,7 +188,7 @@ impl Lan {
                 let station = if spec.dhcp == Dhcp::BesideBootServer {
                     self.boot_server()?.clone()
                 } else {
-                    self.add_station(&router::behind(Station::DHCP), "br1")?
+                    self.add_station(&within(HOST_BEHIND, Station::DHCP), "br1")?
                 };
                 let server = router::in_station(&station.namespace, spec, scratch, &logs)?;
                 self.services.push(server);
@@ -230,7 +240,35 @@ impl Lan {
         self.ip(&format!(
             "tuntap add {tap} mode tap\nlink set {tap} master br0\nlink set {tap} up\n"
         ))?;
+        self.filter(&tap)?;
         Ok(tap)
+    }
+
+    /// What a switch does that filters multicast, at one of its ports.
+    fn filter(&self, port: &str) -> Result<()> {
+        match self.spec.no_multicast {
+            true => self.ip(&format!(
+                "link set {port} type bridge_slave mcast_flood off\n"
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes a port of the bridge as slow as a line of `mbit` Mbit/s, in the direction of who is connected there. The tap
+    /// of a machine is such a port, and [`Station::port`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn slow_down(&self, port: &str, mbit: u32) -> Result<()> {
+        // A packet of QEMU's may have 64 KiB, and none longer than the burst gets through.
+        let rate = format!("{mbit}mbit");
+        let shape = [
+            "tc", "qdisc", "replace", "dev", port, "root", "tbf", "rate", &rate, "burst", "128kb",
+            "latency", "200ms",
+        ];
+        let output = self.run(shape)?;
+        ensure!(output.status.success(), "{}", proc::describe(&output));
+        Ok(())
     }
 
     /// Gives the host one more address on the LAN, with its prefix length.
@@ -259,12 +297,28 @@ impl Lan {
             return Ok(station);
         }
         let station = if self.spec.dhcp == Dhcp::BehindRelay {
-            self.add_station(&router::behind(Station::BOOT_SERVER), "br1")?
+            self.add_station(&within(HOST_BEHIND, Station::BOOT_SERVER), "br1")?
         } else {
-            let (net, _) = HOST.rsplit_once('.').unwrap_or_default();
-            self.add_station(&format!("{net}.{}", Station::BOOT_SERVER), "br0")?
+            self.neighbour(Station::BOOT_SERVER)?
         };
         Ok(self.boot_server.get_or_init(|| station))
+    }
+
+    /// Adds another host on the LAN, with the address `10.77.0.last`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn neighbour(&self, last: u8) -> Result<Station> {
+        self.add_station(&within(HOST, last), "br0")
+    }
+
+    /// Adds a host in the other segment, with the address `10.78.0.last`.
+    ///
+    /// # Errors
+    /// When this LAN has no other segment.
+    pub fn elsewhere(&self, last: u8) -> Result<Station> {
+        ensure!(self.spec.elsewhere, "this LAN has no other segment");
+        self.add_station(&within(HOST_BEHIND, last), "br1")
     }
 
     /// Adds a host with this address (its prefix length is 24 unless it says another) to a bridge.
@@ -280,11 +334,18 @@ impl Lan {
              link set port{number} up\n"
         ))?;
         let (address, prefix) = address.split_once('/').unwrap_or((address, "24"));
+        let port = format!("port{number}");
+        if bridge == "br0" {
+            self.filter(&port)?;
+        }
         let mut batch = format!(
             "link set lo up\n\
              addr add {address}/{prefix} dev eth0\n\
              link set eth0 up\n"
         );
+        if bridge == "br0" && self.spec.elsewhere {
+            batch.push_str(&format!("route add default via {HOST}\n"));
+        }
         if bridge == "br0"
             && let Some((_, last)) = address.rsplit_once('.')
         {
@@ -298,6 +359,7 @@ impl Lan {
         Ok(Station {
             namespace,
             address: address.to_owned(),
+            port,
         })
     }
 
@@ -420,6 +482,12 @@ pub fn mac(number: u8) -> String {
 #[must_use]
 pub fn address(number: u8) -> String {
     format!("10.77.0.{}", 10 + number)
+}
+
+/// The address in the network of `one` that ends in `last`.
+fn within(one: &str, last: u8) -> String {
+    let (net, _) = one.rsplit_once('.').unwrap_or_default();
+    format!("{net}.{last}")
 }
 
 /// Whether this machine can make a LAN: says what is missing otherwise.

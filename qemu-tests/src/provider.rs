@@ -84,7 +84,30 @@ impl Provider {
     /// # Errors
     /// When it does not serve; the text has what it said.
     pub fn start(lan: &Lan, images: &Images, settings: &Settings) -> Result<Self> {
-        let station = lan.boot_server()?.clone();
+        Self::launch(lan.boot_server()?.clone(), "plasmd", lan, images, settings)
+    }
+
+    /// Starts one on another host, whose address is in the name of its log.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_on(
+        station: Station,
+        lan: &Lan,
+        images: &Images,
+        settings: &Settings,
+    ) -> Result<Self> {
+        let name = format!("plasmd-{}", station.address);
+        Self::launch(station, &name, lan, images, settings)
+    }
+
+    fn launch(
+        station: Station,
+        name: &str,
+        lan: &Lan,
+        images: &Images,
+        settings: &Settings,
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let artifacts = folder.path().join("artifacts");
         lay_out(&artifacts, images, settings)?;
@@ -119,7 +142,8 @@ impl Provider {
             .spawn()
             .context("start plasmd")?;
         drop(command);
-        let log = Transcript::of("plasmd", reader, &lan.logs().join("plasmd.log"))?;
+        let log = lan.logs().join(format!("{name}.log"));
+        let log = Transcript::of(name, reader, &log)?;
         let provider = Self {
             child,
             log,

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! /run/phase/net/providers ──named──┐
-//!                                   ├──> asked in this order; a manifest that verifies ends the search
+//!                                   ├──> candidates ──> many are asked at once; a manifest that verifies ends the search
 //! multicast DNS ────────announced───┘
 //! ```
-//! Whoever is on the wire can put anything into both: these are addresses to ask, and nothing more. Never ends before its
-//! time is over, never keeps more addresses than its limits, never decides what is believed.
+//! Whoever is on the wire can put anything into all of them: these are addresses to ask, and nothing more. Never ends before
+//! its time is over, never keeps more addresses than its limits, never decides what is believed.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -16,27 +16,26 @@ use boot_manifest::{Arch, Channel};
 use discovery::{Browser, DiscoveryError};
 use fetch::{SOURCES_MAX, Url};
 
+use super::candidates::{Candidates, Way};
+
 /// How long there may be nobody. Switches that check for loops keep a port deaf for 50 s; a minute more lets a provider
 /// that was started with this machine come up.
 const SEARCH_TIME: Duration = Duration::from_secs(120);
 
-/// Announcements wait this long for what a boot server says, which somebody decided for this machine.
-const ANNOUNCED_WAIT: Duration = Duration::from_secs(2);
-
 /// Between two looks at what is known. A person does not see it, and it costs a read of a file in memory.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Between two looks of the listening thread at whether it is still wanted; also after a failure to listen.
 const LISTEN_INTERVAL: Duration = Duration::from_secs(1);
 
+/// After so long the listener begins anew, and asks everybody again: a flood may have crowded out somebody honest.
+const LISTEN_ANEW: Duration = Duration::from_secs(15);
+
 /// The file of the `net` role has a few lines; more than this was not written by it.
 const FILE_SIZE_MAX: usize = 16 << 10;
 
-/// Servers that are asked for a manifest at the same time.
-const ASKED_AT_ONCE: usize = 4;
-
-/// Announcements on their way from the listening thread.
-const QUEUE_MAX: usize = 32;
+/// Announcements on their way from the listening thread, of which a look takes all.
+const QUEUE_MAX: usize = 256;
 
 /// What is looked for, and where.
 #[derive(Debug, Clone)]
@@ -53,10 +52,7 @@ pub(super) struct Wanted {
 pub(super) struct Search {
     file: PathBuf,
     heard: Option<Receiver<Vec<Url>>>,
-    named: Vec<Url>,
-    announced: Vec<Url>,
-    /// Since when somebody is announced.
-    announced_at: Option<Instant>,
+    candidates: Candidates,
     until: Instant,
 }
 
@@ -72,9 +68,7 @@ impl Search {
         Self {
             file,
             heard,
-            named: Vec::new(),
-            announced: Vec::new(),
-            announced_at: None,
+            candidates: Candidates::new(seed()),
             until: Instant::now() + SEARCH_TIME,
         }
     }
@@ -84,53 +78,40 @@ impl Search {
         Instant::now() >= self.until
     }
 
-    /// The manifests to ask for, in this order; each list is of equals.
-    pub(super) fn known(&self) -> Vec<Vec<Url>> {
-        let settled = self
-            .announced_at
-            .is_some_and(|since| since.elapsed() >= ANNOUNCED_WAIT);
-        let announced = match settled {
-            true => self.announced.clone(),
-            false => Vec::new(),
-        };
-        let lists = [self.named.clone(), announced];
-        lists.into_iter().filter(|urls| !urls.is_empty()).collect()
+    /// The next manifest to ask for, if it is somebody's turn.
+    pub(super) fn next(&mut self) -> Option<Url> {
+        self.look();
+        self.candidates.next(Instant::now())
     }
 
-    /// Waits until something else is known, at most `pause`; whether it is.
-    pub(super) async fn wait(&mut self, pause: Duration) -> bool {
-        let (before, end) = (self.known(), Instant::now() + pause);
-        loop {
-            self.look();
-            if self.known() != before {
-                return true;
-            }
-            let now = Instant::now();
-            if now >= end.min(self.until) {
-                return false;
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
+    /// Nothing of use came from there.
+    pub(super) fn failed(&mut self, url: &Url) {
+        self.candidates.failed(url, Instant::now());
+    }
+
+    /// How good the word for it is.
+    pub(super) fn rank(&self, url: &Url) -> Option<Way> {
+        self.candidates.rank(url)
     }
 
     fn look(&mut self) {
+        let now = Instant::now();
         // Not there before the network role has something to say.
         if let Ok(bytes) = crate::trust::read(&self.file, FILE_SIZE_MAX, "list of providers") {
-            self.named = urls(&String::from_utf8_lossy(&bytes));
+            for url in urls(&String::from_utf8_lossy(&bytes)) {
+                self.candidates.heard(Way::Named, url, now);
+            }
         }
-        for urls in self.heard.iter().flat_map(Receiver::try_iter) {
-            self.announced_at.get_or_insert_with(Instant::now);
-            take(&mut self.announced, urls);
+        for url in self.heard.iter().flat_map(Receiver::try_iter).flatten() {
+            self.candidates.heard(Way::Announced, url, now);
         }
     }
 }
 
-/// A list whose beginning is another one in each round, so that those who are asked first and never answer do not keep the
-/// others from being asked.
-pub(super) fn in_turn(mut urls: Vec<Url>, round: usize) -> Vec<Url> {
-    let first = round.saturating_mul(ASKED_AT_ONCE).checked_rem(urls.len());
-    urls.rotate_left(first.unwrap_or(0));
-    urls
+/// What nobody on the wire foresees.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+    RandomState::new().build_hasher().finish()
 }
 
 /// The URLs of a list, one a line; what cannot be fetched is left out.
@@ -138,18 +119,11 @@ fn urls(text: &str) -> Vec<Url> {
     let mut all = Vec::new();
     let urls = text.lines().filter_map(|line| line.parse().ok());
     for url in urls.filter(|url: &Url| !url.is_https()) {
-        take(&mut all, vec![url]);
-    }
-    all
-}
-
-/// Adds those that are new, as long as there is room.
-fn take(known: &mut Vec<Url>, urls: Vec<Url>) {
-    for url in urls {
-        if !known.contains(&url) && known.len() < SOURCES_MAX {
-            known.push(url);
+        if !all.contains(&url) && all.len() < SOURCES_MAX {
+            all.push(url);
         }
     }
+    all
 }
 
 /// Listens until nobody wants to hear any more.
@@ -157,7 +131,8 @@ fn listen(wanted: &Wanted, heard: &SyncSender<Vec<Url>>) {
     let mut told = false;
     loop {
         match listen_once(wanted, heard) {
-            Ok(()) => return,
+            Ok(true) => continue,
+            Ok(false) => return,
             // A machine whose network is not up yet cannot join its groups.
             Err(error) if !told => {
                 tracing::warn!(%error, "providers cannot be listened for yet");
@@ -169,9 +144,11 @@ fn listen(wanted: &Wanted, heard: &SyncSender<Vec<Url>>) {
     }
 }
 
-fn listen_once(wanted: &Wanted, heard: &SyncSender<Vec<Url>>) -> Result<(), DiscoveryError> {
+/// Listens for a while; whether somebody still wants to hear.
+fn listen_once(wanted: &Wanted, heard: &SyncSender<Vec<Url>>) -> Result<bool, DiscoveryError> {
     let mut browser = Browser::start()?;
-    loop {
+    let until = Instant::now() + LISTEN_ANEW;
+    while Instant::now() < until {
         let hint = browser.next(LISTEN_INTERVAL)?;
         let hint = hint.filter(|hint| (&hint.channel, hint.arch) == (&wanted.channel, wanted.arch));
         // An empty list asks whether somebody is still there.
@@ -180,25 +157,17 @@ fn listen_once(wanted: &Wanted, heard: &SyncSender<Vec<Url>>) -> Result<(), Disc
             urls.iter().filter_map(|url| url.parse().ok()).collect()
         });
         match heard.try_send(urls) {
-            // It comes again when something about it changes, and there are enough others.
+            // It comes again, and there are enough others.
             Ok(()) | Err(TrySendError::Full(_)) => {}
-            Err(TrySendError::Disconnected(_)) => return Ok(()),
+            Err(TrySendError::Disconnected(_)) => return Ok(false),
         }
     }
+    Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn search(file: PathBuf) -> Search {
-        Search::start(Wanted {
-            channel: "stable".parse().unwrap(),
-            arch: Arch::X86_64,
-            file,
-            mdns: false,
-        })
-    }
 
     #[test]
     fn a_list_gives_what_can_be_fetched_once() {
@@ -212,54 +181,25 @@ mod tests {
     }
 
     #[test]
-    fn everybody_is_asked_first_some_time() {
-        let text: String = (0..10).map(|n| format!("http://10.0.0.1/{n}\n")).collect();
-        let all = urls(&text);
-        assert_eq!(in_turn(all.clone(), 0), all);
-        let mut first: Vec<Url> = (0..10)
-            .map(|round| in_turn(all.clone(), round))
-            .flat_map(|turned| turned.into_iter().take(ASKED_AT_ONCE))
-            .collect();
-        first.sort_by_key(ToString::to_string);
-        first.dedup();
-        assert_eq!(first, all);
-        assert!(in_turn(Vec::new(), 3).is_empty());
-        assert_eq!(in_turn(all.clone(), usize::MAX).len(), all.len());
-    }
-
-    #[test]
-    fn who_was_named_comes_first_and_announcements_wait() {
+    fn what_a_boot_server_names_is_asked() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("providers");
-        let mut search = search(file.clone());
-        search.look();
-        assert!(search.known().is_empty());
-        let url = |text: &str| -> Url { text.parse().unwrap() };
-        take(&mut search.announced, vec![url("http://10.0.0.2/b.json")]);
-        search.announced_at = Some(Instant::now());
-        assert!(search.known().is_empty());
+        let mut search = Search::start(Wanted {
+            channel: "stable".parse().unwrap(),
+            arch: Arch::X86_64,
+            file: file.clone(),
+            mdns: false,
+        });
+        assert_eq!(search.next(), None);
         std::fs::write(&file, "http://10.0.0.1/a.json\n").unwrap();
-        search.look();
-        assert_eq!(search.known(), [[url("http://10.0.0.1/a.json")]]);
-        search.announced_at = Instant::now().checked_sub(ANNOUNCED_WAIT);
-        assert_eq!(
-            search.known(),
-            [
-                [url("http://10.0.0.1/a.json")],
-                [url("http://10.0.0.2/b.json")]
-            ]
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn news_end_the_wait_and_silence_does_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("providers");
-        let mut search = search(file.clone());
-        assert!(!search.wait(Duration::ZERO).await);
-        std::fs::write(&file, "http://10.0.0.1/a.json\n").unwrap();
-        assert!(search.wait(Duration::from_secs(60)).await);
+        let url: Url = "http://10.0.0.1/a.json".parse().unwrap();
+        assert_eq!(search.next(), Some(url.clone()));
+        assert_eq!(search.rank(&url), Some(Way::Named));
+        assert_eq!(search.next(), None, "it is being asked");
+        search.failed(&url);
+        assert_eq!(search.next(), None, "it failed just now");
+        assert!(!search.is_over());
         search.until = Instant::now();
-        assert!(!search.wait(Duration::from_secs(60)).await && search.is_over());
+        assert!(search.is_over());
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::{Dhcp, HOST, HOST_BEHIND, LanSpec, Station, address, mac};
+use super::{Dhcp, HOST, HOST_BEHIND, LanSpec, Station, address, mac, within};
 use crate::proc;
 use crate::serial::Transcript;
 
@@ -107,7 +107,7 @@ pub(super) fn host_side(
             args.push("--interface=br1".to_owned());
             args.extend(
                 [Station::DHCP, Station::BOOT_SERVER]
-                    .map(|last| format!("--dhcp-relay={HOST},{}", behind(last))),
+                    .map(|last| format!("--dhcp-relay={HOST},{}", within(HOST_BEHIND, last))),
             );
             ("relay.log", "DHCP relay")
         }
@@ -143,12 +143,6 @@ pub(super) fn in_station(
         }
     }
     Service::start(namespace, &logs.join("dnsmasq.log"), args, "DHCP, IP range")
-}
-
-/// An address of the segment behind the relay.
-pub(super) fn behind(last: u8) -> String {
-    let (net, _) = HOST_BEHIND.rsplit_once('.').unwrap_or_default();
-    format!("{net}.{last}")
 }
 
 fn leases(spec: LanSpec, scratch: &Path) -> Vec<String> {

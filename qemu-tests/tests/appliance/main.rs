@@ -6,6 +6,7 @@
 //! | `refusals` | what happens when a provider or a disk lies |
 //! | `handed_over` | what happens when the program that fetches is itself the liar |
 //! | `finding` | a machine that knows no provider finds one |
+//! | `swarm` | machines find each other, and go on when somebody they fetch from lies or is gone |
 //! | `hardware` | firmware, disks, watchdog, missing consoles |
 //! | `network` | no DHCP server, renewed leases, two cards, IPv6 |
 //! | `netboot_bios` | BIOS machines boot from the network, wherever the boot server stands |
@@ -21,6 +22,7 @@ mod network;
 mod people;
 mod refusals;
 mod relay;
+mod swarm;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         relay::SCENES,
         netboot_uefi::SCENES,
         netboot_bios::SCENES,
+        swarm::SCENES,
         hardware::SCENES,
         finding::SCENES,
         network::SCENES,
