@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use boot_manifest::{Artifact, Digest};
+use swarm::{Action, Dropped, End, Event, Kind, PieceSet, Pieces, Plan, Schedule};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -25,7 +26,7 @@ use crate::neighbours::Swarm;
 use crate::pace::TooSlow;
 use crate::part::length;
 use crate::report::{Progress, Report};
-use crate::schedule::{Action, Dropped, End, Event, Plan, Schedule, seed};
+use crate::seed::seed;
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::throttle::Throttle;
@@ -82,18 +83,21 @@ impl<'a, S: Sink> Download<'a, S> {
         let wanted = wanted.into_iter().map(|one| (one.artifact, one.sink));
         let files = Files::new(wanted.collect());
         let (tallies, missing) = missing(&files);
-        let schedule = Schedule::new(Plan {
-            sources: sources.len(),
-            missing,
-            chunk_size: files
-                .iter()
-                .map(|(_, file)| file.artifact.chunks.chunk_size())
-                .max()
-                .unwrap_or(1),
+        let pieces = Pieces::of(files.iter().map(|(_, file)| &file.artifact));
+        let mut schedule = Schedule::new(Plan {
+            missing: PieceSet::of(pieces.count(), missing),
+            pieces,
             retries: clients.limits().retries,
             retry_delay: clients.limits().retry_delay,
+            scattered: false,
             seed: seed(),
         });
+        for source in &sources {
+            let has = files.iter().filter(|(index, _)| source.may_have(*index));
+            let has = has.flat_map(|(_, file)| file.pieces.clone());
+            let has = PieceSet::of(schedule.missing().length(), has);
+            schedule.join(Kind::Origin, Some(has), Duration::ZERO);
+        }
         let (sender, messages) = mpsc::channel(MESSAGES_MAX);
         let began = Instant::now();
         let common = Common {
@@ -140,13 +144,13 @@ impl<'a, S: Sink> Download<'a, S> {
             if self.schedule.is_complete() && is_still {
                 return self.objection.take().map_or(Ok(()), Err);
             }
-            if self.schedule.is_lost() && is_still {
+            if self.schedule.is_lost(self.common.began.elapsed()) && is_still {
                 return Err(self.lost());
             }
             let now = self.common.began.elapsed();
             let wake = self
                 .schedule
-                .wake()
+                .wake(now)
                 .map_or(TICK, |wake| wake.saturating_sub(now).min(TICK));
             tokio::select! {
                 biased;
@@ -177,6 +181,8 @@ impl<'a, S: Sink> Download<'a, S> {
                         let end = lane.map_or(end, |lane| lane.shrink(end));
                         self.event(&Event::Shrunk { source, end });
                     }
+                    // Only peers have maps, and none takes part yet.
+                    Action::Look { source } => self.event(&Event::Left { source }),
                 }
             }
         }
@@ -202,9 +208,7 @@ impl<'a, S: Sink> Download<'a, S> {
         let file = self.common.files.of(run.start);
         let source = &mut self.sources[index];
         tracing::debug!(url = %source.url(file), ?run, "asking for pieces");
-        let end = run.end.min(self.common.files[file].pieces.end);
-        let asked = run.start..end;
-        let handle = Arc::new(Handle::new(&asked));
+        let handle = Arc::new(Handle::new(&run));
         source.begin(file, Arc::clone(&handle));
         let (places, place) = source.places(file);
         let lane = Lane {
@@ -215,13 +219,9 @@ impl<'a, S: Sink> Download<'a, S> {
             places,
             place,
             client: self.clients.take(source.url(file)),
-            run: asked,
+            run,
         };
         self.lanes.spawn(lane.work());
-        // A request is for bytes of one file; the rest is for the next one.
-        if end < run.end {
-            self.event(&Event::Shrunk { source: index, end });
-        }
     }
 
     fn stop(&mut self, index: usize) {
@@ -249,10 +249,7 @@ impl<'a, S: Sink> Download<'a, S> {
                 let (file, bytes) = (self.common.files.of(piece), self.common.files.size(piece));
                 self.sources[source].brought(file, bytes);
                 self.tallies[file].kept(bytes, self.common.began.elapsed());
-                self.event(&Event::Kept {
-                    source,
-                    chunk: piece,
-                });
+                self.event(&Event::Kept { source, piece });
                 self.tell_progress();
             }
             Message::Wrong {
@@ -268,7 +265,7 @@ impl<'a, S: Sink> Download<'a, S> {
                 self.sources[source].lied(file, bad);
                 self.event(&Event::Wrong {
                     source,
-                    chunk: piece,
+                    piece,
                     sealed,
                 });
             }
@@ -301,11 +298,16 @@ impl<'a, S: Sink> Download<'a, S> {
                 End::Done
             }
             Some(Err(error)) => {
-                let transient = error.is_transient();
+                let end = match &error {
+                    FetchError::NotFound { .. } => End::Absent,
+                    error => End::Failed {
+                        transient: error.is_transient(),
+                    },
+                };
                 tracing::warn!(%error, "transfer interrupted");
                 source.failed(file, error);
-                failed = true;
-                End::Failed { transient }
+                failed = matches!(end, End::Failed { .. });
+                end
             }
         };
         self.event(&Event::Ended { source: index, end });

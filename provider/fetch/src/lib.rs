@@ -12,8 +12,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `manifests` | one manifest, or the newest of several servers |
-//! | `schedule` | who fetches what; sources that fail, lie or lag (pure) |
-//! | `download` | the shell around it |
+//! | `download` | the shell around `swarm::Schedule`, which decides who fetches what |
 //! | `files`, `source` | what a download fetches, and from whom |
 //! | `neighbours` | others that fetch the same, and how they become known |
 //! | `lane`, `part` | one request: its answer, chunks and checks |
@@ -21,7 +20,7 @@
 //! | `connect`, `tls` | addresses, proxies, certificates |
 //! | `pace`, `throttle` | too slow, and too fast (pure) |
 //! | `sink`, `sources` | the two sides a caller brings |
-//! | `url`, `error`, `report`, `limits` | the values |
+//! | `url`, `error`, `report`, `seed`, `limits` | the values |
 
 mod client;
 mod clients;
@@ -36,7 +35,7 @@ mod neighbours;
 mod pace;
 mod part;
 mod report;
-mod schedule;
+mod seed;
 mod sink;
 mod source;
 mod sources;

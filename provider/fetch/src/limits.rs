@@ -13,7 +13,7 @@ pub(crate) const WAITING_BYTES_MAX: u32 = 4 << 20;
 /// What one slice counts at least: a small one keeps the read buffer alive that it lies in.
 pub(crate) const SLICE_COST_MIN: u32 = 32 << 10;
 
-/// Sources that are used at the same time; more wait for one of them to fail. Four saturate what a machine has.
+/// Servers that are asked for a manifest at the same time; more wait for one of them to fail.
 pub(crate) const CONNECTIONS_MAX: usize = 4;
 
 /// Sources that one fetch may be given.
@@ -30,37 +30,8 @@ pub(crate) const LATER_PROVIDERS_MAX: usize = 8;
 /// second, and nobody wants to wait for a server that is off.
 pub(crate) const NEWER_WAIT: Duration = Duration::from_secs(2);
 
-/// A request to one of several sources is for what it brings in this time: long enough that the round trips do not
-/// count, short enough that a source which slows down holds up little.
-pub(crate) const RUN_TIME: Duration = Duration::from_secs(2);
-
-/// The smallest and largest such request. The smallest is also the first, while the rate is not known.
-pub(crate) const RUN_BYTES_MIN: u64 = 4 << 20;
-pub(crate) const RUN_BYTES_MAX: u64 = 256 << 20;
-
-/// A run that is done sooner than this is not worth the request that takes a part of it.
-pub(crate) const STEAL_TIME_MIN: Duration = Duration::from_millis(200);
-
-/// The last chunk of a stalled source is taken from it after this many times what it would take the helper, and not
-/// before this time.
-pub(crate) const HEDGE_FACTOR: u32 = 3;
-pub(crate) const HEDGE_WAIT_MIN: Duration = Duration::from_secs(1);
-
-/// How long the source that was relieved of a chunk is left alone.
-pub(crate) const HEDGE_PAUSE: Duration = Duration::from_secs(5);
-
-/// A source is dropped when another one is this many times as fast, for this long.
-pub(crate) const SLOW_FRACTION: u32 = 10;
-pub(crate) const SLOW_TIME: Duration = Duration::from_secs(5);
-
 /// Between two looks at the rates.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
-
-/// Weight of the newest rate in the average: two seconds change it by nine tenths.
-pub(crate) const RATE_WEIGHT_NEW: f64 = 0.25;
-
-/// Wrong chunks after which a source is dropped, where damage on the line is possible.
-pub(crate) const WRONG_CHUNKS_MAX: u32 = 2;
 
 /// Messages of connections and checking threads to the download; they wait when it is full.
 pub(crate) const MESSAGES_MAX: usize = 64;
@@ -119,6 +90,3 @@ pub(crate) const CERTIFICATES_SIZE_MAX: u64 = 4 << 20;
 
 /// The connection's read buffer, which is also the largest response header. Larger reads are fewer system calls.
 pub(crate) const READ_BUFFER_SIZE: usize = 256 << 10;
-
-/// The longest pause between retries, in multiples of the first one.
-pub(crate) const RETRY_DELAY_FACTOR_MAX: u32 = 30;

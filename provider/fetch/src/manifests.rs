@@ -14,7 +14,7 @@ use crate::download::raise;
 use crate::error::FetchError;
 use crate::limits::{CONNECTIONS_MAX, Limits, NEWER_WAIT};
 use crate::pace::TooSlow;
-use crate::schedule::{jittered, seed};
+use crate::seed::seed;
 use crate::url::Url;
 
 /// The newest manifest of several servers, and what each of them has.
@@ -167,7 +167,7 @@ async fn patiently(client: &mut Client, limits: &Limits, url: &Url) -> Result<Ve
     loop {
         match small_file(client, url, MANIFEST_SIZE_MAX).await {
             Err(error) if error.is_transient() && failures < limits.retries => {
-                let delay = jittered(limits.retry_delay, failures, seed());
+                let delay = swarm::jittered(limits.retry_delay, failures, seed());
                 tracing::warn!(%error, ?delay, "no manifest yet, trying again");
                 failures += 1;
                 tokio::time::sleep(delay).await;

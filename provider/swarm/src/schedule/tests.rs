@@ -1,20 +1,34 @@
 //! The decisions of the schedule, told as stories.
 
+use boot_manifest::Digest;
+
 use super::*;
+use crate::limits::ORIGINS_AT_ONCE;
 
 const S: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 const MIB: u64 = 1 << 20;
 
-fn schedule(sources: usize, chunks: usize) -> Schedule {
-    Schedule::new(Plan {
-        sources,
-        missing: (0..chunks).collect(),
-        chunk_size: MIB,
+fn plan(pieces: usize) -> Plan {
+    Plan {
+        pieces: Pieces::new([(Digest::of(b"file"), pieces as u64 * MIB)]),
+        missing: PieceSet::full(pieces),
         retries: 2,
         retry_delay: S,
+        scattered: false,
         seed: 7,
-    })
+    }
+}
+
+fn schedule(sources: usize, pieces: usize) -> Schedule {
+    let mut schedule = Schedule::new(plan(pieces));
+    for source in 0..sources {
+        assert_eq!(
+            schedule.join(Kind::Origin, None, Duration::ZERO),
+            Some(source)
+        );
+    }
+    schedule
 }
 
 fn fetch(source: usize, run: Range<usize>) -> Action {
@@ -22,9 +36,9 @@ fn fetch(source: usize, run: Range<usize>) -> Action {
 }
 
 impl Schedule {
-    fn keep(&mut self, source: usize, chunks: Range<usize>, now: Duration) {
-        for chunk in chunks {
-            self.handle(&Event::Kept { source, chunk }, now);
+    fn keep(&mut self, source: usize, pieces: Range<usize>, now: Duration) {
+        for piece in pieces {
+            self.handle(&Event::Kept { source, piece }, now);
         }
     }
 
@@ -45,10 +59,10 @@ impl Schedule {
         }
     }
 
-    fn wrong_from(&mut self, source: usize, chunk: usize, sealed: bool) {
+    fn wrong_from(&mut self, source: usize, piece: usize, sealed: bool) {
         let event = Event::Wrong {
             source,
-            chunk,
+            piece,
             sealed,
         };
         self.handle(&event, S);
@@ -66,15 +80,16 @@ fn one_source_is_asked_for_everything_at_once() {
     schedule.keep(0, 0..1024, S);
     schedule.end(0, End::Done, S);
     assert_eq!(schedule.poll(S), []);
-    assert!(schedule.is_complete() && !schedule.is_lost());
+    assert!(schedule.is_complete() && !schedule.is_lost(S));
 }
 
 #[test]
-fn only_rows_of_missing_chunks_are_asked_for() {
+fn only_rows_of_missing_pieces_are_asked_for() {
     let mut schedule = Schedule::new(Plan {
-        missing: vec![0, 1, 4, 5, 9],
-        ..schedule(1, 0).plan
+        missing: PieceSet::of(10, [0, 1, 4, 5, 9]),
+        ..plan(10)
     });
+    schedule.join(Kind::Origin, None, Duration::ZERO);
     for run in [0..2, 4..6, 9..10] {
         assert_eq!(schedule.poll(S), [fetch(0, run.clone())]);
         schedule.keep(0, run, S);
@@ -119,7 +134,7 @@ fn several_sources_get_runs_by_their_rate() {
 #[test]
 fn more_sources_than_connections_wait_for_their_turn() {
     let mut schedule = schedule(6, 1000);
-    assert_eq!(schedule.poll(S).len(), CONNECTIONS_MAX);
+    assert_eq!(schedule.poll(S).len(), ORIGINS_AT_ONCE);
     schedule.end(2, BROKEN, S);
     assert_eq!(schedule.poll(S), [fetch(4, 8..12)], "the spare one goes on");
 }
@@ -133,7 +148,7 @@ fn the_tail_of_the_longest_run_is_taken_over() {
     schedule.keep(0, 0..4, S);
     schedule.end(0, End::Done, S);
     assert_eq!(schedule.poll(S), [fetch(0, 8..12)]);
-    // The other one is stuck at its second chunk of four.
+    // The other one is stuck at its second piece of four.
     schedule.keep(1, 4..5, S);
     schedule.keep(0, 8..12, 2 * S);
     schedule.end(0, End::Done, 2 * S);
@@ -153,7 +168,7 @@ fn who_has_nothing_left_to_give_is_not_asked_again_at_once() {
     let mut schedule = schedule(3, 8);
     let mut actions = schedule.poll(Duration::ZERO);
     assert_eq!(actions[..2], [fetch(0, 0..4), fetch(1, 4..8)]);
-    // Both have begun all of their chunks, and none is checked yet: they end where they would have ended.
+    // Both have begun all of their pieces, and none is checked yet: they end where they would have ended.
     for (source, end) in [(0, 4), (1, 8)] {
         let asked =
             matches!(actions[..], [.., Action::Shrink { source: one, .. }] if one == source);
@@ -162,7 +177,7 @@ fn who_has_nothing_left_to_give_is_not_asked_again_at_once() {
         actions = schedule.poll(MS);
     }
     assert_eq!(actions, [], "it would be asked for ever");
-    // With each chunk that comes there may be something to give again.
+    // With each piece that comes there may be something to give again.
     schedule.keep(0, 0..1, 2 * MS);
     let actions = schedule.poll(2 * MS);
     assert!(
@@ -172,7 +187,7 @@ fn who_has_nothing_left_to_give_is_not_asked_again_at_once() {
 }
 
 #[test]
-fn a_stalled_last_chunk_changes_hands() {
+fn a_stalled_last_piece_changes_hands() {
     let mut schedule = schedule(2, 8);
     schedule.poll(Duration::ZERO);
     schedule.rate(0, 10);
@@ -207,7 +222,7 @@ fn failures_are_paused_after_and_forgiven_with_progress() {
         assert_eq!(schedule.poll(now).len(), 1, "attempt {attempt}");
         schedule.keep(0, attempt..attempt + 1, now);
         schedule.end(0, FAILED, now);
-        let wake = schedule.wake().expect("a pause");
+        let wake = schedule.wake(now).expect("a pause");
         assert!((S / 2..=S).contains(&(wake - now)), "{:?}", wake - now);
         assert_eq!(schedule.poll(wake - MS), [], "too early");
         now = wake;
@@ -216,10 +231,10 @@ fn failures_are_paused_after_and_forgiven_with_progress() {
     // Without progress, two are allowed, and the pause doubles.
     schedule.poll(now);
     schedule.end(0, FAILED, now);
-    now = schedule.wake().expect("a second chance");
+    now = schedule.wake(now).expect("a second chance");
     schedule.poll(now);
     schedule.end(0, FAILED, now);
-    assert!(schedule.is_lost());
+    assert!(schedule.is_lost(S));
     assert_eq!(schedule.dropped(0), Some(Dropped::Failed));
 }
 
@@ -229,7 +244,7 @@ fn what_cannot_pass_is_not_tried_again() {
     schedule.poll(S);
     schedule.end(0, BROKEN, S);
     assert_eq!(schedule.dropped(0), Some(Dropped::Failed));
-    assert!(!schedule.is_lost());
+    assert!(!schedule.is_lost(S));
     schedule.keep(1, 4..8, S);
     schedule.end(1, End::Done, S);
     // What the first one had is handed out again; alone, the second gets whole rows.
@@ -238,11 +253,11 @@ fn what_cannot_pass_is_not_tried_again() {
     schedule.end(1, End::Done, S);
     assert_eq!(schedule.poll(S), [fetch(1, 8..100)]);
     schedule.end(1, BROKEN, S);
-    assert!(schedule.is_lost());
+    assert!(schedule.is_lost(S));
 }
 
 #[test]
-fn a_wrong_chunk_is_asked_from_somebody_else_alone() {
+fn a_wrong_piece_is_asked_from_somebody_else_alone() {
     let mut schedule = schedule(2, 100);
     schedule.poll(S);
     schedule.keep(0, 0..1, S);
@@ -256,7 +271,7 @@ fn a_wrong_chunk_is_asked_from_somebody_else_alone() {
     assert_eq!(schedule.poll(S), [fetch(1, 1..2)]);
     schedule.keep(1, 1..2, S);
     assert_eq!(schedule.dropped(0), None, "once may be the line");
-    // Twice is no accident, whatever chunk it is.
+    // Twice is no accident, whatever piece it is.
     schedule.wrong_from(0, 3, false);
     schedule.poll(S);
     schedule.end(0, End::Stopped, S);
@@ -264,7 +279,7 @@ fn a_wrong_chunk_is_asked_from_somebody_else_alone() {
 }
 
 #[test]
-fn a_chunk_that_everybody_sends_wrong_is_an_error_and_not_waited_for() {
+fn a_piece_that_everybody_sends_wrong_is_an_error_and_not_waited_for() {
     let mut schedule = schedule(2, 2);
     assert_eq!(schedule.poll(S)[0], fetch(0, 0..2));
     schedule.keep(0, 0..1, S);
@@ -279,11 +294,11 @@ fn a_chunk_that_everybody_sends_wrong_is_an_error_and_not_waited_for() {
         schedule.wrong_from(source, 1, false);
         schedule.end(source, End::Stopped, S);
     }
-    assert!(schedule.is_lost());
+    assert!(schedule.is_lost(S));
 }
 
 #[test]
-fn over_tls_one_wrong_chunk_is_enough() {
+fn over_tls_one_wrong_piece_is_enough() {
     let mut schedule = schedule(2, 100);
     schedule.poll(S);
     schedule.wrong_from(1, 5, true);
@@ -307,7 +322,7 @@ fn a_source_alone_gets_one_second_chance() {
     schedule.wrong_from(0, 2, false);
     assert_eq!(schedule.poll(S), [], "it has nothing else to stop");
     schedule.end(0, End::Done, S);
-    assert!(schedule.is_lost());
+    assert!(schedule.is_lost(S));
     assert_eq!(schedule.dropped(0), Some(Dropped::Wrong));
 }
 
@@ -327,7 +342,7 @@ fn slow_sources_are_dropped_after_a_while_and_revived_in_need() {
     ));
     schedule.end(0, BROKEN, 7 * S);
     assert_eq!(schedule.poll(7 * S), [fetch(1, 0..1000)]);
-    assert!(!schedule.is_lost());
+    assert!(!schedule.is_lost(S));
 }
 
 #[test]
@@ -345,26 +360,9 @@ fn a_source_that_recovers_is_not_slow() {
     assert_eq!(schedule.poll(10 * S), [Action::Stop { source: 1 }]);
 }
 
+/// Whatever sources do, every piece is with one source at a time and the schedule comes to an end.
 #[test]
-fn the_pause_doubles_up_to_a_bound_and_is_shortened_by_chance() {
-    for (failures, seconds) in [
-        (0, 1),
-        (1, 2),
-        (4, 16),
-        (5, 30),
-        (31, 30),
-        (32, 30),
-        (u32::MAX, 30),
-    ] {
-        assert_eq!(jittered(S, failures, 0), seconds * S / 2, "{failures}");
-        let longest = jittered(S, failures, u64::MAX);
-        assert!(longest <= seconds * S && longest > seconds * S * 99 / 100);
-    }
-}
-
-/// Whatever sources do, every chunk is with one source at a time and the schedule comes to an end.
-#[test]
-fn chaos_ends_and_never_hands_a_chunk_out_twice() {
+fn chaos_ends_and_never_hands_a_piece_out_twice() {
     for seed in 1..400_u64 {
         let mut random = seed;
         let mut dice = |sides: u64| {
@@ -391,14 +389,15 @@ fn chaos_ends_and_never_hands_a_chunk_out_twice() {
                     match action {
                         Action::Fetch { source, run } => {
                             assert!(!run.is_empty() && runs[source].is_none(), "seed {seed}");
-                            for chunk in run.clone() {
-                                assert!(!kept.contains(&chunk), "seed {seed}: fetched twice");
+                            for piece in run.clone() {
+                                assert!(!kept.contains(&piece), "seed {seed}: fetched twice");
                                 let taken =
-                                    runs.iter().flatten().any(|(run, _)| run.contains(&chunk));
-                                assert!(!taken, "seed {seed}: chunk {chunk} is with two");
+                                    runs.iter().flatten().any(|(run, _)| run.contains(&piece));
+                                assert!(!taken, "seed {seed}: piece {piece} is with two");
                             }
                             runs[source] = Some((run, false));
                         }
+                        Action::Look { .. } => panic!("origins have no maps"),
                         Action::Stop { source } => runs[source].as_mut().unwrap().1 = true,
                         Action::Shrink { source, end } => {
                             let (run, _) = runs[source].as_mut().unwrap();
@@ -411,7 +410,7 @@ fn chaos_ends_and_never_hands_a_chunk_out_twice() {
                     }
                 }
             }
-            if schedule.is_complete() || (schedule.is_lost() && runs.iter().all(Option::is_none)) {
+            if schedule.is_complete() || (schedule.is_lost(S) && runs.iter().all(Option::is_none)) {
                 break;
             }
             now += Duration::from_millis(dice(800));
