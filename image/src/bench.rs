@@ -20,6 +20,7 @@ pub mod asker;
 pub mod boots;
 pub mod client;
 pub mod crowd;
+pub mod discovery;
 pub mod fetching;
 pub mod figure;
 pub mod files;
@@ -141,6 +142,7 @@ impl Bench<'_> {
             Part::Storm => storm::measure(self, &mut notes),
             Part::Tftp => tftp::measure(self, &mut notes),
             Part::Swarm => swarm::measure(self, &mut notes, &mut plots),
+            Part::Discovery => discovery::measure(self, &mut notes),
             Part::Instructions => instructions::measure(self, &mut notes),
             Part::Machines => machines::measure(self, images, arguments.accel, &mut notes),
             Part::Rack => rack::measure(self, images, arguments.accel, &mut notes),

@@ -134,6 +134,8 @@ pub enum Part {
     Tftp,
     /// Up to 32 machines that fetch 64 MiB at once over 100 Mbit/s links and share, beside curl from nginx
     Swarm,
+    /// Providers found by mDNS and by a DHT of 50 members, a third of which vanish
+    Discovery,
     /// Instructions of the hot paths, counted by callgrind
     Instructions,
     /// Sizes, boot times and memory of the appliance in QEMU
@@ -153,6 +155,7 @@ impl Part {
             Self::Storm => "storm",
             Self::Tftp => "tftp",
             Self::Swarm => "swarm",
+            Self::Discovery => "discovery",
             Self::Instructions => "instructions",
             Self::Machines => "machines",
             Self::Rack => "rack",

@@ -205,3 +205,37 @@ pub const RACK_RATIO_MAX: f64 = 0.8;
 
 /// One of them may take this long to serve, from the power button, when all fetch from one and nobody shares.
 pub const RACK_LIMIT: Duration = Duration::from_secs(180);
+
+/// Members of the DHT that is measured.
+pub const DHT_NODES: usize = 50;
+
+/// Those of them that provide what is looked for; the others provide something else.
+pub const DHT_PROVIDERS: usize = 10;
+
+/// Those that vanish at one moment, and as many that join instead: 30 %. They are of the others: a provider that vanished
+/// must not be found.
+pub const DHT_CHURN: usize = 15;
+
+/// Lookups, before and after that.
+pub const DHT_LOOKUPS: usize = 100;
+
+/// Lookups at the same time: each is a process of its own, and most of it waits.
+pub const DHT_ASKERS: usize = 4;
+
+/// What 99 of 100 lookups stay under.
+pub const DHT_LOOKUP_S: f64 = 1.0;
+
+/// From nothing to the first byte of the manifest of a provider on the LAN.
+pub const COLD_MDNS_S: f64 = 1.0;
+
+/// And of one that only the DHT knows.
+pub const COLD_DHT_S: f64 = 3.0;
+
+/// Cold discoveries of each kind.
+pub const COLD_DISCOVERIES: usize = 5;
+
+/// One search, as `phase-discover` is told, in seconds.
+pub const DISCOVER_SECONDS: u32 = 10;
+
+/// The members of a DHT have found each other by then, on a busy machine too.
+pub const DHT_START_LIMIT: Duration = Duration::from_secs(60);

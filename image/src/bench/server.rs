@@ -20,6 +20,9 @@ use crate::facts;
 /// nginx's tcp_nopush: it halves a single stream on loopback and makes small files faster, so both are measured.
 pub const NOPUSH: [&str; 2] = ["on", "off"];
 
+/// What keeps `plasmd serve` from telling anybody of itself.
+const QUIET: [&str; 2] = ["--no-mdns", "--no-dht"];
+
 /// nginx's worker processes: as many as plasmd has threads.
 fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -110,13 +113,36 @@ impl Running {
         (lan, host): (&Lan, usize),
         more: &[&str],
     ) -> Result<Self> {
-        let port = lan_port();
-        let mut command = lan.command(host, plasmd);
-        serve(&mut command, files, "0.0.0.0", port).args(more);
-        let mut running = Self::start(&format!("plasmd on {host}"), command, port, files)?;
-        let url = format!("http://{}:{port}/manifest.json", Lan::address(host));
+        let mut running = Self::member_on(plasmd, files, (lan, host), &QUIET, more)?;
+        let url = format!(
+            "http://{}:{}/manifest.json",
+            Lan::address(host),
+            running.port
+        );
         running.wait_until(|| lan.command(host, Path::new("curl")), &url, files)?;
         Ok(running)
+    }
+
+    /// `plasmd serve` as [`Self::plasmd_on`], which is found except as `unfound` forbids; nobody waits for it.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub fn member_on(
+        plasmd: &Path,
+        files: &Files,
+        (lan, host): (&Lan, usize),
+        unfound: &[&str],
+        more: &[&str],
+    ) -> Result<Self> {
+        let port = lan_port();
+        let mut command = lan.command(host, plasmd);
+        serve_found(&mut command, files, ("0.0.0.0", port), unfound).args(more);
+        Self::start(&format!("plasmd on {host}"), command, port, files)
+    }
+
+    /// Ends it as a power cut does: it says goodbye to nobody.
+    pub fn cut(mut self) {
+        let _ = self.child.kill();
     }
 
     /// nginx on a host of a LAN.
@@ -266,10 +292,19 @@ pub fn serve<'a>(
     address: &str,
     port: u16,
 ) -> &'a mut Command {
+    serve_found(command, files, (address, port), &QUIET)
+}
+
+/// The same, found except as `unfound` forbids.
+fn serve_found<'a>(
+    command: &'a mut Command,
+    files: &Files,
+    (address, port): (&str, u16),
+    unfound: &[&str],
+) -> &'a mut Command {
     command
         .args([
             "serve",
-            "--no-mdns",
             "--bind",
             address,
             "--port",
@@ -277,6 +312,7 @@ pub fn serve<'a>(
             "--control-socket",
             "off",
         ])
+        .args(unfound)
         .arg("--artifacts")
         .arg(files.artifacts())
         .env_remove("RUST_LOG");

@@ -71,7 +71,7 @@ pub fn measure(
         .note("swarm", &format!("1 to {longest} beside nginx"));
     let theirs = all_plain(bench, &files)?;
     notes.push(format!(
-        "{SWARM_MIB} MiB, every link {SWARM_RATE} in each direction; measured once, whatever the rounds; nginx's races ran \
+        "{SWARM_MIB} MiB, every link 100 Mbit/s in each direction; measured once, whatever the rounds; nginx's races ran \
          beside each other, each on a LAN of its own"
     ));
     let crowded = ours.iter().filter(|race| race.busy > BUSY_MAX);
@@ -224,7 +224,7 @@ fn curve(ours: &[Race], theirs: &[Race]) -> Result<Plot> {
     };
     Plot::new(
         "swarm",
-        &format!("Until the last of N clients has {SWARM_MIB} MiB, every link {SWARM_RATE}"),
+        &format!("Until the last of N clients has {SWARM_MIB} MiB, every link 100 Mbit/s"),
         ["clients", "seconds"],
         true,
         vec![line(THEIRS, theirs), line(OURS, ours)],
