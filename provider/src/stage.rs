@@ -13,6 +13,7 @@
 
 mod ask;
 mod candidates;
+mod elsewhere;
 mod search;
 
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -77,6 +78,13 @@ pub(crate) struct Args {
     /// Do not look for providers by multicast DNS
     #[arg(long, conflicts_with = "provider")]
     no_mdns: bool,
+    /// Look in the distributed table too, beginning with this peer (HOST[:PORT] or a multiaddress); can be given several
+    /// times
+    #[arg(long, value_name = "PEER")]
+    bootstrap: Vec<String>,
+    /// Do not look in the distributed table
+    #[arg(long)]
+    no_dht: bool,
     /// Do not tell the provider how far the boot came
     #[arg(long)]
     no_reports: bool,
@@ -189,6 +197,10 @@ fn place(args: &Args) -> Result<Place, fetch::UrlError> {
             arch: args.arch,
             file: args.providers_file.clone(),
             mdns: !args.no_mdns,
+            bootstrap: match args.no_dht {
+                true => Vec::new(),
+                false => args.bootstrap.clone(),
+            },
         }),
     })
 }
@@ -479,7 +491,7 @@ fn found(manifest: Verified<Manifest>, providers: Vec<Url>) -> Result<Found, Fai
 fn nobody() -> Failure {
     Failure {
         code: "not-found",
-        reason: "no boot server named a provider, and none is announced on the local network"
+        reason: "no boot server named a provider, none is announced on the local network, and none is in the distributed table"
             .to_owned(),
     }
 }

@@ -1,9 +1,11 @@
-//! Looks for providers when nobody said where one is: what boot servers told the `net` role, and multicast DNS.
+//! Looks for providers when nobody said where one is: what boot servers told the `net` role, multicast DNS, and the
+//! distributed table.
 //!
 //! ```text
 //! /run/phase/net/providers ──named──┐
 //!                                   ├──> candidates ──> many are asked at once; a manifest that verifies ends the search
-//! multicast DNS ────────announced───┘
+//! multicast DNS ────────announced───┤
+//! distributed table ────elsewhere───┘
 //! ```
 //! Whoever is on the wire can put anything into all of them: these are addresses to ask, and nothing more. Never ends before
 //! its time is over, never keeps more addresses than its limits, never decides what is believed.
@@ -13,10 +15,11 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use boot_manifest::{Arch, Channel};
-use discovery::{Browser, DiscoveryError};
+use discovery::{Browser, DiscoveryError, Hint};
 use fetch::{SOURCES_MAX, Url};
 
 use super::candidates::{Candidates, Way};
+use super::elsewhere::Elsewhere;
 
 /// How long there may be nobody. Switches that check for loops keep a port deaf for 50 s; a minute more lets a provider
 /// that was started with this machine come up.
@@ -46,28 +49,59 @@ pub(super) struct Wanted {
     pub(super) file: PathBuf,
     /// Whether multicast DNS is asked.
     pub(super) mdns: bool,
+    /// Peers of the distributed table to begin with; without one it is not asked.
+    pub(super) bootstrap: Vec<String>,
+}
+
+/// Somebody says that a provider exists.
+pub(super) struct Heard {
+    pub(super) way: Way,
+    pub(super) manifests: Vec<Url>,
+}
+
+impl Heard {
+    pub(super) fn of(way: Way, hint: &Hint) -> Self {
+        let urls = hint.urls();
+        Self {
+            way,
+            manifests: urls.iter().filter_map(|url| url.parse().ok()).collect(),
+        }
+    }
+}
+
+/// Passes it on; whether somebody still wants to hear. What finds the queue full comes again, and there are others.
+pub(super) fn send(heard: &SyncSender<Heard>, what: Heard) -> bool {
+    !matches!(heard.try_send(what), Err(TrySendError::Disconnected(_)))
 }
 
 /// A search that goes on.
 pub(super) struct Search {
     file: PathBuf,
-    heard: Option<Receiver<Vec<Url>>>,
+    heard: Receiver<Heard>,
+    _elsewhere: Option<Elsewhere>,
     candidates: Candidates,
     until: Instant,
 }
 
 impl Search {
-    /// Starts to look. The thread that listens ends soon after this is dropped.
+    /// Starts to look, on the runtime of the caller. The thread that listens ends soon after this is dropped.
     pub(super) fn start(wanted: Wanted) -> Self {
         let file = wanted.file.clone();
-        let heard = wanted.mdns.then(|| {
-            let (sender, receiver) = sync_channel(QUEUE_MAX);
+        let (sender, heard) = sync_channel(QUEUE_MAX);
+        let Wanted {
+            channel,
+            arch,
+            bootstrap,
+            ..
+        } = &wanted;
+        let elsewhere = Elsewhere::look(bootstrap, channel, *arch, sender.clone());
+        if wanted.mdns {
             std::thread::spawn(move || listen(&wanted, &sender));
-            receiver
-        });
+        }
         Self {
             file,
             heard,
+            _elsewhere: elsewhere,
             candidates: Candidates::new(seed()),
             until: Instant::now() + SEARCH_TIME,
         }
@@ -102,8 +136,10 @@ impl Search {
                 self.candidates.heard(Way::Named, url, now);
             }
         }
-        for url in self.heard.iter().flat_map(Receiver::try_iter).flatten() {
-            self.candidates.heard(Way::Announced, url, now);
+        for heard in self.heard.try_iter().take(QUEUE_MAX) {
+            for url in heard.manifests {
+                self.candidates.heard(heard.way, url, now);
+            }
         }
     }
 }
@@ -127,7 +163,7 @@ fn urls(text: &str) -> Vec<Url> {
 }
 
 /// Listens until nobody wants to hear any more.
-fn listen(wanted: &Wanted, heard: &SyncSender<Vec<Url>>) {
+fn listen(wanted: &Wanted, heard: &SyncSender<Heard>) {
     let mut told = false;
     loop {
         match listen_once(wanted, heard) {
@@ -145,21 +181,20 @@ fn listen(wanted: &Wanted, heard: &SyncSender<Vec<Url>>) {
 }
 
 /// Listens for a while; whether somebody still wants to hear.
-fn listen_once(wanted: &Wanted, heard: &SyncSender<Vec<Url>>) -> Result<bool, DiscoveryError> {
+fn listen_once(wanted: &Wanted, heard: &SyncSender<Heard>) -> Result<bool, DiscoveryError> {
     let mut browser = Browser::start()?;
     let until = Instant::now() + LISTEN_ANEW;
     while Instant::now() < until {
         let hint = browser.next(LISTEN_INTERVAL)?;
         let hint = hint.filter(|hint| (&hint.channel, hint.arch) == (&wanted.channel, wanted.arch));
         // An empty list asks whether somebody is still there.
-        let urls = hint.map_or_else(Vec::new, |hint| {
-            let urls = hint.urls();
-            urls.iter().filter_map(|url| url.parse().ok()).collect()
-        });
-        match heard.try_send(urls) {
-            // It comes again, and there are enough others.
-            Ok(()) | Err(TrySendError::Full(_)) => {}
-            Err(TrySendError::Disconnected(_)) => return Ok(false),
+        let nobody = Heard {
+            way: Way::Announced,
+            manifests: Vec::new(),
+        };
+        let heard_now = hint.map_or(nobody, |hint| Heard::of(Way::Announced, &hint));
+        if !send(heard, heard_now) {
+            return Ok(false);
         }
     }
     Ok(true)
@@ -180,8 +215,8 @@ mod tests {
         assert_eq!(urls(&many).len(), SOURCES_MAX);
     }
 
-    #[test]
-    fn what_a_boot_server_names_is_asked() {
+    #[tokio::test]
+    async fn what_a_boot_server_names_is_asked() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("providers");
         let mut search = Search::start(Wanted {
@@ -189,6 +224,7 @@ mod tests {
             arch: Arch::X86_64,
             file: file.clone(),
             mdns: false,
+            bootstrap: Vec::new(),
         });
         assert_eq!(search.next(), None);
         std::fs::write(&file, "http://10.0.0.1/a.json\n").unwrap();
