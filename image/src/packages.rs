@@ -79,7 +79,6 @@ const TEST: &[&str] = &[
     "systemd",
     "tcpdump",
     "tftp-hpa",
-    "udhcpc",
     "wget",
     "zsh",
 ];

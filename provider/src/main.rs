@@ -10,7 +10,6 @@ mod clients_cmd;
 mod completions_cmd;
 mod config;
 mod control;
-mod dht;
 mod discover_cmd;
 mod doctor;
 mod exit;
@@ -31,7 +30,10 @@ mod packet_socket;
 mod progress;
 mod sealed;
 mod serve;
-#[expect(dead_code, reason = "the programs that fetch use it next")]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the programs that fetch use it next")
+)]
 mod share;
 mod stage;
 mod status_cmd;

@@ -15,6 +15,7 @@
 //! | --- | --- |
 //! | `held` | artifacts of which some is there |
 //! | `desk` | from a request to an answer |
+//! | `register` | the list of others |
 //! | `linger` | how long others may still fetch when the download itself is done |
 //! | `limits` | every number with its reason |
 
@@ -22,6 +23,7 @@ mod desk;
 mod held;
 mod limits;
 mod linger;
+pub(crate) mod register;
 
 use std::io;
 use std::net::SocketAddr;
@@ -106,7 +108,7 @@ pub(crate) fn start(setup: Setup) -> io::Result<Sharing> {
     let socket = server::listen(setup.listen)?;
     let address = socket.local_addr()?;
     let metrics = Arc::new(Metrics::default());
-    let desk = Arc::new(Desk::new(setup, Arc::clone(&metrics)));
+    let desk = Arc::new(Desk::new(setup));
     let bounds = Bounds {
         connections_max: server::connections_max(CONNECTIONS_MAX),
         per_address_max: Some(CONNECTIONS_PER_ADDRESS_MAX),
@@ -142,10 +144,12 @@ impl Sharing {
     /// Returns how long that was.
     pub(crate) async fn linger(&self, most: Duration) -> Duration {
         let started = Instant::now();
-        while started.elapsed() < most && linger::is_wanted(self.desk.seen()) {
+        let mut lingered = Duration::ZERO;
+        while lingered < most && linger::is_wanted(self.desk.seen()) {
             tokio::time::sleep(LINGER_LOOK).await;
+            lingered = started.elapsed();
         }
-        started.elapsed()
+        lingered
     }
 
     /// What was shared so far.

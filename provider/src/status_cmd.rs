@@ -250,6 +250,14 @@ fn show_status(status: &Value) {
     }
     out::line(format_args!("mdns       {}", text("/mdns")));
     out::line(format_args!("dht        {}", text("/dht")));
+    // Older providers do not say.
+    if status.get("peers").is_some() {
+        out::line(format_args!(
+            "peers      {} machines share what they still fetch, {} have all of it",
+            text("/peers/fetching"),
+            text("/peers/complete")
+        ));
+    }
     for artifact in members(status, "/artifacts") {
         out::line(format_args!(
             "artifact   {:<12} {:>12} bytes, {} times downloaded  {}",

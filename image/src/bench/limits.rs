@@ -1,5 +1,4 @@
-//! Every number of the bench, with its reason. The whole of it shall take less than twenty minutes on an idle machine, half of
-//! which are the swarm's and the machines'.
+//! Every number of the bench, with its reason. The whole of it shall take less than eight minutes on an idle machine.
 
 use std::time::Duration;
 

@@ -23,6 +23,10 @@ pub(crate) enum Target {
     BootScript,
     /// `/boot/report`
     Report,
+    /// `/have`
+    Have,
+    /// `/peers`
+    Peers,
     /// `/manifest.json`: that of the channel and architecture this provider is for.
     DefaultManifest,
     /// `/<channel>/<arch>/manifest.json`
@@ -64,6 +68,8 @@ pub(crate) fn parse(path: &str) -> Target {
         ["clients"] => Target::Clients,
         ["boot.ipxe"] => Target::BootScript,
         ["boot", "report"] => Target::Report,
+        ["have"] => Target::Have,
+        ["peers"] => Target::Peers,
         ["manifest.json"] => Target::DefaultManifest,
         [channel, spelling, name] => folder_file(channel, spelling, name),
         _ => Target::Unknown,
@@ -115,6 +121,8 @@ mod tests {
             ("/status", Target::Status),
             ("/clients", Target::Clients),
             ("/boot.ipxe", Target::BootScript),
+            ("/have", Target::Have),
+            ("/peers", Target::Peers),
             ("/boot/report", Target::Report),
             ("/manifest.json", Target::DefaultManifest),
             ("//manifest.json", Target::DefaultManifest),

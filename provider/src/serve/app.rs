@@ -11,13 +11,12 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 
 use crate::config::InForce;
-use crate::dht::membership::Membership;
 use crate::exit::CommandError;
 use crate::http::answered::Answered;
 use crate::http::body::Body;
 use crate::http::egress::Egress;
 use crate::http::refuse;
-use crate::http::respond::{self, Content};
+use crate::http::respond::{self, Content, Source};
 use crate::http::server::Handler;
 use crate::http::target::{self, ArtifactTarget, Target};
 use crate::init_link::InitLink;
@@ -37,9 +36,13 @@ use crate::serve::process::Process;
 use crate::serve::refusal::Refusal;
 use crate::serve::reload::Reloads;
 use crate::serve::request_id::{self, RequestIds};
+use crate::serve::swarm_routes::Swarm;
 use crate::serve::tls::Certificates;
 use crate::serve::trusted::Trusted;
 use crate::serve::watchdog::Question;
+
+/// There is no distributed hash table in this version; nobody is left to believe otherwise.
+pub(crate) const DHT: &str = "not in this version";
 
 /// The provider, as requests see it.
 pub(crate) struct App {
@@ -57,6 +60,8 @@ pub(crate) struct App {
     pub(crate) in_force: Arc<Mutex<InForce>>,
     /// Whose manifests are believed, for `/health`.
     pub(crate) trusted: Arc<Trusted>,
+    /// Who else fetches what is served here.
+    pub(crate) swarm: Swarm,
     /// The rate of artifacts.
     pub(crate) egress: Option<Egress>,
     /// When there is too little memory to send artifacts.
@@ -81,8 +86,6 @@ pub(crate) struct App {
     pub(crate) started_at: SystemTime,
     /// Whether the local network is told.
     pub(crate) announcement: Arc<Announcement>,
-    /// Whether other networks are told.
-    pub(crate) dht: Arc<Membership>,
     /// The certificate, when HTTPS is served.
     pub(crate) certificates: Option<Arc<Certificates>>,
     /// What can be read again.
@@ -180,6 +183,9 @@ impl App {
         if method == Method::POST && target::parse(path) == Target::Report {
             return self.boot_report(client, uri.query());
         }
+        if method == Method::POST && target::parse(path) == Target::Peers {
+            return self.peers(client, method, uri.query()).await;
+        }
         if method != Method::GET && method != Method::HEAD {
             let response = refuse::method(method);
             if response.status().is_success() {
@@ -201,6 +207,14 @@ impl App {
                 self.page(headers, script)
             }
             Target::Report => self.report_is_posted(),
+            Target::Have => {
+                let map = self.have(uri.query()).await;
+                self.page(headers, map)
+            }
+            Target::Peers => {
+                let peers = self.peers(client, method, uri.query()).await;
+                self.page(headers, peers)
+            }
             Target::DefaultManifest => {
                 let folder = (&self.channel, self.arch);
                 self.manifest(method, headers, path, folder).await
@@ -232,7 +246,12 @@ impl App {
     ) -> Response<Body> {
         // Boxed: making a manifest needs much room, which every request's task would have.
         match Box::pin(self.catalog.manifest_answer(channel, arch, path)).await {
-            Ok(content) => self.content(method, headers, content),
+            Ok(content) => {
+                if let Source::Bytes(bytes) = &content.source {
+                    self.swarm.serves(content.labels.digest, bytes);
+                }
+                self.content(method, headers, content)
+            }
             Err(refusal) => self.refused(&refusal),
         }
     }
@@ -348,9 +367,10 @@ impl App {
 
 fn refused(refusal: &Refusal) -> Response<Body> {
     let status = match refusal {
-        Refusal::NotFound(_) | Refusal::NoArtifacts { .. } | Refusal::NoKernel(_) => {
-            StatusCode::NOT_FOUND
-        }
+        Refusal::NotFound(_)
+        | Refusal::UnknownManifest(_)
+        | Refusal::NoArtifacts { .. }
+        | Refusal::NoKernel(_) => StatusCode::NOT_FOUND,
         Refusal::NotAFile(..) => StatusCode::FORBIDDEN,
         Refusal::Unreadable(..) | Refusal::Differs { .. } | Refusal::BadManifest(_) => {
             StatusCode::INTERNAL_SERVER_ERROR

@@ -8,7 +8,6 @@ use std::time::{Instant, SystemTime};
 use artifact_store::{MANIFEST_FILE, Store};
 
 use crate::control::{DEFAULT_SOCKET, Listening, Socket};
-use crate::dht::args::Wanted;
 use crate::exit::CommandError;
 use crate::http::egress::Egress;
 use crate::init_link::InitLink;
@@ -32,7 +31,6 @@ use crate::serve::catalog::{Catalog, Parts};
 use crate::serve::clients::Clients;
 use crate::serve::confine;
 use crate::serve::hashing::Hashing;
-use crate::serve::joining::{self, Joining};
 use crate::serve::limits::HASHERS_MAX;
 use crate::serve::metrics::Metrics;
 use crate::serve::notify::{self, Notifier};
@@ -40,11 +38,11 @@ use crate::serve::privileges::User;
 use crate::serve::process::Process;
 use crate::serve::reload::{Outcome, Reloads};
 use crate::serve::request_id::RequestIds;
-use crate::serve::sandbox::Connect;
 use crate::serve::settings;
 use crate::serve::setup::{KeyFile, keep_apart, no_store};
 use crate::serve::signer::Signing;
 use crate::serve::sockets::{self, Listener, Scheme};
+use crate::serve::swarm_routes::Swarm;
 use crate::serve::tls::Certificates;
 use crate::serve::trusted::Trusted;
 use crate::serve::watchdog::Question;
@@ -55,18 +53,12 @@ pub(super) fn build(
     args: Args,
     user: Option<&User>,
     (listeners, ports): (&[Listener], &Ports),
-    dht: Result<Wanted, String>,
     control: Option<&Socket>,
     notifier: Arc<Notifier>,
-) -> Result<(App, listen::Setup, Option<Joining>), CommandError> {
+) -> Result<(App, listen::Setup), CommandError> {
     let store = Store::open(&args.artifacts).map_err(|error| no_store(&args.artifacts, error))?;
     let store = Arc::new(store);
-    keep_secrets_apart(&args, listeners, ports, dht.is_ok())?;
-    let membership = Arc::new(joining::membership(&dht));
-    let joining = match (dht, sockets::announced(listeners)) {
-        (Ok(wanted), Some(http)) => Some(Joining::prepare(&args, wanted, http)?),
-        _ => None,
-    };
+    keep_secrets_apart(&args, listeners, ports)?;
     let leases = lease_file(&args, ports)?;
     let trusted = Arc::new(Trusted::open(args.trust_root.clone())?);
     // What a reload reads again.
@@ -142,15 +134,11 @@ pub(super) fn build(
         .filter_map(|own| own.state())
         .chain(leases.iter().map(LeaseFile::folder))
         .chain(state_file.iter().map(StateFile::folder))
-        .chain(joining.iter().filter_map(Joining::folder))
         .collect();
     let mut plan = confine::plan(&args.artifacts, &files, &state);
     if notify::watchdog_period().is_some() {
         let port = process.question_address().map(|address| address.port());
-        plan.connect = Connect::Only(port.into_iter().collect());
-    }
-    if let Some(joining) = &joining {
-        joining.plan(&mut plan);
+        plan.connect.extend(port);
     }
     // Opened before the sandbox.
     let reserve = Reserve::of_mib(args.sending.memory_reserve);
@@ -212,6 +200,7 @@ pub(super) fn build(
         in_force,
         trusted,
         question: Question::new(),
+        swarm: Swarm::new(),
         egress: args.sending.limit_rate.map(Egress::new),
         memory: reserve,
         metrics,
@@ -224,12 +213,11 @@ pub(super) fn build(
         started: Instant::now(),
         started_at: SystemTime::now(),
         announcement: Arc::new(announcement),
-        dht: membership,
         init: Arc::new(init),
         reports: Mutex::new((Instant::now(), 0)),
     };
     let setup = listen::Setup::new(&args.boot, leases, args.appliance);
-    Ok((app, setup, joining))
+    Ok((app, setup))
 }
 
 /// Where leases are kept. The appliance has no disk of its own: there they live in memory.
@@ -267,9 +255,8 @@ fn keep_secrets_apart(
     args: &Args,
     listeners: &[Listener],
     ports: &Ports,
-    is_member: bool,
 ) -> Result<(), CommandError> {
-    let makes_keys = is_member || (args.tls.tls_key.is_none() && speaks_tls(listeners));
+    let makes_keys = args.tls.tls_key.is_none() && speaks_tls(listeners);
     let keeps_leases = ports.mode == DhcpMode::Server;
     let state = (makes_keys || keeps_leases).then(|| args.tls.state_dir());
     let log = args.watching.access_log.clone();

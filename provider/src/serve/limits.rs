@@ -18,6 +18,13 @@ pub(crate) const READY_SIZE_MAX: u64 = 64 * 1024;
 /// Small files kept: with the size above at most 4 MiB. A release has a handful.
 pub(crate) const READY_KEPT_MAX: usize = 64;
 
+/// Manifests whose fetchers can find each other: each channel and architecture, and some that were replaced while machines
+/// still fetched them. As many as the list of machines keeps apart.
+pub(crate) const MANIFESTS_KNOWN_MAX: usize = 64;
+
+/// Time between two looks through all folders for a manifest that is not known: anybody may ask for one.
+pub(crate) const FOLDERS_LOOK_PERIOD: Duration = Duration::from_secs(1);
+
 /// Mismatching files remembered as logged.
 pub(crate) const REPORTED_MAX: usize = 1_024;
 

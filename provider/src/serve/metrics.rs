@@ -67,6 +67,10 @@ labelled! {
         BadManifest => "bad-manifest",
         /// It is being written.
         Busy => "busy",
+        /// A manifest that is not served here.
+        UnknownManifest => "unknown-manifest",
+        /// There is no room on the list of machines that fetch.
+        PeersFull => "peers-full",
         /// Too little memory is left to send artifacts.
         TooLittleMemory => "too-little-memory",
         /// The path cannot be meant: dots, encoded slashes, NUL, too long.
@@ -202,6 +206,8 @@ pub(crate) struct Metrics {
     pub(crate) manifests_signed_total: AtomicU64,
     /// Manifests that could not be signed.
     pub(crate) manifest_failures_total: AtomicU64,
+    /// Times that a machine was put on the list of those that fetch, or stayed on it.
+    pub(crate) peer_registrations_total: AtomicU64,
     /// Reloads that took effect.
     pub(crate) reloads_total: AtomicU64,
     /// Reloads that were refused: what was in force stays.

@@ -51,6 +51,9 @@ pub(crate) enum Refusal {
     /// It is being written.
     #[error("{0}: is being written; try again")]
     Busy(String),
+    /// Nobody can have fetched it from here.
+    #[error("{0}: no manifest that is served here")]
+    UnknownManifest(Digest),
     /// The rest is for the other programs of this machine.
     #[error("too little memory is left on the provider: try again, or another one")]
     TooLittleMemory,
@@ -75,6 +78,7 @@ impl Refusal {
             Self::Differs { .. } => Reason::Differs,
             Self::BadManifest(_) => Reason::BadManifest,
             Self::Busy(_) => Reason::Busy,
+            Self::UnknownManifest(_) => Reason::UnknownManifest,
             Self::TooLittleMemory => Reason::TooLittleMemory,
         }
     }

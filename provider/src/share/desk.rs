@@ -10,9 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 use boot_manifest::{Artifact, Timestamp};
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_semantics::labels::{Facts, Labels};
 use hyper::body::Incoming;
+use swarm::peers::Question;
+use swarm::{Map, PieceSet, Pieces};
 use tokio::sync::Semaphore;
 
 use crate::http::answered::Answered;
@@ -21,10 +23,11 @@ use crate::http::egress::Egress;
 use crate::http::server::Handler;
 use crate::http::target::{self, ArtifactTarget, Target};
 use crate::http::{refuse, respond};
-use crate::serve::metrics::{Metrics, add, get};
+use crate::serve::metrics::{add, get};
 use crate::share::held::Held;
-use crate::share::limits::UPLOADS_MAX;
+use crate::share::limits::{MET_PERIOD, UPLOADS_MAX};
 use crate::share::linger::Seen;
+use crate::share::register::{Register, question};
 use crate::share::{Setup, Shared};
 
 /// One artifact and what is said about it.
@@ -38,84 +41,41 @@ pub(super) struct Desk {
     setup: Setup,
     manifest: respond::Content,
     artifacts: Vec<Piecemeal>,
+    /// The chunks of all artifacts.
+    pieces: Pieces,
+    register: Register,
     uploads: Arc<Semaphore>,
-    metrics: Arc<Metrics>,
     bytes: AtomicU64,
     sent: AtomicU64,
     busy: AtomicU64,
-    /// When an upload began or ended last.
-    last: Mutex<Option<Instant>>,
+    /// When an upload began or ended.
+    moved: Last,
+    /// When somebody asked that misses something.
+    wanted: Last,
+    /// When those whom the download met were put on the list.
+    met: Last,
 }
 
-impl Desk {
-    pub(super) fn new(setup: Setup, metrics: Arc<Metrics>) -> Self {
-        // The same everywhere, so that no answer shows who fetched when.
-        let modified = respond::past(time(setup.manifest.created_at));
-        let labels = |digest, size, media_type, is_artifact| {
-            Labels::new(Facts {
-                digest,
-                size,
-                modified,
-                media_type,
-                is_artifact,
-            })
-        };
-        let bytes = Bytes::copy_from_slice(setup.manifest.bytes());
-        let size = bytes.len() as u64;
-        let manifest = respond::Content {
-            source: respond::Source::Bytes(bytes),
-            labels: Arc::new(labels(
-                setup.manifest.digest(),
-                size,
-                "application/json",
-                false,
-            )),
-        };
-        let artifacts = setup.held.iter().map(|held| {
-            let artifact = held.artifact();
-            let media_type = respond::media_type(artifact.filename.as_str());
-            Piecemeal {
-                labels: labels(artifact.digest, artifact.size, media_type, true),
-                held: Arc::clone(held),
-            }
-        });
-        Self {
-            artifacts: artifacts.collect(),
-            manifest,
-            setup,
-            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
-            metrics,
-            bytes: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            busy: AtomicU64::new(0),
-            last: Mutex::new(None),
-        }
+/// When something happened last.
+#[derive(Default)]
+struct Last(Mutex<Option<Instant>>);
+
+impl Last {
+    fn is_now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    pub(super) fn shared(&self) -> Shared {
-        Shared {
-            bytes: get(&self.bytes),
-            uploads: get(&self.sent),
-            busy: get(&self.busy),
-        }
-    }
-
-    /// What is seen of the others.
-    pub(super) fn seen(&self) -> Seen {
-        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        Seen {
-            uploads: UPLOADS_MAX - self.uploads.available_permits(),
-            quiet_for: last.map(|last| last.elapsed()),
-            wanting_for: None,
-        }
+    fn ago(&self) -> Option<Duration> {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.map(|last| last.elapsed())
     }
 }
 
 impl Handler for Desk {
-    async fn handle(&self, _client: IpAddr, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, client: IpAddr, request: Request<Incoming>) -> Response<Body> {
         let mut response = match refuse::expectation(&request) {
             Some(response) => response,
-            None => self.answer(request.method(), request.uri().path(), request.headers()),
+            None => self.answer(client, request.method(), request.uri(), request.headers()),
         };
         refuse::close_unread(&request, &mut response);
         refuse::suit(request.headers(), &mut response);
@@ -131,7 +91,7 @@ impl Handler for Desk {
         if is_artifact && *answered.method == Method::GET && answered.status < 300 {
             add(&self.bytes, answered.sent);
             add(&self.sent, 1);
-            self.is_busy_now();
+            self.moved.is_now();
         }
         tracing::debug!(
             client = %answered.client, method = %answered.method, path = answered.path(), status = answered.status,
@@ -141,12 +101,81 @@ impl Handler for Desk {
 }
 
 impl Desk {
-    fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response<Body> {
-        if method != Method::GET && method != Method::HEAD {
+    pub(super) fn new(setup: Setup) -> Self {
+        // The same everywhere, so that no answer shows who fetched when.
+        let modified = respond::past(time(setup.manifest.created_at));
+        let labels = |digest, size, media_type, is_artifact| {
+            Labels::new(Facts {
+                digest,
+                size,
+                modified,
+                media_type,
+                is_artifact,
+            })
+        };
+        let bytes = Bytes::copy_from_slice(setup.manifest.bytes());
+        let (digest, size) = (setup.manifest.digest(), bytes.len() as u64);
+        let manifest = respond::Content {
+            source: respond::Source::Bytes(bytes),
+            labels: Arc::new(labels(digest, size, "application/json", false)),
+        };
+        let artifacts = setup.held.iter().map(|held| {
+            let artifact = held.artifact();
+            let media_type = respond::media_type(artifact.filename.as_str());
+            Piecemeal {
+                labels: labels(artifact.digest, artifact.size, media_type, true),
+                held: Arc::clone(held),
+            }
+        });
+        Self {
+            artifacts: artifacts.collect(),
+            manifest,
+            pieces: Pieces::of(setup.held.iter().map(|held| held.artifact())),
+            register: Register::new(),
+            setup,
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            bytes: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            busy: AtomicU64::new(0),
+            moved: Last::default(),
+            wanted: Last::default(),
+            met: Last::default(),
+        }
+    }
+
+    pub(super) fn shared(&self) -> Shared {
+        Shared {
+            bytes: get(&self.bytes),
+            uploads: get(&self.sent),
+            busy: get(&self.busy),
+        }
+    }
+
+    /// What is seen of the others.
+    pub(super) fn seen(&self) -> Seen {
+        Seen {
+            uploads: UPLOADS_MAX - self.uploads.available_permits(),
+            quiet_for: self.moved.ago(),
+            wanting_for: self.wanted.ago(),
+        }
+    }
+
+    fn answer(
+        &self,
+        client: IpAddr,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Response<Body> {
+        let target = target::parse(uri.path());
+        let is_registering = method == Method::POST && target == Target::Peers;
+        if method != Method::GET && method != Method::HEAD && !is_registering {
             return refuse::method(method);
         }
         let manifest = &self.setup.manifest;
-        match target::parse(path) {
+        match target {
+            Target::Have => self.have(uri.query()),
+            Target::Peers => self.peers(client, method, uri.query()),
             Target::DefaultManifest => respond::content(method, headers, self.manifest.clone()),
             Target::Manifest(channel, arch)
                 if channel == manifest.channel && arch == manifest.arch =>
@@ -157,6 +186,72 @@ impl Desk {
             Target::Refused(reason) => refuse::text(StatusCode::BAD_REQUEST, reason),
             _ => not_here(),
         }
+    }
+
+    /// `GET /have?manifest=sha256:HEX`
+    fn have(&self, query: Option<&str>) -> Response<Body> {
+        if let Err(response) = self.asked(&Method::GET, query) {
+            return *response;
+        }
+        // Whoever has everything does not look.
+        self.wanted.is_now();
+        let mut map = Map {
+            have: PieceSet::new(self.pieces.count()),
+            coming: PieceSet::new(self.pieces.count()),
+        };
+        for (file, one) in self.artifacts.iter().enumerate() {
+            let there = one.held.there();
+            let coming = self.setup.company.coming(&one.held.artifact().digest);
+            let piece = |chunk| self.pieces.number(file, chunk);
+            let there_too = (0..there.len()).filter(|chunk| there[*chunk]);
+            for piece in there_too.filter_map(piece) {
+                map.have.insert(piece);
+            }
+            for piece in coming.into_iter().filter_map(piece) {
+                if !map.have.contains(piece) {
+                    map.coming.insert(piece);
+                }
+            }
+        }
+        let digest = self.setup.manifest.digest();
+        let map = swarm::have::write(&digest, &self.pieces, &map);
+        respond::page("application/json", format!("{map}\n"))
+    }
+
+    /// `GET /peers?manifest=sha256:HEX`, and `POST` of the same with `&port=N` from one that is to be on the list.
+    fn peers(&self, client: IpAddr, method: &Method, query: Option<&str>) -> Response<Body> {
+        let question = match self.asked(method, query) {
+            Ok(question) => question,
+            Err(response) => return *response,
+        };
+        if self.met.ago().is_none_or(|ago| ago >= MET_PERIOD) {
+            self.met.is_now();
+            for (peer, is_complete) in self.setup.company.known() {
+                // A full list has enough of them.
+                let _ = self.register.enter(&question.manifest, peer, is_complete);
+            }
+        }
+        let asked = self.register.ask(client, &question);
+        if let Some(peer) = asked.registered {
+            self.setup.company.found(peer);
+            if !question.complete {
+                self.wanted.is_now();
+            }
+        }
+        respond::page("application/json", format!("{}\n", asked.answer.to_json()))
+    }
+
+    /// What is asked about this image; without a query it is about this one.
+    fn asked(&self, method: &Method, query: Option<&str>) -> Result<Question, Box<Response<Body>>> {
+        let digest = self.setup.manifest.digest();
+        let own = format!("manifest={digest}");
+        let query = query.filter(|query| !query.is_empty()).unwrap_or(&own);
+        let question = question(method, query)
+            .map_err(|problem| Box::new(refuse::text(StatusCode::BAD_REQUEST, &problem)))?;
+        if question.manifest != digest {
+            return Err(Box::new(not_here()));
+        }
+        Ok(question)
     }
 
     fn artifact(
@@ -198,7 +293,7 @@ impl Desk {
         if misses.get() {
             return self.come_again("not there yet");
         }
-        self.is_busy_now();
+        self.moved.is_now();
         response
     }
 
@@ -206,14 +301,9 @@ impl Desk {
     fn come_again(&self, why: &str) -> Response<Body> {
         add(&self.busy, 1);
         let mut response = refuse::text(StatusCode::SERVICE_UNAVAILABLE, why);
+        let fields = response.headers_mut();
+        fields.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         response
-            .headers_mut()
-            .insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        response
-    }
-
-    fn is_busy_now(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 }
 
@@ -222,9 +312,8 @@ fn has(artifact: &Artifact, there: &[bool], range: Range<u64>) -> bool {
     let chunk_size = artifact.chunks.chunk_size();
     let chunk = |at: u64| usize::try_from(at / chunk_size).unwrap_or(usize::MAX);
     let chunks = chunk(range.start)..=chunk(range.end.saturating_sub(1));
-    there
-        .get(chunks)
-        .is_some_and(|there| there.iter().all(|there| *there))
+    let there = there.get(chunks);
+    there.is_some_and(|there| there.iter().all(|there| *there))
 }
 
 fn not_here() -> Response<Body> {
@@ -234,7 +323,6 @@ fn not_here() -> Response<Body> {
 
 fn time(timestamp: Timestamp) -> SystemTime {
     let seconds = u64::try_from(timestamp.unix()).unwrap_or(0);
-    SystemTime::UNIX_EPOCH
-        .checked_add(Duration::from_secs(seconds))
-        .unwrap_or(SystemTime::UNIX_EPOCH)
+    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    time.unwrap_or(SystemTime::UNIX_EPOCH)
 }

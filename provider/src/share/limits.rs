@@ -15,8 +15,12 @@ pub(super) const UPLOADS_MAX: usize = 8;
 /// Uploads that are running when sharing ends are cut: whoever wants it to wait lingers before.
 pub(super) const DRAIN_MAX: Duration = Duration::ZERO;
 
-/// How long somebody may be silent before nobody is waited for: a peer that is busy with others asks within a second.
-pub(super) const QUIET_MAX: Duration = Duration::from_secs(1);
+/// How long somebody may be silent before nobody is waited for: whoever misses something looks at what others have at least
+/// once a second.
+pub(super) const QUIET_MAX: Duration = Duration::from_millis(1_500);
+
+/// How often it is asked whom the download has met since.
+pub(super) const MET_PERIOD: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether anybody is still there.
 pub(super) const LINGER_LOOK: Duration = Duration::from_millis(50);

@@ -11,12 +11,12 @@ pub(super) struct Seen {
     pub(super) uploads: usize,
     /// Since the last time that one began or ended, if there was any.
     pub(super) quiet_for: Option<Duration>,
-    /// Since the last time that somebody who misses something registered, if there is anybody.
+    /// Since the last time that somebody who misses something asked what is here or registered, if there is anybody.
     pub(super) wanting_for: Option<Duration>,
 }
 
-/// Whether it is worth waiting on: somebody is being sent something, was a moment ago, or said a moment ago that it misses
-/// something.
+/// Whether it is worth waiting on: somebody is being sent something, was a moment ago, or asked a moment ago for what
+/// it misses.
 pub(super) fn is_wanted(seen: Seen) -> bool {
     let is_recent = |since: Option<Duration>| since.is_some_and(|since| since < QUIET_MAX);
     seen.uploads > 0 || is_recent(seen.quiet_for) || is_recent(seen.wanting_for)

@@ -173,6 +173,7 @@ async fn the_manifest_is_the_signed_one_and_nothing_else_is_shared() {
         assert_eq!(status, 200);
         assert!(body == image.manifest.bytes());
     }
+    let other = Digest::of(b"another");
     for (request, expected) in [
         ("HEAD /stable/x86_64/vmlinuz", 200),
         ("GET /stable/x86_64/initramfs.img", 404),
@@ -182,6 +183,11 @@ async fn the_manifest_is_the_signed_one_and_nothing_else_is_shared() {
         ("GET /status", 404),
         ("GET /stable/../../etc/passwd", 400),
         ("PUT /stable/x86_64/vmlinuz", 405),
+        ("POST /have", 405),
+        ("POST /peers", 400),
+        ("GET /have?manifest=x", 400),
+        (&format!("GET /have?manifest={other}"), 404),
+        (&format!("POST /peers?port=80&manifest={other}"), 404),
     ] {
         let (status, head, _) = ask(&sharing, request, "").await;
         assert_eq!(status, expected, "{request} {head}");
@@ -269,10 +275,7 @@ async fn lingering_ends_when_nobody_wants_anything() {
     })
     .unwrap();
     let most = Duration::from_secs(60);
-    assert!(
-        sharing.linger(most).await < limits::QUIET_MAX,
-        "nobody ever came"
-    );
+    assert_eq!(sharing.linger(most).await, Duration::ZERO);
     let asked = ask(&sharing, FILE, "");
     let lingered = async {
         while sharing.desk.seen().uploads == 0 {
@@ -308,4 +311,95 @@ async fn a_port_that_is_taken_is_an_error_and_a_dropped_one_is_free() {
         assert!(Instant::now() < limit, "it never ends");
         tokio::task::yield_now().await;
     }
+}
+
+/// A download that waits for a chunk and has met somebody.
+#[derive(Default)]
+struct Download(std::sync::Mutex<Vec<SocketAddr>>);
+
+impl Company for Download {
+    fn coming(&self, _artifact: &Digest) -> Vec<usize> {
+        // The first one came meanwhile, and the last one is none.
+        vec![0, 2, 9]
+    }
+
+    fn known(&self) -> Vec<(SocketAddr, bool)> {
+        vec![("10.9.9.9:80".parse().unwrap(), true)]
+    }
+
+    fn found(&self, peer: SocketAddr) {
+        self.0.lock().unwrap().push(peer);
+    }
+}
+
+#[tokio::test]
+async fn the_map_says_what_is_there_and_what_is_coming() {
+    let image = Image::new();
+    let company = Arc::new(Download::default());
+    let sharing = start(Setup {
+        company,
+        ..image.setup()
+    })
+    .unwrap();
+    image.put(0);
+    image.put(3);
+    let digest = image.manifest.digest();
+    let pieces = swarm::Pieces::of(&image.manifest.artifacts);
+    for query in [String::new(), format!("?manifest={digest}")] {
+        let (status, head, body) = ask(&sharing, &format!("GET /have{query}"), "").await;
+        assert_eq!(status, 200);
+        assert!(head.contains("Content-Type: application/json"), "{head}");
+        let map = swarm::have::parse(&body, &digest, &pieces).unwrap();
+        assert!(map.have.iter().eq([0, 3]));
+        assert!(map.coming.iter().eq([2]));
+    }
+}
+
+#[tokio::test]
+async fn who_registers_is_told_of_the_others_and_waited_for() {
+    let image = Image::new();
+    let company = Arc::new(Download::default());
+    let sharing = start(Setup {
+        company: company.clone(),
+        ..image.setup()
+    })
+    .unwrap();
+    let digest = image.manifest.digest();
+    let peers = |body: &[u8]| {
+        let answer = swarm::peers::Answer::parse(body, &digest).unwrap();
+        let peers = answer.peers.iter();
+        let mut peers: Vec<_> = peers
+            .map(|one| (one.address.to_string(), one.complete))
+            .collect();
+        peers.sort();
+        peers
+    };
+    let met = ("10.9.9.9:80".to_owned(), true);
+    let request = format!("POST /peers?manifest={digest}&port=8081&complete=true");
+    let (status, _, body) = ask(&sharing, &request, "Content-Length: 0\r\n").await;
+    assert_eq!((status, peers(&body)), (200, vec![met.clone()]));
+    assert_eq!(
+        sharing.linger(Duration::from_secs(60)).await,
+        Duration::ZERO
+    );
+    let request = format!("POST /peers?manifest={digest}&port=8082");
+    let (_, _, body) = ask(&sharing, &request, "").await;
+    let first = ("127.0.0.1:8081".to_owned(), true);
+    assert_eq!(peers(&body), [met.clone(), first.clone()]);
+    let (_, _, body) = ask(&sharing, "GET /peers", "").await;
+    let second = ("127.0.0.1:8082".to_owned(), false);
+    assert_eq!(peers(&body), [met, first, second]);
+    let found: Vec<u16> = company
+        .0
+        .lock()
+        .unwrap()
+        .iter()
+        .map(SocketAddr::port)
+        .collect();
+    assert_eq!(found, [8081, 8082]);
+    let lingered = sharing.linger(Duration::from_secs(60)).await;
+    assert!(
+        lingered > Duration::ZERO,
+        "nobody waited for the second one"
+    );
 }

@@ -18,6 +18,7 @@ mod redbot;
 mod rekey;
 mod requests;
 mod sandbox;
+mod swarm;
 mod systemd;
 mod tls;
 mod ways;
