@@ -12,11 +12,13 @@ mod lan;
 mod near;
 mod show;
 mod table;
+mod wide;
 
 use std::time::Duration;
 
 use boot_manifest::{Arch, Channel};
 use discovery::Hint;
+use discovery::dht::Bootstrap;
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -24,6 +26,7 @@ use tokio::time::Instant;
 use crate::discover_cmd::near::Measure;
 use crate::discover_cmd::show::Watched;
 use crate::discover_cmd::table::{Near, Table, Via};
+use crate::discover_cmd::wide::Wide;
 use crate::exit::{CommandError, Exit};
 use crate::out;
 
@@ -36,6 +39,10 @@ const NEARER_TIME: Duration = Duration::from_millis(250);
 
 /// The same for programs, which want to know how many there are.
 const GATHER_TIME: Duration = Duration::from_millis(700);
+
+/// The local network has this long to name a provider that can be reached; then the DHT is asked. Providers answer within
+/// 120 ms and connect in less.
+const LAN_FIRST: Duration = Duration::from_secs(1);
 
 /// Between two looks at what is due.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -78,16 +85,17 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "all")]
     watch: bool,
 
-    /// Where to search; only the local network can be searched in this version
-    #[arg(long, value_enum, default_value_t = Mode::Local)]
-    mode: Mode,
+    /// Where to search [default: the local network, then the DHT if a node of it is known]
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
 
-    /// Leave no identity behind; always so on the local network, where none is used
+    /// Keep no list of DHT nodes for the next search; the identity is a new one each time anyway
     #[arg(long)]
     ephemeral: bool,
 
-    /// Address of a DHT node to ask; not in this version, which searches the local network only
-    #[arg(short, long, value_name = "MULTIADDR")]
+    /// A DHT node to begin with: HOST[:PORT], /ip4/ADDRESS/tcp/PORT[/p2p/ID], /dns/NAME/tcp/PORT, or @FILE with one a line;
+    /// may be given several times [default: `bootstrap` of plasmd's configuration]
+    #[arg(short, long, value_name = "NODE")]
     bootstrap: Vec<String>,
 }
 
@@ -103,20 +111,27 @@ enum Format {
 /// Where to search. A machine that boots says the same with `phase.mode=`.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Mode {
-    /// The local network, by multicast DNS.
-    #[value(alias = "lan")]
-    Local,
-    /// The same, leaving no identity behind; there is none to leave in this version.
-    Private,
-    /// Beyond the local network; refused, there is no DHT in this version.
+    /// The local network first, then the DHT, for which a node must be known.
     #[value(alias = "wan")]
     Internet,
+    /// The local network only, by multicast DNS.
+    #[value(alias = "lan")]
+    Local,
+    /// As without --mode, and leaves nothing behind (--ephemeral).
+    Private,
 }
 
-/// Something that was heard.
+impl Args {
+    /// Whether nothing is kept for the next search.
+    fn leaves_nothing(&self) -> bool {
+        self.ephemeral || self.mode == Some(Mode::Private)
+    }
+}
+
+/// Something that was heard on the local network.
 enum News {
     /// Somebody serves something.
-    There(Hint, Via),
+    There(Hint),
     /// Whoever has this id on the local network said goodbye.
     Gone(String),
 }
@@ -126,40 +141,57 @@ pub(crate) fn run(mut args: Args) -> Result<Exit, CommandError> {
     if args.json {
         args.format = Format::Json;
     }
-    if !args.bootstrap.is_empty() {
+    let peers = match args.mode {
+        Some(Mode::Local) if !args.bootstrap.is_empty() => {
+            return Err(CommandError::usage(
+                "--mode local asks no DHT node: leave out --bootstrap, or --mode",
+            ));
+        }
+        Some(Mode::Local) => Vec::new(),
+        Some(Mode::Internet | Mode::Private) | None => wide::peers(&args)?,
+    };
+    if args.mode == Some(Mode::Internet) && peers.is_empty() {
         return Err(CommandError::usage(
-            "--bootstrap names a DHT node, and this version searches the local network only: leave it out, or: phase-fetch URL",
+            "--mode internet needs a DHT node to begin with: --bootstrap HOST, or --mode local, or the provider's URL: \
+             phase-fetch URL",
         ));
     }
-    if args.mode == Mode::Internet {
-        return Err(CommandError::usage(
-            "there is no DHT in this version: use --mode local, or give the provider's URL: phase-fetch URL",
-        ));
-    }
-    // Nothing to switch off: no key and no id is made for a search by multicast DNS.
-    let _always = args.ephemeral;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| CommandError::local(format!("the runtime cannot be started: {error}")))?;
-    let result = runtime.block_on(search(&args));
+    let result = runtime.block_on(search(&args, peers));
     // A listening thread that is in the way of nobody ends with the process.
     runtime.shutdown_background();
     result
 }
 
-async fn search(args: &Args) -> Result<Exit, CommandError> {
+async fn search(args: &Args, peers: Vec<Bootstrap>) -> Result<Exit, CommandError> {
     let (sender, news) = mpsc::channel(NEWS_MAX);
-    lan::start(sender).map_err(|error| {
-        CommandError::local(format!("cannot search the local network: {error}"))
-    })?;
-    if !args.quiet {
-        eprintln!(
+    let lan = lan::start(sender);
+    let wide_at = match lan {
+        Ok(()) => Instant::now() + LAN_FIRST,
+        Err(_) => Instant::now(),
+    };
+    let wide = Wide::new(args, peers, wide_at);
+    match lan {
+        Err(error) if wide.is_possible() => {
+            tracing::warn!(%error, "cannot search the local network");
+        }
+        Err(error) => {
+            let message = format!("cannot search the local network: {error}");
+            return Err(CommandError::local(message));
+        }
+        Ok(()) if !args.quiet => eprintln!(
             "searching the local network for {}/{} ...",
             args.channel, args.arch
-        );
+        ),
+        Ok(()) => {}
     }
-    Search::new(args, news).run().await
+    let mut search = Search::new(args, news, wide);
+    let result = search.run().await;
+    search.wide.end().await;
+    result
 }
 
 /// A search that goes on.
@@ -167,6 +199,7 @@ struct Search<'a> {
     args: &'a Args,
     table: Table,
     news: Receiver<News>,
+    wide: Wide,
     measure: Measure,
     /// Measurements under way, each of the provider with this id.
     measuring: JoinSet<(String, Option<Near>)>,
@@ -176,7 +209,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(args: &'a Args, news: Receiver<News>) -> Self {
+    fn new(args: &'a Args, news: Receiver<News>, wide: Wide) -> Self {
         let started_at = Instant::now();
         let seconds = args
             .timeout
@@ -185,6 +218,7 @@ impl<'a> Search<'a> {
             args,
             table: Table::new(args.channel.clone(), args.arch),
             news,
+            wide,
             measure: Measure::new(),
             measuring: JoinSet::new(),
             started_at,
@@ -193,9 +227,10 @@ impl<'a> Search<'a> {
         }
     }
 
-    async fn run(mut self) -> Result<Exit, CommandError> {
+    async fn run(&mut self) -> Result<Exit, CommandError> {
         let mut was_found = false;
         while self.end.is_none_or(|end| Instant::now() < end) {
+            self.look_wide()?;
             self.step().await;
             let is_found = self.table.nearest().is_some();
             if is_found && !was_found && !self.args.all && !self.args.watch {
@@ -221,15 +256,28 @@ impl<'a> Search<'a> {
         Ok(Exit::Done)
     }
 
+    /// Asks the DHT when the local network was silent, or when everything is wanted.
+    fn look_wide(&mut self) -> Result<(), CommandError> {
+        let had_begun = self.wide.has_begun();
+        let wants_all = self.args.all || self.args.watch;
+        self.wide
+            .look(!wants_all && self.table.nearest().is_some())?;
+        if self.wide.has_begun() && !had_begun && !self.args.quiet {
+            eprintln!("searching in the DHT as well ...");
+        }
+        Ok(())
+    }
+
     /// Waits for something to happen, not for long, and takes note of it.
     async fn step(&mut self) {
         let look = Instant::now() + LOOK_INTERVAL;
         let until = self.end.map_or(look, |end| end.min(look));
         tokio::select! {
             Some(news) = self.news.recv() => match news {
-                News::There(hint, via) => self.table.hear(hint, via),
+                News::There(hint) => self.table.hear(hint, Via::Mdns),
                 News::Gone(id) => self.table.gone(&id),
             },
+            hint = self.wide.next() => self.table.hear(hint, Via::Dht),
             Some(Ok((id, near))) = self.measuring.join_next() => {
                 self.table.measured(&id, near, self.started_at.elapsed());
             }
@@ -251,8 +299,12 @@ impl<'a> Search<'a> {
 
     fn timed_out(&self) -> CommandError {
         let Args { channel, arch, .. } = self.args;
+        let places = match self.wide.has_begun() {
+            true => "by multicast DNS on the local network or in the DHT",
+            false => "by multicast DNS on the local network",
+        };
         let message = format!(
-            "discovery timeout after {} s: no provider of {channel}/{arch} by multicast DNS on the local network",
+            "discovery timeout after {} s: no provider of {channel}/{arch} {places}",
             self.started_at.elapsed().as_secs(),
         );
         let silent = self.table.ranked();
@@ -270,9 +322,15 @@ impl<'a> Search<'a> {
                 self.table.others().join(", ")
             )
         } else {
-            "check that plasmd serve runs without --no-mdns in the same network and that UDP port 5353 is not blocked; \
-             or give its URL to phase-fetch"
-                .to_owned()
+            let wider = match (self.wide.is_possible(), self.wide.is_connected()) {
+                (true, true) => "that a provider of it uses the same DHT",
+                (true, false) => "that the DHT nodes to begin with can be reached: none answered",
+                (false, _) => "beyond it, name a DHT node with --bootstrap",
+            };
+            format!(
+                "check that plasmd serve runs without --no-mdns in the same network and that UDP port 5353 is not blocked; \
+                 {wider}; or give its URL to phase-fetch"
+            )
         };
         CommandError::failed(message).hint(hint)
     }

@@ -6,7 +6,6 @@ use discovery::{Browser, Change, DiscoveryError};
 use tokio::sync::mpsc::Sender;
 
 use crate::discover_cmd::News;
-use crate::discover_cmd::table::Via;
 
 /// Between two looks at whether somebody still listens; also after the sockets were lost.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -17,7 +16,7 @@ pub(super) fn start(news: Sender<News>) -> Result<(), DiscoveryError> {
     std::thread::spawn(move || {
         while !news.is_closed() {
             let change = match browser.next_change(LOOK_INTERVAL) {
-                Ok(Some(Change::There(hint))) => News::There(hint, Via::Mdns),
+                Ok(Some(Change::There(hint))) => News::There(hint),
                 Ok(Some(Change::Gone(id))) => News::Gone(id),
                 Ok(None) => continue,
                 Err(error) => {

@@ -4,6 +4,7 @@
 mod boot;
 mod desk;
 mod discover;
+mod discover_dht;
 mod discover_names;
 mod discover_peers;
 mod discover_watch;
