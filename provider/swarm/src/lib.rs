@@ -5,6 +5,7 @@
 //! - [`Schedule`] decides for one machine: sources join and leave, pieces arrive, and it says whom to ask for what.
 //! - [`have`] and [`peers`] are what machines tell each other, as `GET /have` and `/peers`.
 //! - [`Table`] is the list of those who registered.
+//! - [`simulate`] runs thousands of machines with this very schedule.
 //!
 //! Nothing here is believed: a map leads to a request, and what comes is checked piece by piece by whoever keeps it.
 //! Never opens a socket, never reads a clock, never draws a random number but from a seed.
@@ -16,6 +17,7 @@
 //! | `have`, `peers` | the two formats |
 //! | `table` | the peers that registered |
 //! | `random` | chance from a seed |
+//! | `simulate` | a storm of machines in a network of links
 //! | `limits` | every bound with its reason |
 
 pub mod have;
@@ -25,6 +27,7 @@ mod pieces;
 mod random;
 mod schedule;
 mod set;
+pub mod simulate;
 mod table;
 
 pub use crate::have::{FormatError, Map};
