@@ -48,7 +48,17 @@ pub(super) fn list(answer: &Value) -> String {
             let _ = writeln!(text, "    {note}");
         }
     }
+    if let Some(line) = peers(&answer["peers"]) {
+        let _ = writeln!(text, "{line}");
+    }
     text
+}
+
+/// How many machines pass on what they fetch, while there are any.
+fn peers(peers: &Value) -> Option<String> {
+    let (fetching, complete) = (peers["fetching"].as_u64()?, peers["complete"].as_u64()?);
+    let line = format!("{fetching} share what they still fetch, {complete} share all of it");
+    (fetching + complete > 0).then_some(line)
 }
 
 fn row(machine: &Value) -> [String; HEADINGS.len()] {
@@ -200,6 +210,17 @@ MACHINE            NAME  FIRMWARE  ANSWERED  STATE          ADDRESS   BYTES  TIM
 52:54:00:12:34:56  db1   UEFI PXE  binl      serving        10.0.0.7  81 MB  31 s  12 s ago
 ";
         assert_eq!(list(&answer), expected);
+        let mut sharing = answer.clone();
+        for (peers, more) in [
+            (json!({ "fetching": 0, "complete": 0 }), ""),
+            (
+                json!({ "fetching": 1, "complete": 2 }),
+                "1 share what they still fetch, 2 share all of it\n",
+            ),
+        ] {
+            sharing["peers"] = peers;
+            assert_eq!(list(&sharing), format!("{expected}{more}"));
+        }
         assert!(list(&Value::Null).starts_with("no machine"));
     }
 

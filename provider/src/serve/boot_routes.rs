@@ -176,6 +176,7 @@ impl App {
         json!({
             "machines": self.machines.shown(machines_max),
             "clients": clients,
+            "peers": self.peer_counts(),
             "rules": self.machines.facts(),
         })
     }

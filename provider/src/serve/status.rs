@@ -137,8 +137,7 @@ impl App {
         state["boot"] = self.boot.facts();
         state["process"] = self.process.facts();
         state["tls"] = json!(self.certificates.as_ref().map(|own| own.shown()));
-        let peers = self.swarm.register.counts();
-        state["peers"] = json!({ "fetching": peers.partial, "complete": peers.complete });
+        state["peers"] = self.peer_counts();
         state["sending"] = json!({
             "rate_max": self.egress.as_ref().map(|egress| egress.rate()),
             "memory_reserve_bytes": self.memory.bytes(),
@@ -148,6 +147,12 @@ impl App {
         state["access_log"] = json!(self.access_log.as_ref().map(|log| log.path().to_owned()));
         state["config_file"] = json!(self.in_force().file);
         state
+    }
+
+    /// How many machines pass on what they fetch, or have all of it.
+    pub(super) fn peer_counts(&self) -> Value {
+        let peers = self.swarm.register.counts();
+        json!({ "fetching": peers.partial, "complete": peers.complete })
     }
 
     fn counts(&self) -> Value {
