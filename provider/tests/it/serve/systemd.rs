@@ -5,13 +5,18 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
+use crate::discover::Rig;
+use crate::lan::until;
 use crate::provider::{PATIENCE, PLASMD, Provider, Tree, wait_until};
 
 /// The socket of a service manager.
@@ -333,16 +338,8 @@ fn system_calls(words: &str) -> BTreeSet<String> {
     calls
 }
 
-#[test]
-fn the_unit_allows_every_system_call_of_serving() {
-    for program in ["strace", "systemd-analyze"] {
-        if Command::new(program).arg("--version").output().is_err() {
-            eprintln!(
-                "SKIPPED: the_unit_allows_every_system_call_of_serving: no {program} on this machine"
-            );
-            return;
-        }
-    }
+/// The system calls that the unit allows.
+fn allowed_calls() -> BTreeSet<String> {
     let unit = fs::read_to_string(units().join("plasmd.service")).unwrap();
     let mut allowed = BTreeSet::new();
     for words in unit
@@ -356,6 +353,41 @@ fn the_unit_allows_every_system_call_of_serving() {
                 allowed.retain(|call| !forbidden.contains(call));
             }
         }
+    }
+    allowed
+}
+
+/// Compares what was traced with what the unit allows.
+fn check_trace(trace: &Path) {
+    let trace = fs::read_to_string(trace).unwrap();
+    let used: BTreeSet<&str> = trace
+        .lines()
+        .filter_map(|line| Some(line.split_once(' ')?.1.trim_start().split_once('(')?.0))
+        .filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
+        .collect();
+    assert!(used.contains("landlock_create_ruleset") && used.contains("openat2"));
+    let allowed = allowed_calls();
+    let denied: Vec<&&str> = used
+        .iter()
+        .filter(|call| !allowed.contains(**call))
+        .collect();
+    assert!(denied.is_empty(), "{denied:?}");
+}
+
+fn has_tracers(test: &str) -> bool {
+    for program in ["strace", "systemd-analyze"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            eprintln!("SKIPPED: {test}: no {program} on this machine");
+            return false;
+        }
+    }
+    true
+}
+
+#[test]
+fn the_unit_allows_every_system_call_of_serving() {
+    if !has_tracers("the_unit_allows_every_system_call_of_serving") {
+        return;
     }
     let tree = Tree::new(&[("stable/x86_64/vmlinuz", &[7; 1 << 20])]);
     let folder = tempfile::tempdir().unwrap();
@@ -393,18 +425,70 @@ fn the_unit_allows_every_system_call_of_serving() {
     provider.wait_for_log(" reloaded ");
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(provider.wait().code(), Some(0));
-    let trace = fs::read_to_string(trace).unwrap();
-    let used: BTreeSet<&str> = trace
-        .lines()
-        .filter_map(|line| Some(line.split_once(' ')?.1.trim_start().split_once('(')?.0))
-        .filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
-        .collect();
-    assert!(used.contains("landlock_create_ruleset") && used.contains("openat2"));
-    let denied: Vec<&&str> = used
-        .iter()
-        .filter(|call| !allowed.contains(**call))
-        .collect();
-    assert!(denied.is_empty(), "{denied:?}");
+    check_trace(&trace);
+}
+
+/// And of its part in the DHT, where it connects to others and looks names up; the others take its entry.
+#[test]
+fn the_unit_allows_every_system_call_of_the_dht() {
+    const TEST: &str = "the_unit_allows_every_system_call_of_the_dht";
+    if !has_tracers(TEST) {
+        return;
+    }
+    let Some(mut rig) = Rig::new(TEST) else {
+        return;
+    };
+    rig.give_address();
+    rig.lan.ip("client", "link set lo up").unwrap();
+    rig.start_on("provider", "member", &["--no-mdns"]);
+    let folder = rig.lan.directory().to_owned();
+    let (trace, state) = (folder.join("trace"), folder.join("state"));
+    fs::create_dir(&state).unwrap();
+    // As the unit starts it, but for the one capability that it gives up.
+    std::os::unix::fs::chown(&state, Some(65_534), Some(65_534)).unwrap();
+    let reach = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(&folder, reach).unwrap();
+    let mut traced = rig.lan.command("client", "strace");
+    traced
+        .args(["-f", "-qq", "-o"])
+        .args([&trace, Path::new("-u")])
+        .args(["nobody", PLASMD, "serve", "--no-mdns", "--dhcp", "off"])
+        .args(["--bootstrap", "10.78.0.1", "--bootstrap", "nobody.invalid"])
+        .args(["--sandbox", "require", "--state-dir"])
+        .args([&state, Path::new("--artifacts"), &folder.join("artifacts")]);
+    let tracer = rig.lan.start("traced", traced);
+    let children = format!("/proc/{tracer}/task/{tracer}/children");
+    let stored = until(Duration::from_secs(60), || {
+        let mut asked = rig.lan.command("client", PLASMD);
+        asked.args([
+            "provider",
+            "status",
+            "--json",
+            "--addr",
+            "http://10.78.0.2:8080",
+        ]);
+        let status: Value =
+            serde_json::from_slice(&asked.output().unwrap().stdout).unwrap_or_default();
+        !status["discovery"]["dht"]["last_published"].is_null()
+    });
+    assert!(stored, "{}", rig.lan.log("traced"));
+    let pid: i32 = fs::read_to_string(children)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(rig.lan.wait(tracer, Duration::from_secs(30)), Some(0));
+    check_trace(&trace);
+    // The key is there for its owner alone, and so is the list of whom it met.
+    let mode = |name: &str| {
+        fs::metadata(state.join("dht-v1").join(name))
+            .unwrap()
+            .mode()
+            & 0o777
+    };
+    assert_eq!((mode("peer.key"), mode("peers")), (0o600, 0o600));
 }
 
 #[test]
