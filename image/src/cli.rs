@@ -190,7 +190,7 @@ pub struct Bench {
     /// Print the block of the README
     #[arg(long)]
     pub markdown: bool,
-    /// Replace the block of the README
+    /// Replace what the README says of these parts, and the curves in docs/
     #[arg(long)]
     pub readme: bool,
 }

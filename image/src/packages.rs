@@ -79,6 +79,7 @@ const TEST: &[&str] = &[
     "systemd",
     "tcpdump",
     "tftp-hpa",
+    "udhcpc",
     "wget",
     "zsh",
 ];

@@ -14,6 +14,24 @@ pub struct Block {
 }
 
 impl Block {
+    /// The lines that stand in the README now, between the marks; none when it has no such block.
+    ///
+    /// # Errors
+    /// When the README cannot be read.
+    pub fn read(self, paths: &Paths) -> Result<String> {
+        let path = paths.root().join("README.md");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(self.inside(&text).unwrap_or_default().to_owned())
+    }
+
+    /// What stands between the marks in `text`.
+    pub fn inside(self, text: &str) -> Option<&str> {
+        let (_, rest) = text.split_once(self.begin)?;
+        let (inside, _) = rest.split_once(self.end)?;
+        Some(inside.trim_matches('\n'))
+    }
+
     /// Writes `lines` into the README, between the marks.
     ///
     /// # Errors
@@ -54,6 +72,8 @@ mod tests {
         let once = block.replaced(readme, "new\nlines\n").unwrap();
         assert_eq!(once, "before\n<!-- x -->\nnew\nlines\n<!-- /x -->\nafter\n");
         assert_eq!(block.replaced(&once, "new\nlines"), Some(once.clone()));
+        assert_eq!(block.inside(&once), Some("new\nlines"));
+        assert_eq!(block.inside("no block"), None);
         assert_eq!(block.replaced("no block", "new"), None);
     }
 }

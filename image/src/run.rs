@@ -258,7 +258,7 @@ fn second_machine(images: &Images, port: u16) -> String {
     let file = |name: &str| paths::shown(images.path(name));
     format!(
         "{} -M q35 -m 256 -cpu max -nographic -nic user,model=virtio-net-pci \\\n      -kernel {} -initrd {} \\\n      \
-         -append 'console=ttyS0 panic=10 phase.provider=http://10.0.2.2:{port}'",
+         -append 'console=ttyS0 panic=10 no_timer_check phase.provider=http://10.0.2.2:{port}'",
         crate::qemu::QEMU,
         file("vmlinuz"),
         file("initramfs.img"),

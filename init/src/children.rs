@@ -18,6 +18,7 @@ use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::cmdline::{Mode, Options};
+use crate::limits;
 use crate::sandbox;
 use crate::sys;
 
@@ -39,11 +40,13 @@ pub(crate) enum Role {
     Stage,
     /// Tells the provider of this boot how far it came, and ends.
     Report,
+    /// Announces in the DHT what is served, and answers others of it.
+    Dht,
 }
 
 impl Role {
     /// All of them.
-    const ALL: [Self; 4] = [Self::Net, Self::Serve, Self::Stage, Self::Report];
+    const ALL: [Self; 5] = [Self::Net, Self::Serve, Self::Stage, Self::Report, Self::Dht];
 }
 
 impl Role {
@@ -54,6 +57,7 @@ impl Role {
             Self::Serve => "serve",
             Self::Stage => "stage",
             Self::Report => "report",
+            Self::Dht => "dht",
         }
     }
 
@@ -64,6 +68,7 @@ impl Role {
             Self::Serve => 102,
             Self::Stage => 103,
             Self::Report => 104,
+            Self::Dht => 105,
         }
     }
 
@@ -72,7 +77,7 @@ impl Role {
             Self::Net => CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW,
             // For the ports of DHCP and TFTP, which it opens before anything else, and then gives this up.
             Self::Serve => CapabilitySet::NET_BIND_SERVICE,
-            Self::Stage | Self::Report => CapabilitySet::empty(),
+            Self::Stage | Self::Report | Self::Dht => CapabilitySet::empty(),
         }
     }
 
@@ -80,7 +85,7 @@ impl Role {
     /// squashfs is counted too (and given back when it is short).
     fn memory_max(self, total: u64) -> u64 {
         match self {
-            Self::Net | Self::Report => 32 << 20,
+            Self::Net | Self::Report | Self::Dht => 32 << 20,
             Self::Serve => (total / 4).max(48 << 20),
             Self::Stage => (total / 5 * 3).max(96 << 20),
         }
@@ -89,7 +94,7 @@ impl Role {
     /// Threads it may have.
     fn pids_max(self) -> u32 {
         match self {
-            Self::Net | Self::Report => 16,
+            Self::Net | Self::Report | Self::Dht => 16,
             Self::Serve | Self::Stage => 64,
         }
     }
@@ -120,6 +125,9 @@ pub(crate) fn arguments(
         .as_ref()
         .map_or("stable", |channel| channel.as_str());
     let arch = boot_manifest::Arch::host().as_str();
+    let offered = offer.map_or((channel, arch), |offer| {
+        (offer.channel.as_str(), offer.arch.as_str())
+    });
     let mut arguments = own(&[role.name()]);
     match role {
         Role::Net => {
@@ -129,9 +137,7 @@ pub(crate) fn arguments(
             }
         }
         Role::Serve => {
-            let (channel, arch) = offer.map_or((channel, arch), |offer| {
-                (offer.channel.as_str(), offer.arch.as_str())
-            });
+            let (channel, arch) = offered;
             let port = options.port.to_string();
             arguments.extend(own(&[
                 "--appliance",
@@ -150,8 +156,8 @@ pub(crate) fn arguments(
                 "--trust-root",
                 crate::root::TRUST_ROOT,
             ]));
-            // There is nobody on this machine who could use it.
-            arguments.extend(own(&["--control-socket", "off"]));
+            // There is nobody on this machine who could use it. The DHT has a role of its own: this one may not connect.
+            arguments.extend(own(&["--control-socket", "off", "--no-dht"]));
             if !options.advertises() {
                 arguments.extend(own(&["--no-mdns"]));
             }
@@ -162,8 +168,12 @@ pub(crate) fn arguments(
         Role::Stage => {
             match options.provider.as_deref() {
                 Some(provider) => arguments.extend(own(&["--provider", provider])),
-                None if !options.advertises() => arguments.extend(own(&["--no-mdns"])),
-                None => {}
+                None => {
+                    if !options.advertises() {
+                        arguments.extend(own(&["--no-mdns"]));
+                    }
+                    arguments.extend(dht(options));
+                }
             }
             if options.mode == Mode::Private {
                 arguments.extend(own(&["--no-reports"]));
@@ -176,6 +186,15 @@ pub(crate) fn arguments(
                 crate::root::IMAGE_INFO,
             ]));
         }
+        Role::Dht => {
+            let (channel, arch) = offered;
+            let (port, http) = (limits::DHT_PORT.to_string(), options.port.to_string());
+            arguments.extend(own(&["--artifacts", crate::root::ARTIFACTS]));
+            arguments.extend(own(&["--channel", channel, "--arch", arch]));
+            arguments.extend(own(&["--trust-root", crate::root::TRUST_ROOT]));
+            arguments.extend(own(&["--http-port", &http, "--dht-port", &port]));
+            arguments.extend(dht(options));
+        }
         Role::Report => {
             let origin = options.told_of_the_boot().unwrap_or_default();
             arguments.extend(own(&["--to", origin]));
@@ -184,11 +203,21 @@ pub(crate) fn arguments(
     arguments
 }
 
-/// The TCP port that a role is about: where `serve` listens, and where `report` connects to.
+/// What a role that uses the DHT is told of it. In one word each: what an operator typed must not become a flag.
+fn dht(options: &Options) -> Vec<String> {
+    if !options.uses_dht() {
+        return vec!["--no-dht".to_owned()];
+    }
+    let all = options.bootstrap.iter();
+    all.map(|one| format!("--bootstrap={one}")).collect()
+}
+
+/// The TCP port that a role is about: where `serve` and `dht` listen, and where `report` connects to.
 fn port(role: Role, options: &Options) -> u16 {
     let origin = || options.origin.as_deref().and_then(crate::cmdline::port_of);
     match role {
         Role::Report => origin().unwrap_or(0),
+        Role::Dht => limits::DHT_PORT,
         Role::Net | Role::Serve | Role::Stage => options.port,
     }
 }
@@ -394,13 +423,18 @@ mod tests {
         check(Role::Stage, "", &format!("stage {found}"));
         check(
             Role::Stage,
-            "phase.mdns=off",
-            &format!("stage --no-mdns {found}"),
+            "phase.mdns=off phase.bootstrap=a,b:1",
+            &format!("stage --no-mdns --bootstrap=a --bootstrap=b:1 {found}"),
+        );
+        check(
+            Role::Stage,
+            "phase.mode=local phase.bootstrap=a",
+            &format!("stage --no-dht {found}"),
         );
         check(
             Role::Stage,
             "phase.mode=private",
-            &format!("stage --no-mdns --no-reports {found}"),
+            &format!("stage --no-mdns --no-dht --no-reports {found}"),
         );
         check(
             Role::Stage,
@@ -412,19 +446,25 @@ mod tests {
             "phase.origin=http://a:1",
             "report --to http://a:1",
         );
+        check(
+            Role::Dht,
+            "phase.port=80 phase.bootstrap=10.0.0.1,/ip4/10.0.0.2/tcp/4011",
+            "dht --artifacts /run/phase/artifacts --channel beta --arch x86_64 --trust-root /etc/phase/trust-root.json \
+             --http-port 80 --dht-port 4011 --bootstrap=10.0.0.1 --bootstrap=/ip4/10.0.0.2/tcp/4011",
+        );
         let serve = "serve --appliance --artifacts /run/phase/artifacts --channel beta --arch x86_64 --bind ::";
         check(
             Role::Serve,
             "",
             &format!(
-                "{serve} --port 8080 --trust-root /etc/phase/trust-root.json --control-socket off"
+                "{serve} --port 8080 --trust-root /etc/phase/trust-root.json --control-socket off --no-dht"
             ),
         );
         check(
             Role::Serve,
             "phase.mode=private phase.port=80",
             &format!(
-                "{serve} --port 80 --trust-root /etc/phase/trust-root.json --control-socket off --no-mdns --dhcp off"
+                "{serve} --port 80 --trust-root /etc/phase/trust-root.json --control-socket off --no-dht --no-mdns --dhcp off"
             ),
         );
         check(
@@ -444,9 +484,9 @@ mod tests {
             CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW
         );
         assert_eq!(Role::Serve.capabilities(), CapabilitySet::NET_BIND_SERVICE);
-        let others = [Role::Stage, Role::Report];
+        let others = [Role::Stage, Role::Report, Role::Dht];
         assert!(others.iter().all(|role| role.capabilities().is_empty()));
-        assert_eq!(Role::ALL.map(Role::id), [101, 102, 103, 104]);
+        assert_eq!(Role::ALL.map(Role::id), [101, 102, 103, 104, 105]);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
     row(
         "provider",
         "`http://HOST[:PORT][/...]`",
-        "looked for: by DHCP, then by mDNS",
+        "looked for: by DHCP, by mDNS, then by the DHT",
         "fetch the artifacts there, verify them with the keys built into this image, boot them by kexec",
     ),
     row(
@@ -59,13 +59,25 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
         "mode",
         "`internet`, `local`, `private`",
         "`internet`",
-        "`local` stays on the LAN; `private` announces nothing, looks for no provider, tells none how far the boot came, and takes a random host name",
+        "`local` stays on the LAN, without the DHT; `private` announces nothing, looks for no provider, tells none how far the boot came, and takes a random host name",
     ),
     row(
         "mdns",
         "`on`, `off`",
         "`on`",
         "announce the provider on the LAN, and look for one by mDNS (always off in mode `private`)",
+    ),
+    row(
+        "dht",
+        "`on`, `off`",
+        "`on`",
+        "announce the provider beyond the LAN, look for one there, and listen on TCP port 4011 for others that do (mode `internet` only)",
+    ),
+    row(
+        "bootstrap",
+        "`A[,B...]`: `HOST[:PORT]` or multiaddresses, at most 8",
+        "none",
+        "machines that are part of the DHT already; without one nobody is found by it",
     ),
     row(
         "name",
@@ -145,6 +157,9 @@ pub(crate) struct Options {
     pub(crate) channel: Option<Channel>,
     pub(crate) mode: Mode,
     pub(crate) mdns: bool,
+    pub(crate) dht: bool,
+    /// Members of the DHT; what they mean is for `plasmd` to read.
+    pub(crate) bootstrap: Vec<String>,
     pub(crate) name: Option<String>,
     pub(crate) port: u16,
     pub(crate) boots_others: bool,
@@ -163,6 +178,8 @@ impl Default for Options {
             channel: None,
             mode: Mode::Internet,
             mdns: true,
+            dht: true,
+            bootstrap: Vec::new(),
             name: None,
             port: 8080,
             boots_others: true,
@@ -196,6 +213,11 @@ impl Options {
     /// Whether the provider may be announced on the LAN.
     pub(crate) fn advertises(&self) -> bool {
         self.mdns && self.mode != Mode::Private
+    }
+
+    /// Whether this machine takes part in the DHT, which is not of the LAN.
+    pub(crate) fn uses_dht(&self) -> bool {
+        self.dht && self.mode == Mode::Internet
     }
 }
 
@@ -274,6 +296,8 @@ fn set(options: &mut Options, name: &str, value: &str) -> Option<()> {
         "channel" => options.channel = Some(value.parse().ok()?),
         "mode" => options.mode = mode(value)?,
         "mdns" => options.mdns = on_off(value)?,
+        "dht" => options.dht = on_off(value)?,
+        "bootstrap" => options.bootstrap = bootstrap(value)?,
         "name" => options.name = Some(host_name(value)?),
         "port" => options.port = value.parse().ok().filter(|port| *port > 0)?,
         "dhcp" => options.boots_others = dhcp(value)?,
@@ -358,6 +382,24 @@ pub(crate) fn url(value: &str) -> Option<String> {
         .bytes()
         .all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\'' | b'\\'));
     (shaped && plain && value.len() <= limits::URL_MAX).then(|| value.to_owned())
+}
+
+/// Only the shape is checked, as for [`url`]: no address begins with a hyphen, which would be a flag of `plasmd`, or with an
+/// at sign, which would be a file.
+fn bootstrap(value: &str) -> Option<Vec<String>> {
+    let all: Vec<&str> = value.split(',').collect();
+    let is_shaped = |one: &&str| {
+        let first = one
+            .bytes()
+            .next()
+            .is_some_and(|first| first.is_ascii_alphanumeric() || first == b'/' || first == b'[');
+        let rest = one
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"/.:-_[]".contains(&byte));
+        first && rest && one.len() <= limits::BOOTSTRAP_LENGTH_MAX
+    };
+    let fits = all.len() <= limits::BOOTSTRAPS_MAX && all.iter().all(is_shaped);
+    fits.then(|| all.into_iter().map(str::to_owned).collect())
 }
 
 /// One label of RFC 1123.
@@ -474,6 +516,19 @@ mod tests {
             o.mode = Mode::Local;
             o.mdns = false;
         });
+        check("phase.dht=off", 0, |o| o.dht = false);
+        check(
+            "phase.bootstrap=10.0.0.1,[fd00::1]:4011,/dns4/a.b/tcp/4011/p2p/12D3Koo",
+            0,
+            |o| {
+                let all = [
+                    "10.0.0.1",
+                    "[fd00::1]:4011",
+                    "/dns4/a.b/tcp/4011/p2p/12D3Koo",
+                ];
+                o.bootstrap = all.map(str::to_owned).to_vec();
+            },
+        );
         check("phase.name=Rack-7", 0, |o| {
             o.name = Some("rack-7".to_owned())
         });
@@ -509,6 +564,13 @@ mod tests {
             "phase.channel=../x",
             "phase.mode=public",
             "phase.mdns=1",
+            "phase.dht=1",
+            "phase.bootstrap=",
+            "phase.bootstrap=a,",
+            "phase.bootstrap=--no-dht",
+            "phase.bootstrap=@/etc/passwd",
+            "phase.bootstrap=a;b",
+            "phase.bootstrap=1,2,3,4,5,6,7,8,9",
             "phase.name=-x",
             "phase.name=a.b",
             "phase.dhcp=server",
@@ -658,6 +720,22 @@ mod tests {
         assert!(!parse("phase.mode=private phase.mdns=on").0.advertises());
         assert!(!parse("phase.mdns=off").0.advertises());
         assert!(parse("phase.mode=local").0.advertises());
+    }
+
+    #[test]
+    fn the_dht_is_for_mode_internet_and_goes_with_the_machine() {
+        for (line, uses) in [
+            ("", true),
+            ("phase.dht=off", false),
+            ("phase.mode=local", false),
+            ("phase.mode=private phase.dht=on", false),
+        ] {
+            assert_eq!(parse(line).0.uses_dht(), uses, "{line}");
+        }
+        let own = "phase.dht=on phase.bootstrap=10.0.0.1,b.example:4011";
+        let next = parse(&successor("phase.dht=off", own, None)).0;
+        assert_eq!(next.bootstrap, ["10.0.0.1", "b.example:4011"]);
+        assert!(next.dht, "the local word wins");
     }
 
     #[test]

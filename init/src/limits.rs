@@ -101,6 +101,15 @@ pub(crate) const KERNEL_CMDLINE_MAX: usize = 2048;
 /// Longest accepted `phase.provider=`.
 pub(crate) const URL_MAX: usize = 512;
 
+/// Members of `phase.bootstrap=`: two or three lead into a DHT, the others are for when those are gone.
+pub(crate) const BOOTSTRAPS_MAX: usize = 8;
+
+/// Longest of them: a host name has 253 characters, a peer id 52, and the rest of a multiaddress few.
+pub(crate) const BOOTSTRAP_LENGTH_MAX: usize = 340;
+
+/// Where a machine listens for others of the DHT. `plasmd` has the same number as its default; UDP 4011 is that of PXE.
+pub(crate) const DHT_PORT: u16 = 4011;
+
 /// Memory that must stay free beside everything counted when a successor is loaded: see `kexec::memory`.
 pub(crate) const KEXEC_RESERVE_MIN: u64 = 16 << 20;
 

@@ -60,8 +60,8 @@ fn rules(role: Role, port: u16, version: i32) -> Rules {
     let scopes = bit(ll::LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | ll::LANDLOCK_SCOPE_SIGNAL);
     let handled_net = match role {
         Role::Net | Role::Serve | Role::Report => BIND | CONNECT,
-        // Fetching is connecting, to wherever the provider is.
-        Role::Stage => BIND,
+        // Fetching is connecting, to wherever the provider is; and members of the DHT are anywhere too.
+        Role::Stage | Role::Dht => BIND,
     };
     let mut paths = vec![(PROGRAM, EXECUTE)];
     let mut ports = Vec::new();
@@ -70,9 +70,9 @@ fn rules(role: Role, port: u16, version: i32) -> Rules {
             paths.push((root::NETWORK, WRITES | truncate));
             paths.push(("/proc/sys/net", WRITE_FILE | truncate));
         }
-        Role::Serve if version >= 4 => ports.push((port, BIND)),
+        Role::Serve | Role::Dht if version >= 4 => ports.push((port, BIND)),
         Role::Report if version >= 4 => ports.push((port, CONNECT)),
-        Role::Serve | Role::Stage | Role::Report => {}
+        Role::Serve | Role::Stage | Role::Report | Role::Dht => {}
     }
     Rules {
         ruleset: Ruleset {
@@ -252,7 +252,13 @@ mod tests {
         let report = rules(Role::Report, 8081, 6);
         assert_eq!(report.ports, [(8081, CONNECT)]);
         assert_eq!(report.ruleset.net, BIND | CONNECT);
-        for rules in [net, serve, stage, report] {
+        let dht = rules(Role::Dht, 4011, 6);
+        assert_eq!(
+            (&dht.ports[..], dht.ruleset.net),
+            (&[(4011, BIND)][..], BIND)
+        );
+        assert_eq!(dht.paths, [(PROGRAM, EXECUTE)]);
+        for rules in [net, serve, stage, report, dht] {
             assert_eq!(rules.ruleset.fs & (WRITES | EXECUTE), WRITES | EXECUTE);
             // The kernel refuses a rule for a right that the ruleset does not handle.
             for (path, rights) in rules.paths {

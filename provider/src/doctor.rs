@@ -95,12 +95,12 @@ fn examine(args: &Args, root: Option<&TrustRoot>) -> Vec<Finding> {
     };
     let mut findings = vec![settings, service];
     let is_ours = answers && args.addr.is_none();
-    findings.extend(ports::check(&machine, port, is_ours));
+    findings.extend(ports::check(&machine, (port, in_force.dht_port), is_ours));
     findings.extend(on_disk);
     findings.extend(manifests);
     findings.extend(clock::check(&machine, now, &witnesses));
     findings.extend(room::check(&machine, artifacts));
-    findings.extend(network::check(&machine, port));
+    findings.extend(network::check(&machine, port, in_force.dht_port));
     findings.extend(confinement::check(&machine));
     findings
 }

@@ -206,7 +206,9 @@ fn hint(error: &FetchError) -> Option<&'static str> {
         FetchError::NotFound { .. } => {
             "curl URL/status tells what the provider serves; -c and -A select a channel and an architecture"
         }
-        FetchError::CutShort { .. } => "run the same command again: it goes on where it stopped",
+        FetchError::CutShort { .. } | FetchError::Busy { .. } => {
+            "run the same command again: it goes on where it stopped"
+        }
         FetchError::TooSlow { .. } | FetchError::TooLate { .. } => {
             "run the same command again: it goes on where it stopped; --timeout gives it more time"
         }

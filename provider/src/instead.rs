@@ -30,9 +30,6 @@ const fn row(after: &'static str, word: &'static str, answer: &'static str) -> R
 const ALWAYS_VERIFIES: &str = "everything that is fetched is verified, always; name the publisher's key with: phase-fetch URL -k FILE.pub";
 const NO_JOBS: &str = "this program runs no jobs; it serves boot images: plasmd serve";
 const SIGN: &str = "sign with: plasmd manifest create --key FILE";
-const NO_DHT: &str =
-    "there is no DHT in this version; leave it out, or name the provider: phase-fetch URL";
-
 const ROWS: &[Row] = &[
     row(
         "plasmd",
@@ -42,7 +39,7 @@ const ROWS: &[Row] = &[
     row(
         "plasmd",
         "start",
-        "start a provider with: plasmd serve (there is no peer-to-peer node in this version)",
+        "start a provider, which is a member of the DHT as well, with: plasmd serve",
     ),
     row("plasmd", "run", NO_JOBS),
     row("plasmd", "execute-job", NO_JOBS),
@@ -56,7 +53,7 @@ const ROWS: &[Row] = &[
     row(
         "plasmd serve",
         "--external-ip",
-        "the addresses of this machine are announced; limit them with: plasmd serve --bind ADDR",
+        "the addresses of this machine are announced; others with: plasmd serve --dht-external IP",
     ),
     row(
         "plasmd serve",
@@ -73,7 +70,11 @@ const ROWS: &[Row] = &[
         "--rate-limit-global",
         "connections are limited, not requests: plasmd serve --connections-max N",
     ),
-    row("plasmd serve", "--bootstrap", NO_DHT),
+    row(
+        "plasmd serve",
+        "--peer",
+        "use: plasmd serve --bootstrap ADDR",
+    ),
     row("plasmd manifest create", "--sign", SIGN),
     row("plasmd manifest generate", "--sign", SIGN),
     row("phase-fetch", "--no-verify", ALWAYS_VERIFIES),

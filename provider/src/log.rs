@@ -57,7 +57,7 @@ pub(crate) fn start(wanted: &Wanted) {
     };
     let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal();
     let under_init = std::env::var_os(boot_manifest::handoff::ENV).is_some();
-    let (filter, handle) = reload::Layer::new(targets);
+    let (filter, handle) = reload::Layer::new(without_libraries(targets, text));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let plain = Format::default().with_target(false);
     let registry = tracing_subscriber::registry();
@@ -103,7 +103,7 @@ pub(crate) fn set_level(filter: &str) -> Result<(), String> {
     let mut level = lock(level);
     level
         .handle
-        .reload(targets)
+        .reload(without_libraries(targets, filter))
         .map_err(|error| error.to_string())?;
     filter.trim().clone_into(&mut level.text);
     Ok(())
@@ -129,6 +129,23 @@ pub(crate) fn parse(filter: &str) -> Result<Targets, String> {
         None => filter
             .parse()
             .map_err(|error: tracing_subscriber::filter::ParseError| error.to_string()),
+    }
+}
+
+/// The library of the DHT and what it is made of. What they say below an error is for their authors, and other members of
+/// the DHT can make them say it.
+const LIBRARIES: [&str; 4] = ["libp2p", "multistream_select", "netlink", "yamux"];
+
+/// Without [`LIBRARIES`], unless somebody asks for one of them, or for everything.
+fn without_libraries(targets: Targets, text: &str) -> Targets {
+    match targets.default_level() {
+        Some(level) if level <= LevelFilter::INFO => LIBRARIES
+            .into_iter()
+            .filter(|library| !text.contains(library))
+            .fold(targets, |targets, library| {
+                targets.with_target(library, LevelFilter::ERROR.min(level))
+            }),
+        _ => targets,
     }
 }
 
@@ -170,6 +187,24 @@ fn priority(level: Level) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_library_is_quiet_unless_it_is_asked_for() {
+        for (text, is_heard) in [
+            ("info", false),
+            ("warn", false),
+            ("debug", true),
+            ("info,libp2p_swarm=info", true),
+        ] {
+            let targets = without_libraries(parse(text).unwrap(), text);
+            let enabled = targets.would_enable("libp2p_swarm", &Level::WARN);
+            assert_eq!(enabled, is_heard, "{text}");
+            assert!(targets.would_enable("libp2p_swarm", &Level::ERROR));
+            assert!(targets.would_enable("plasmd", &Level::WARN));
+        }
+        let off = without_libraries(parse("off").unwrap(), "off");
+        assert!(!off.would_enable("yamux", &Level::ERROR));
+    }
 
     #[test]
     fn levels_and_lists_are_understood_and_words_are_not() {

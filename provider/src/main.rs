@@ -10,6 +10,7 @@ mod clients_cmd;
 mod completions_cmd;
 mod config;
 mod control;
+mod dht;
 mod discover_cmd;
 mod doctor;
 mod exit;

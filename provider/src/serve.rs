@@ -19,6 +19,7 @@ mod control_routes;
 mod hand;
 mod hashing;
 mod health;
+mod joining;
 pub(crate) mod limits;
 pub(crate) mod metrics;
 mod notify;
@@ -60,6 +61,7 @@ pub(crate) use crate::serve::args::{Args, CMDLINE, state_dir};
 use crate::serve::build::{build, processors};
 use crate::serve::chores::{hash_ahead, keep_init_informed};
 use crate::serve::control_routes::Operator;
+use crate::serve::joining::Joining;
 use crate::serve::limits::{GOODBYE_MAX, HASHERS_MAX, WORKERS_MIN};
 use crate::serve::notify::Notifier;
 use crate::serve::sockets::{Listener, Scheme, Wanted};
@@ -86,6 +88,8 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         tls_port: args.tls.port(),
     })?;
     let announced = sockets::announced(&listeners);
+    let reached = announced.as_ref().map(|(addresses, _)| &addresses[..]);
+    let dht = args.dht.wanted(reached)?;
     let http6 = announced
         .as_ref()
         .and_then(|(addresses, _)| listen::dhcp6::Http6::of(addresses));
@@ -96,10 +100,11 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     // The file of the socket is there until the process ends.
     let (control, note) = build::control(&args)?;
     let (control, listening) = control.unzip();
-    let (app, boot) = build(
+    let (app, boot, joining) = build(
         args,
         user.as_ref(),
         (&listeners, &ports),
+        dht,
         control.as_ref(),
         notifier,
     )?;
@@ -116,7 +121,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     let exit = runtime.block_on(serve(
         Arc::new(app),
         listeners,
-        (ports, boot),
+        (ports, boot, joining),
         (listening, note),
         bounds,
         tftp,
@@ -129,7 +134,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
 async fn serve(
     app: Arc<App>,
     listeners: Vec<Listener>,
-    (ports, boot): (listen::ports::Ports, listen::Setup),
+    (ports, boot, joining): (listen::ports::Ports, listen::Setup, Option<Joining>),
     (control, control_note): (Option<Listening>, String),
     bounds: Bounds,
     tftp: (Option<tftp::Ports>, Option<String>),
@@ -141,6 +146,10 @@ async fn serve(
     // Held until the end: it answers for as long.
     let _tftp = app.serve_tftp(tftp)?;
     let (stop, stopped) = watch::channel(false);
+    let member = joining.map(|joining| {
+        let (app, stopped) = (Arc::clone(&app), stopped.clone());
+        tokio::spawn(joining.run(app, stopped))
+    });
     let wanted = app.announcement.is_wanted();
     let announced = sockets::announced(&listeners).filter(|_| wanted);
     let announcer = announced.map(|listen| {
@@ -200,9 +209,9 @@ async fn serve(
     for chore in chores.into_iter().chain(control) {
         chore.abort();
     }
-    if let Some(announcer) = announcer {
+    for leaving in [announcer, member].into_iter().flatten() {
         // It said goodbye while downloads were running; a stuck one is not worth waiting for.
-        let _ = tokio::time::timeout(GOODBYE_MAX, announcer).await;
+        let _ = tokio::time::timeout(GOODBYE_MAX, leaving).await;
     }
     if let Some(log) = &app.access_log {
         log.finish();

@@ -187,7 +187,7 @@ fn boot(
         initramfs: Some(file("initramfs.img")),
         // QEMU's user network shows this host, and with it the first machine's port, as 10.0.2.2.
         cmdline: format!(
-            "console=ttyS0,115200 panic=10 quiet phase.provider=http://10.0.2.2:{first_port}"
+            "console=ttyS0,115200 panic=10 quiet no_timer_check phase.provider=http://10.0.2.2:{first_port}"
         ),
         disk: None,
     };

@@ -133,7 +133,9 @@ impl Rack<'_> {
             let boot = Boot::Kernel {
                 kernel: self.images.path("vmlinuz").to_owned(),
                 initramfs: Some(self.images.path("initramfs.img").to_owned()),
-                cmdline: format!("console=ttyS0,115200 panic=10 quiet phase.provider={url}{more}"),
+                cmdline: format!(
+                    "console=ttyS0,115200 panic=10 quiet no_timer_check phase.provider={url}{more}"
+                ),
                 disk: None,
             };
             Machine::start(&Recipe {

@@ -3,11 +3,12 @@
 use std::process::Command;
 
 use anyhow::Result;
+use clap::ValueEnum as _;
 use serde::{Serialize, Serializer};
 
 use super::Measured;
 use super::figure::{self, Figure, Ratio};
-use crate::cli;
+use crate::cli::{self, Part};
 use crate::paths::Paths;
 use crate::progress::size;
 use crate::readme::Block;
@@ -117,7 +118,7 @@ impl Report {
     /// When the README has no place for the block.
     pub fn show(&self, paths: &Paths, arguments: &cli::Bench) -> Result<()> {
         if arguments.readme {
-            BLOCK.write(paths, &self.markdown())?;
+            BLOCK.write(paths, &self.markdown(&BLOCK.read(paths)?))?;
             for plot in self.parts.iter().flat_map(|part| &part.plots) {
                 plot.write(paths.root())?;
             }
@@ -125,7 +126,7 @@ impl Report {
         if arguments.json {
             println!("{}", serde_json::to_string_pretty(self)?);
         } else if arguments.markdown {
-            print!("{}", BLOCK.around(&self.markdown()));
+            print!("{}", BLOCK.around(&self.markdown("")));
         } else {
             print!("{}", self.text());
         }
@@ -180,31 +181,58 @@ impl Report {
         text
     }
 
-    /// The lines of the README's block.
-    fn markdown(&self) -> String {
-        let mut text = format!(
-            "Medians of {} rounds, the spread in parentheses; measured on {}. {}; figures without a goal stand in the \
-             command's own table.\n",
-            self.rounds,
-            self.machine.show(),
-            self.reached(),
+    /// The lines of the README's block. Parts that were not measured this time stay as they stand there.
+    fn markdown(&self, old: &str) -> String {
+        let mut text = String::from(
+            "Medians of the rounds, their spread in parentheses; figures without a goal stand in the command's own table.\n",
         );
-        for part in self.parts.iter().filter(|part| !part.figures.is_empty()) {
-            let figures = chosen(&part.figures);
-            text.push_str(&format!(
-                "\n| {} | ratio | goal | ours | best rival |\n| --- | --- | --- | --- | --- |\n",
-                part.part.name()
-            ));
-            text.push_str(&figure::markdown(&figures));
-            for note in &part.notes {
-                text.push_str(&format!("\n{note}\n"));
-            }
-            for plot in &part.plots {
-                text.push_str(&format!("\n![{}]({})\n", plot.title, plot.path()));
+        for part in Part::value_variants() {
+            let marks = [
+                format!("<!-- {} -->", part.name()),
+                format!("<!-- /{} -->", part.name()),
+            ];
+            let measured = self.parts.iter().find(|measured| measured.part == *part);
+            let section = match measured {
+                Some(measured) if !measured.figures.is_empty() => Some(self.section(measured)),
+                _ => between(old, &marks).map(str::to_owned),
+            };
+            if let Some(section) = section {
+                let [begin, end] = marks;
+                text.push_str(&format!(
+                    "\n{begin}\n{}\n{end}\n",
+                    section.trim_matches('\n')
+                ));
             }
         }
         text
     }
+
+    /// One part: its table, what a reader must know, its curves, and when and where it was measured.
+    fn section(&self, part: &Measured) -> String {
+        let mut text = format!(
+            "| {} | ratio | goal | ours | best rival |\n| --- | --- | --- | --- | --- |\n",
+            part.part.name()
+        );
+        text.push_str(&figure::markdown(&chosen(&part.figures)));
+        for plot in &part.plots {
+            text.push_str(&format!("\n![{}]({})\n", plot.title, plot.path()));
+        }
+        for note in &part.notes {
+            text.push_str(&format!("\n{note}\n"));
+        }
+        let rounds = match self.rounds {
+            1 => "1 round".to_owned(),
+            rounds => format!("{rounds} rounds"),
+        };
+        text.push_str(&format!("\n{rounds}; {}\n", self.machine.show()));
+        text
+    }
+}
+
+/// What stands between two marks.
+fn between<'a>(text: &'a str, [begin, end]: &[String; 2]) -> Option<&'a str> {
+    let (_, rest) = text.split_once(begin)?;
+    rest.split_once(end).map(|(inside, _)| inside)
 }
 
 /// What the README shows of a part: the figures with goals, or all where none has one.
@@ -355,11 +383,30 @@ mod tests {
 
     #[test]
     fn the_readme_gets_every_judged_figure() {
-        let block = report(120.0).markdown();
+        let block = report(120.0).markdown("");
+        for part in [
+            "| 4 KiB, loopback | **1.20x** (1.20..1.20) | >= 1.15x ok |",
+            "3 rounds; A Processor",
+        ] {
+            assert!(block.contains(part), "{block}");
+        }
+    }
+
+    #[test]
+    fn parts_that_were_not_measured_stay_in_the_readme() {
+        let old = "before\n<!-- serving -->\nold serving\n<!-- /serving -->\n\n<!-- load -->\nold load\n<!-- /load -->\n";
+        let block = report(120.0).markdown(old);
         assert!(
-            block.contains("| 4 KiB, loopback | **1.20x** (1.20..1.20) | >= 1.15x ok |"),
+            block.contains("<!-- load -->\nold load\n<!-- /load -->"),
             "{block}"
         );
+        assert!(
+            !block.contains("old serving") && block.contains("1.20x"),
+            "{block}"
+        );
+        let mut failed = report(120.0);
+        failed.parts[0].figures.clear();
+        assert!(failed.markdown(old).contains("old serving"));
     }
 
     #[test]

@@ -68,6 +68,9 @@ impl Kernel for Boot<'_> {
 
     fn start_serving(&mut self) {
         self.machine.supervise(Role::Serve, self.offer.as_ref());
+        if self.machine.options.uses_dht() {
+            self.machine.supervise(Role::Dht, self.offer.as_ref());
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! mdns-sd's own look for others with the same name is not used: when an address appears while it looks, it takes this
 //! machine's answers, which come back to it, for somebody else's, and then renames for ever. `claim` does it instead.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,9 @@ const LISTEN_FIRST: Duration = Duration::from_millis(750);
 
 /// Things heard that are looked at in one go; the rest waits for the next one.
 const HEARD_MAX: usize = 256;
+
+/// Others that are counted: somebody may make names up.
+const OTHERS_MAX: usize = 256;
 
 /// Key ids in one advertisement: more do not fit into one TXT string.
 const KEY_IDS_MAX: usize = 8;
@@ -55,6 +59,8 @@ pub struct Advertiser {
     current: Advert,
     claim: Claim,
     heard: Receiver<ServiceEvent>,
+    /// Names of others that were heard and did not say goodbye.
+    others: HashSet<String>,
     /// Somebody gave our name up, or is about to, and its goodbye may come after what we say now.
     is_to_repeat: bool,
 }
@@ -70,6 +76,7 @@ impl Advertiser {
             claim: Claim::new(&advert.host),
             daemon,
             current: advert,
+            others: HashSet::new(),
             is_to_repeat: false,
         };
         advertiser.listen_first()?;
@@ -105,6 +112,11 @@ impl Advertiser {
         self.claim.instance()
     }
 
+    /// How many other providers there are, as far as they say so; counting ends somewhere.
+    pub fn others(&self) -> usize {
+        self.others.len()
+    }
+
     fn announce(&self) -> Result<(), DiscoveryError> {
         let info = service_info(&self.current, &self.claim)?;
         Ok(self.daemon.0.register(info)?)
@@ -114,10 +126,11 @@ impl Advertiser {
     fn listen_first(&mut self) -> Result<(), DiscoveryError> {
         std::thread::sleep(LISTEN_FIRST);
         let own = own_addresses();
-        let mut heard = self.heard.try_iter().take(HEARD_MAX);
-        let has_name = heard.any(|event| {
+        let heard: Vec<ServiceEvent> = self.heard.try_iter().take(HEARD_MAX).collect();
+        heard.iter().for_each(|event| self.count(event, &own));
+        let has_name = heard.iter().any(|event| {
             matches!(event, ServiceEvent::ServiceResolved(service)
-                if self.claim.is_others(&seen(&service, &self.current, &own)))
+                if self.claim.is_others(&seen(service, &self.current, &own)))
         });
         if has_name {
             self.claim.rename(Instant::now());
@@ -130,7 +143,9 @@ impl Advertiser {
         let own = own_addresses();
         let name = format!("{}.{SERVICE_TYPE}", self.claim.instance());
         let mut verdict = Verdict::Fine;
-        for event in self.heard.try_iter().take(HEARD_MAX) {
+        let heard: Vec<ServiceEvent> = self.heard.try_iter().take(HEARD_MAX).collect();
+        heard.iter().for_each(|event| self.count(event, &own));
+        for event in heard {
             let found = match event {
                 ServiceEvent::ServiceResolved(service) => {
                     let seen = seen(&service, &self.current, &own);
@@ -154,6 +169,23 @@ impl Advertiser {
             self.heard = self.daemon.0.browse(SERVICE_TYPE)?;
         }
         Ok(verdict)
+    }
+
+    /// Keeps count of the others.
+    fn count(&mut self, event: &ServiceEvent, own: &[IpAddr]) {
+        match event {
+            ServiceEvent::ServiceResolved(service) => {
+                let seen = seen(service, &self.current, own);
+                let is_self = seen.is_this_machine || seen.run == Some(self.claim.run());
+                if !is_self && self.others.len() < OTHERS_MAX {
+                    self.others.insert(service.fullname.to_ascii_lowercase());
+                }
+            }
+            ServiceEvent::ServiceRemoved(_, gone) => {
+                self.others.remove(&gone.to_ascii_lowercase());
+            }
+            _ => {}
+        }
     }
 
     /// Says goodbye and stops; returns when both are done, after 2 s at the latest. Dropping does the same.

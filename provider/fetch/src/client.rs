@@ -4,19 +4,23 @@
 //! bytes, or into a [`FetchError`] that names the URL. Cookies, credentials and compression are not spoken. A connection
 //! ends with the [`Answer`] or [`Client`] that holds it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, HOST, LOCATION, PROXY_AUTHORIZATION, RANGE, USER_AGENT};
+use http::header::{
+    ACCEPT_ENCODING, HOST, LOCATION, PROXY_AUTHORIZATION, RANGE, RETRY_AFTER, USER_AGENT,
+};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use crate::clients::Manner;
 use crate::connect::{Connection, Dialer};
 use crate::error::{FetchError, chain};
-use crate::limits::Limits;
+use crate::limits::{ERROR_BODY_MAX, Limits, QUESTION_TIME, RETRY_AFTER_MAX};
 use crate::pace::{Pace, TooSlow};
 use crate::url::{Url, printable};
 
@@ -24,7 +28,10 @@ use crate::url::{Url, printable};
 pub(crate) struct Client {
     limits: Limits,
     dialer: Arc<Dialer>,
+    manner: Manner,
     idle: Option<Connection>,
+    /// Where the last answer came from; a proxy's address when one was in between.
+    answered_from: Option<IpAddr>,
 }
 
 /// A header that arrived, and the body that may follow.
@@ -39,18 +46,25 @@ pub(crate) struct Answer {
 }
 
 impl Client {
-    pub(crate) fn new(limits: Limits, dialer: Arc<Dialer>) -> Self {
+    pub(crate) fn new(limits: Limits, dialer: Arc<Dialer>, manner: Manner) -> Self {
         Self {
             limits,
             dialer,
+            manner,
             idle: None,
+            answered_from: None,
         }
     }
 
-    /// Whether it keeps a connection to the server of `url`.
-    pub(crate) fn is_at(&self, url: &Url) -> bool {
+    /// Whether it keeps a connection to the server of `url`, and asks it in this manner.
+    pub(crate) fn is_at(&self, url: &Url, manner: Manner) -> bool {
         let kept = self.idle.as_ref();
-        kept.is_some_and(|kept| kept.url.same_origin(url))
+        self.manner == manner && kept.is_some_and(|kept| kept.url.same_origin(url))
+    }
+
+    /// The address that the last answer came from.
+    pub(crate) fn answered_from(&self) -> Option<IpAddr> {
+        self.answered_from
     }
 
     /// Whether it keeps a connection.
@@ -88,6 +102,76 @@ impl Client {
         }
     }
 
+    /// A file of unknown size, up to a limit, into memory. Follows redirects within the limits.
+    pub(crate) async fn small_file(
+        &mut self,
+        url: &Url,
+        size_max: usize,
+    ) -> Result<Vec<u8>, FetchError> {
+        let answer = self.get(url, None).await?;
+        self.body(answer, size_max).await
+    }
+
+    /// The answer to a question, up to a limit, within a deadline of its own. Follows no redirect.
+    pub(crate) async fn small_answer(
+        &mut self,
+        method: &Method,
+        url: &Url,
+        size_max: usize,
+    ) -> Result<Vec<u8>, FetchError> {
+        let asked = async {
+            let answer = self.send(method, url, None).await?;
+            self.body(answer, size_max).await
+        };
+        let waited = QUESTION_TIME;
+        let answer = timeout(waited, asked).await;
+        answer.unwrap_or_else(|_| Err(FetchError::too_slow(url, TooSlow::Header { waited })))
+    }
+
+    /// All of an answer's body, if it is what was asked for.
+    async fn body(&mut self, mut answer: Answer, size_max: usize) -> Result<Vec<u8>, FetchError> {
+        if answer.status != StatusCode::OK {
+            let error = FetchError::status(&answer.url, answer.status);
+            self.keep_if_short(answer).await;
+            return Err(error);
+        }
+        let limit = size_max as u64;
+        let found = answer.content_length();
+        let too_large = |url: &Url, found| FetchError::TooLarge {
+            url: url.clone(),
+            limit,
+            found,
+        };
+        if found.is_some_and(|found| found > limit) {
+            return Err(too_large(&answer.url, found));
+        }
+        let mut bytes = Vec::new();
+        while let Some(data) = answer.next().await? {
+            if bytes.len() + data.len() > size_max {
+                return Err(too_large(&answer.url, None));
+            }
+            bytes.extend_from_slice(&data);
+        }
+        self.keep(answer);
+        Ok(bytes)
+    }
+
+    /// Keeps the connection of an answer that nobody wants, when its body is so short that reading it costs less than
+    /// another connection.
+    pub(crate) async fn keep_if_short(&mut self, mut answer: Answer) {
+        let short = |length| length <= ERROR_BODY_MAX;
+        if !answer.content_length().is_some_and(short) {
+            return;
+        }
+        loop {
+            match answer.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return self.keep(answer),
+                Err(_) => return,
+            }
+        }
+    }
+
     /// Keeps the connection of an answer whose body was read to its end, for the next request.
     pub(crate) fn keep(&mut self, answer: Answer) {
         self.idle = Some(answer.connection);
@@ -115,7 +199,7 @@ impl Client {
     }
 
     async fn ask(
-        &self,
+        &mut self,
         mut connection: Connection,
         method: &Method,
         url: &Url,
@@ -149,6 +233,7 @@ impl Client {
             Ok(Err(error)) => return Err(FetchError::cut_short(url, 0, chain(&error))),
             Ok(Ok(response)) => response,
         };
+        self.answered_from = connection.address();
         let (head, body) = response.into_parts();
         Ok(Answer {
             status: head.status,
@@ -162,6 +247,16 @@ impl Client {
 }
 
 impl Answer {
+    /// When a server that is busy wants to be asked again, if that is what it answers.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        if self.status != StatusCode::SERVICE_UNAVAILABLE {
+            return None;
+        }
+        let value = self.headers.get(RETRY_AFTER)?.to_str().ok()?;
+        let seconds = Duration::from_secs(value.trim().parse().ok()?);
+        Some(seconds.min(RETRY_AFTER_MAX))
+    }
+
     /// The length the server announced for this body.
     pub(crate) fn content_length(&self) -> Option<u64> {
         hyper::body::Body::size_hint(&self.body).exact()

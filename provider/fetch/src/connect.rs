@@ -5,7 +5,7 @@
 //! HTTP are known.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ pub(crate) struct Connection {
     driver: JoinHandle<()>,
     /// The proxy that reads the requests, if one does.
     proxy: Option<Intercept>,
+    /// Of the other end.
+    address: Option<IpAddr>,
 }
 
 impl Drop for Connection {
@@ -67,6 +69,11 @@ impl Connection {
         request: Request<Empty<Bytes>>,
     ) -> hyper::Result<Response<Incoming>> {
         self.sender.send_request(request).await
+    }
+
+    /// The address of the other end.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 
     /// What stands in the first line of a request for `url`: a proxy needs all of it.
@@ -114,6 +121,7 @@ impl Dialer {
             None => connect_to(url, url.host(), url.port(), deadline).await?,
             Some((_, host, port)) => connect_to(url, host, *port, deadline).await?,
         };
+        let address = stream.peer_addr().ok().map(|address| address.ip());
         let left = deadline.saturating_sub(began.elapsed());
         let opening = async {
             match (tls, proxy) {
@@ -133,10 +141,17 @@ impl Dialer {
                 }
             }
         };
-        timeout(left, opening).await.unwrap_or_else(|_| {
+        let mut opened = timeout(left, opening).await.unwrap_or_else(|_| {
             let reason = format!("connected, and then silent for {left:?}");
             Err(unreachable(url, reason))
-        })
+        })?;
+        opened.address = address;
+        Ok(opened)
+    }
+
+    /// Whether requests to the server of `url` go by way of a proxy, usable or not.
+    pub(crate) fn has_proxy_for(&self, url: &Url) -> bool {
+        !matches!(self.proxy(url), Ok(None))
     }
 
     fn tls(&self, url: &Url) -> Result<Arc<ClientConfig>, FetchError> {
@@ -326,5 +341,6 @@ where
         sender,
         driver,
         proxy,
+        address: None,
     })
 }

@@ -1,6 +1,7 @@
 //! All files of a download from several sources: the shell around [`Schedule`], which decides everything.
 //!
 //! ```text
+//! crowd ──newcomers, maps──┐
 //!            ┌── actions ── Schedule <── events ──┐
 //!            v                                    │
 //! lanes (one per source) ──pieces──> checks ──────┴──> Report
@@ -11,26 +12,30 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use boot_manifest::{Artifact, Digest};
-use swarm::{Action, Dropped, End, Event, Kind, PieceSet, Pieces, Plan, Schedule};
+use boot_manifest::{Artifact, Digest, Manifest, Verified};
+use swarm::{Action, Dropped, End, Event, PieceSet, Plan, Schedule};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::clients::Clients;
+use crate::crowd::{Crowd, Looked};
+use crate::download::tally::Tally;
 use crate::error::{BadHash, FetchError};
 use crate::files::Files;
 use crate::lane::{Common, Ended, Handle, Lane, Message};
-use crate::limits::{MESSAGES_MAX, TICK, WAITING_BYTES_MAX};
+use crate::limits::{BUSY_PAUSE, MESSAGES_MAX, TICK, WAITING_BYTES_MAX};
 use crate::neighbours::Swarm;
 use crate::pace::TooSlow;
-use crate::part::length;
 use crate::report::{Progress, Report};
 use crate::seed::seed;
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::throttle::Throttle;
 use crate::url::Url;
+
+mod joining;
+mod tally;
 
 /// One file of a download: what it is, where its bytes go, and for each source where it may be.
 pub(crate) struct Wanted<S> {
@@ -41,14 +46,15 @@ pub(crate) struct Wanted<S> {
 
 /// The state of one download.
 pub(crate) struct Download<'a, S> {
+    manifest: &'a Manifest,
     common: Arc<Common<S>>,
     schedule: Schedule,
     sources: Vec<Source>,
+    crowd: Option<Crowd>,
     messages: mpsc::Receiver<Message>,
     lanes: JoinSet<()>,
     clients: &'a mut Clients,
     tell: &'a mut (dyn FnMut(Progress) + Send),
-    swarm: Option<Swarm>,
     /// Of each file.
     tallies: Vec<Tally>,
     looked: Instant,
@@ -56,48 +62,27 @@ pub(crate) struct Download<'a, S> {
     objection: Option<FetchError>,
 }
 
-/// How far a file is.
-struct Tally {
-    present: u64,
-    fetched: u64,
-    /// Pieces that are not kept.
-    missing: usize,
-    /// When the last of them was.
-    done_at: Option<Duration>,
-    told: Option<Progress>,
-}
-
 impl<'a, S: Sink> Download<'a, S> {
     pub(crate) fn new(
         clients: &'a mut Clients,
+        manifest: &'a Verified<Manifest>,
         wanted: Vec<Wanted<S>>,
         swarm: Option<Swarm>,
         tell: &'a mut (dyn FnMut(Progress) + Send),
     ) -> Self {
-        let count = wanted.iter().map(|one| one.places.len()).max();
-        let sources = (0..count.unwrap_or_default()).filter_map(|source| {
-            let places = wanted.iter().map(|one| one.places.get(source).cloned());
-            Source::new(places.map(Option::unwrap_or_default).collect(), false)
-        });
-        let sources: Vec<Source> = sources.collect();
+        let places: Vec<Vec<Vec<Url>>> = wanted.iter().map(|one| one.places.clone()).collect();
         let wanted = wanted.into_iter().map(|one| (one.artifact, one.sink));
         let files = Files::new(wanted.collect());
-        let (tallies, missing) = missing(&files);
-        let pieces = Pieces::of(files.iter().map(|(_, file)| &file.artifact));
-        let mut schedule = Schedule::new(Plan {
-            missing: PieceSet::of(pieces.count(), missing),
-            pieces,
+        let (tallies, missing) = tally::missing(&files);
+        let schedule = Schedule::new(Plan {
+            pieces: files.pieces.clone(),
+            missing,
             retries: clients.limits().retries,
             retry_delay: clients.limits().retry_delay,
-            scattered: false,
+            // Where there is a swarm, others may begin at this very moment.
+            scattered: swarm.is_some(),
             seed: seed(),
         });
-        for source in &sources {
-            let has = files.iter().filter(|(index, _)| source.may_have(*index));
-            let has = has.flat_map(|(_, file)| file.pieces.clone());
-            let has = PieceSet::of(schedule.missing().length(), has);
-            schedule.join(Kind::Origin, Some(has), Duration::ZERO);
-        }
         let (sender, messages) = mpsc::channel(MESSAGES_MAX);
         let began = Instant::now();
         let common = Common {
@@ -107,19 +92,27 @@ impl<'a, S: Sink> Download<'a, S> {
             began,
             messages: sender,
         };
-        Self {
+        let mut download = Self {
+            manifest,
             common: Arc::new(common),
             schedule,
-            sources,
+            sources: Vec::new(),
+            crowd: swarm.map(|swarm| Crowd::new(swarm, manifest.digest())),
             messages,
             lanes: JoinSet::new(),
             clients,
             tell,
-            swarm,
             tallies,
             looked: began,
             objection: None,
+        };
+        let count = places.iter().map(Vec::len).max().unwrap_or_default();
+        for source in 0..count {
+            let of_file = |places: &Vec<Vec<Url>>| places.get(source).cloned();
+            let places = places.iter().map(|file| of_file(file).unwrap_or_default());
+            download.join_server(places.collect());
         }
+        download
     }
 
     /// Fetches what is missing. The reports say what every source did, whatever came of it.
@@ -131,7 +124,9 @@ impl<'a, S: Sink> Download<'a, S> {
             Err(_) => Err(self.too_late(limit)),
         };
         self.close().await;
-        self.tell_swarm();
+        if let Some(crowd) = &mut self.crowd {
+            crowd.tell_coming(&self.common.files, PieceSet::new(0));
+        }
         let reports = (0..self.common.files.len()).map(|file| self.report(file));
         (reports.collect(), result)
     }
@@ -139,23 +134,24 @@ impl<'a, S: Sink> Download<'a, S> {
     async fn work(&mut self) -> Result<(), FetchError> {
         self.tell_progress();
         loop {
+            self.welcome();
             self.act();
             let is_still = self.sources.iter().all(|one| !one.is_at_work());
             if self.schedule.is_complete() && is_still {
                 return self.objection.take().map_or(Ok(()), Err);
             }
-            if self.schedule.is_lost(self.common.began.elapsed()) && is_still {
+            let now = self.common.began.elapsed();
+            if self.schedule.is_lost(now) && is_still {
                 return Err(self.lost());
             }
-            let now = self.common.began.elapsed();
-            let wake = self
-                .schedule
-                .wake(now)
-                .map_or(TICK, |wake| wake.saturating_sub(now).min(TICK));
+            let wake = self.schedule.wake(now).map(|wake| wake.saturating_sub(now));
+            let due = self.crowd.as_ref().and_then(Crowd::wake);
+            let wake = wake.into_iter().chain(due).fold(TICK, Duration::min);
             tokio::select! {
                 biased;
                 Some(lane) = self.lanes.join_next() => raise(lane),
                 Some(message) = self.messages.recv() => self.take(message)?,
+                looked = news(&mut self.crowd) => self.looked_at(looked),
                 () = tokio::time::sleep(wake) => {}
             }
             while let Ok(message) = self.messages.try_recv() {
@@ -181,26 +177,13 @@ impl<'a, S: Sink> Download<'a, S> {
                         let end = lane.map_or(end, |lane| lane.shrink(end));
                         self.event(&Event::Shrunk { source, end });
                     }
-                    // Only peers have maps, and none takes part yet.
-                    Action::Look { source } => self.event(&Event::Left { source }),
+                    Action::Look { source } => self.look_at(source),
                 }
             }
         }
-        self.tell_swarm();
-    }
-
-    /// Tells what is on its way.
-    fn tell_swarm(&self) {
-        let Some(swarm) = &self.swarm else {
-            return;
-        };
-        let runs = self.sources.iter().filter_map(Source::run);
-        let mut coming: Vec<usize> = runs.flatten().collect();
-        coming.sort_unstable();
-        for (_, file) in self.common.files.iter() {
-            let chunks = coming.iter().filter(|piece| file.pieces.contains(piece));
-            let chunks = chunks.map(|&piece| file.chunk(piece)).collect();
-            swarm.set_coming(&file.artifact.digest, chunks);
+        self.dismiss();
+        if let Some(crowd) = &mut self.crowd {
+            crowd.tell_coming(&self.common.files, self.schedule.coming());
         }
     }
 
@@ -218,7 +201,7 @@ impl<'a, S: Sink> Download<'a, S> {
             file,
             places,
             place,
-            client: self.clients.take(source.url(file)),
+            client: self.clients.take(source.url(file), source.manner()),
             run,
         };
         self.lanes.spawn(lane.work());
@@ -230,11 +213,7 @@ impl<'a, S: Sink> Download<'a, S> {
             lane.stop();
         }
         if let Some(Dropped::Slow { rate, best }) = self.schedule.dropped(index) {
-            let file = source.file();
-            let slow = TooSlow::Others { rate, best };
-            let error = FetchError::too_slow(source.url(file), slow);
-            tracing::warn!(%error, "source dropped");
-            source.failed(file, error);
+            source.is_too_slow(TooSlow::Others { rate, best });
         }
     }
 
@@ -246,7 +225,8 @@ impl<'a, S: Sink> Download<'a, S> {
     fn take(&mut self, message: Message) -> Result<(), FetchError> {
         match message {
             Message::Kept { source, piece } => {
-                let (file, bytes) = (self.common.files.of(piece), self.common.files.size(piece));
+                let file = self.common.files.of(piece);
+                let bytes = self.common.files.pieces.size(piece);
                 self.sources[source].brought(file, bytes);
                 self.tallies[file].kept(bytes, self.common.began.elapsed());
                 self.event(&Event::Kept { source, piece });
@@ -278,42 +258,60 @@ impl<'a, S: Sink> Download<'a, S> {
     fn ended(&mut self, ended: Ended) {
         let (index, file) = (ended.source, ended.file);
         self.count(index);
-        let (complete, alone) = (self.schedule.is_complete(), self.sources.len() == 1);
-        let source = &mut self.sources[index];
-        let wrong = source.ended(&ended);
+        let wrong = self.sources[index].ended(&ended);
         self.clients.give_back(ended.client);
-        let mut failed = false;
         let end = match ended.result {
             None => End::Stopped,
             Some(Ok(())) => End::Done,
             Some(Err(_)) if wrong => End::Stopped,
-            // A source that does not know where its file ends is refused, although all that was wanted came; when
-            // others took part, it is only named.
-            Some(Err(error @ FetchError::TooLarge { .. })) if complete && alone => {
-                self.objection = Some(error);
-                End::Done
-            }
-            Some(Err(error)) if complete => {
-                tracing::debug!(%error, "ended badly after everything had come");
-                End::Done
-            }
-            Some(Err(error)) => {
-                let end = match &error {
-                    FetchError::NotFound { .. } => End::Absent,
-                    error => End::Failed {
-                        transient: error.is_transient(),
-                    },
-                };
-                tracing::warn!(%error, "transfer interrupted");
-                source.failed(file, error);
-                failed = matches!(end, End::Failed { .. });
-                end
-            }
+            Some(Err(error)) => self.failed(index, file, error),
         };
         self.event(&Event::Ended { source: index, end });
-        if failed && self.schedule.dropped(index).is_none() {
-            self.sources[index].retries(file);
+        let dropped = self.schedule.dropped(index);
+        let source = &mut self.sources[index];
+        match (end, dropped) {
+            (End::Failed { .. }, None) => source.retries(file),
+            (_, Some(Dropped::Stalled)) => source.is_too_slow(TooSlow::Stalled),
+            _ => {}
         }
+    }
+
+    /// What the failure of a source means.
+    fn failed(&mut self, index: usize, file: usize, error: FetchError) -> End {
+        if self.schedule.is_complete() {
+            // A source that does not know where its file ends is refused, although all that was wanted came; when
+            // others took part, it is only named.
+            if matches!(error, FetchError::TooLarge { .. }) && self.sources.len() == 1 {
+                self.objection = Some(error);
+            } else {
+                tracing::debug!(%error, "ended badly after everything had come");
+            }
+            return End::Done;
+        }
+        let is_peer = self.sources[index].peer.is_some();
+        let has_peers = self.sources.iter().any(|one| one.peer.is_some());
+        let end = match &error {
+            // An origin alone is given up in the end, so that somebody is told.
+            FetchError::Busy { after, .. } if has_peers => End::Busy {
+                retry_after: *after,
+            },
+            FetchError::Refused { status, .. } if is_peer && status.as_u16() == 503 => End::Busy {
+                retry_after: BUSY_PAUSE,
+            },
+            FetchError::NotFound { .. } => End::Absent,
+            error => End::Failed {
+                transient: error.is_transient(),
+            },
+        };
+        match is_peer {
+            // There are many, and they come and go.
+            true => tracing::debug!(%error, "transfer from a peer interrupted"),
+            false => tracing::warn!(%error, "transfer interrupted"),
+        }
+        if !matches!(end, End::Busy { .. }) {
+            self.sources[index].failed(file, error);
+        }
+        end
     }
 
     /// Looks at the rates, now and then.
@@ -358,47 +356,6 @@ impl<'a, S: Sink> Download<'a, S> {
         }
     }
 
-    fn too_late(&self, limit: Duration) -> FetchError {
-        let received = |source: &Source| -> u64 {
-            let files = 0..self.common.files.len();
-            files.map(|file| source.received(file)).sum()
-        };
-        match &self.sources[..] {
-            [] => self.lost_without_source(),
-            [source] => {
-                let url = source.url(source.file());
-                FetchError::too_slow(url, TooSlow::Total { limit })
-            }
-            sources => FetchError::TooLate {
-                name: self.common.files.name(),
-                limit,
-                sources: sources
-                    .iter()
-                    .map(|source| (source.url(source.file()).clone(), received(source)))
-                    .collect(),
-            },
-        }
-    }
-
-    /// Why nobody is left: the error of the only source, or those of all.
-    fn lost(&mut self) -> FetchError {
-        let errors = self.sources.iter_mut().filter_map(Source::take_error);
-        let mut errors: Vec<FetchError> = errors.collect();
-        match errors.len() {
-            0 => self.lost_without_source(),
-            1 => errors.remove(0),
-            _ => FetchError::Exhausted {
-                name: self.common.files.name(),
-                errors,
-            },
-        }
-    }
-
-    fn lost_without_source(&self) -> FetchError {
-        let name = self.common.files.name();
-        FetchError::NoSource { name }
-    }
-
     fn bad_hash(&self, piece: usize, computed: Digest, url: &Url) -> FetchError {
         let file = &self.common.files[self.common.files.of(piece)];
         FetchError::BadHash(Box::new(BadHash {
@@ -411,78 +368,14 @@ impl<'a, S: Sink> Download<'a, S> {
             computed,
         }))
     }
-
-    /// Tells how far each file is, if it is further than it was.
-    fn tell_progress(&mut self) {
-        for (file, tally) in self.tallies.iter_mut().enumerate() {
-            let received = self.sources.iter().map(|source| source.received(file));
-            let progress = Progress {
-                part: file,
-                done: tally.present + tally.fetched,
-                received: received.sum(),
-                total: self.common.files[file].artifact.size,
-            };
-            if tally.told != Some(progress) {
-                tally.told = Some(progress);
-                (self.tell)(progress);
-            }
-        }
-    }
-
-    /// What came of one file.
-    fn report(&self, file: usize) -> Report {
-        let tally = &self.tallies[file];
-        let sources =
-            self.sources.iter().enumerate().filter_map(|(index, one)| {
-                one.report(file, self.schedule.dropped(index).is_some())
-            });
-        let mut report = Report {
-            bytes_present: tally.present,
-            bytes_fetched: tally.fetched,
-            elapsed: tally.done_at.unwrap_or_else(|| self.common.began.elapsed()),
-            sources: sources.collect(),
-            ..Report::default()
-        };
-        for one in &report.sources {
-            report.requests += one.requests;
-            report.retries += one.retries;
-            report.bad_chunks += one.wrong_chunks;
-            report.bytes_received += one.bytes_received;
-        }
-        report
-    }
 }
 
-impl Tally {
-    /// Takes note of a piece that is kept now.
-    fn kept(&mut self, bytes: u64, now: Duration) {
-        self.fetched += bytes;
-        self.missing = self.missing.saturating_sub(1);
-        if self.missing == 0 {
-            self.done_at = Some(now);
-        }
+/// Waits for news of the crowd; for ever when there is none.
+async fn news(crowd: &mut Option<Crowd>) -> Option<Looked> {
+    match crowd {
+        Some(crowd) => crowd.news().await,
+        None => std::future::pending().await,
     }
-}
-
-/// How far each file is, and the pieces that are missing altogether.
-fn missing<S: Sink>(files: &Files<S>) -> (Vec<Tally>, Vec<usize>) {
-    let mut all = Vec::new();
-    let tallies = files.iter().map(|(_, file)| {
-        let missing = file.sink.missing();
-        let chunks = &file.artifact.chunks;
-        let to_fetch = missing.iter().map(|&index| length(&chunks.range(index)));
-        let to_fetch: u64 = to_fetch.sum();
-        let tally = Tally {
-            present: file.artifact.size.saturating_sub(to_fetch),
-            fetched: 0,
-            missing: missing.len(),
-            done_at: missing.is_empty().then_some(Duration::ZERO),
-            told: None,
-        };
-        all.extend(missing.into_iter().map(|index| file.pieces.start + index));
-        tally
-    });
-    (tallies.collect(), all)
 }
 
 /// A task that panicked is a fault of this program, and is not hidden.

@@ -40,6 +40,14 @@ pub enum FetchError {
         /// Its answer.
         status: StatusCode,
     },
+    /// The server has no place for this request now.
+    #[error("{url}: the server is busy, and asks to come again in {after:?}")]
+    Busy {
+        /// What was asked for.
+        url: Url,
+        /// When it wants to be asked again.
+        after: Duration,
+    },
     /// Too many redirects.
     #[error("{from}: redirects to {to}; {followed} redirects are followed")]
     Redirect {
@@ -193,9 +201,10 @@ impl FetchError {
             Self::Url(_) => "bad-url",
             Self::Unreachable { .. } => "unreachable",
             Self::NotFound { .. } | Self::NoSource { .. } => "not-found",
-            Self::Refused { .. } | Self::Redirect { .. } | Self::Downgrade { .. } => {
-                "refused-status"
-            }
+            Self::Refused { .. }
+            | Self::Busy { .. }
+            | Self::Redirect { .. }
+            | Self::Downgrade { .. } => "refused-status",
             Self::Tls { .. } => "bad-certificate",
             Self::NotHttp { .. } => "not-http",
             Self::CutShort { .. } | Self::TooShort { .. } => "cut-short",
@@ -212,10 +221,11 @@ impl FetchError {
     /// Whether the same request may well succeed in a moment.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::CutShort { .. } => true,
-            Self::TooSlow { slow, .. } => {
-                !matches!(slow, TooSlow::Total { .. } | TooSlow::Others { .. })
-            }
+            Self::Unreachable { .. } | Self::CutShort { .. } | Self::Busy { .. } => true,
+            Self::TooSlow { slow, .. } => !matches!(
+                slow,
+                TooSlow::Total { .. } | TooSlow::Others { .. } | TooSlow::Stalled
+            ),
             Self::Refused { status, .. } => {
                 matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504)
             }

@@ -6,21 +6,20 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use boot_manifest::{Artifact, Digest};
-
-use crate::part::length;
+use swarm::Pieces;
 
 /// One file, and where its verified bytes go.
 pub(crate) struct File<S> {
     pub(crate) artifact: Artifact,
     pub(crate) sink: Arc<S>,
     /// The numbers of its chunks, as pieces.
-    pub(crate) pieces: Range<usize>,
+    pub(crate) row: Range<usize>,
 }
 
 impl<S> File<S> {
     /// The chunk that a piece is; the piece is one of this file.
     pub(crate) fn chunk(&self, piece: usize) -> usize {
-        piece.saturating_sub(self.pieces.start)
+        piece.saturating_sub(self.row.start)
     }
 
     /// The bytes of the file that a piece is.
@@ -39,23 +38,23 @@ impl<S> File<S> {
 
 /// All files of a download.
 pub(crate) struct Files<S> {
+    pub(crate) pieces: Pieces,
     files: Vec<File<S>>,
 }
 
 impl<S> Files<S> {
     pub(crate) fn new(wanted: Vec<(Artifact, Arc<S>)>) -> Self {
-        let mut first = 0;
-        let files = wanted.into_iter().map(|(artifact, sink)| {
-            let pieces = first..first + artifact.chunks.chunk_count();
-            first = pieces.end;
-            File {
-                artifact,
-                sink,
-                pieces,
-            }
+        let pieces = Pieces::of(wanted.iter().map(|(artifact, _)| artifact));
+        let rows = pieces.files().iter().map(swarm::File::row);
+        let files = wanted.into_iter().zip(rows);
+        let files = files.map(|((artifact, sink), row)| File {
+            artifact,
+            sink,
+            row,
         });
         Self {
             files: files.collect(),
+            pieces,
         }
     }
 
@@ -70,12 +69,8 @@ impl<S> Files<S> {
 
     /// Which file a piece belongs to.
     pub(crate) fn of(&self, piece: usize) -> usize {
-        self.files.partition_point(|file| file.pieces.end <= piece)
-    }
-
-    /// The bytes that a piece has.
-    pub(crate) fn size(&self, piece: usize) -> u64 {
-        length(&self[self.of(piece)].bytes(piece))
+        let place = self.pieces.locate(piece);
+        place.expect("only pieces that were asked for come").0
     }
 
     /// What all of them are, for a person.
@@ -98,6 +93,7 @@ mod tests {
     use boot_manifest::ArtifactHasher;
 
     use super::*;
+    use crate::part::length;
 
     #[test]
     fn pieces_are_numbered_through_all_files() {
@@ -115,11 +111,14 @@ mod tests {
             (artifact, Arc::new(()))
         });
         let files = Files::new(files.into());
-        assert_eq!(files.len(), 3);
         let found: Vec<_> = (0..5)
             .map(|piece| {
                 let file = files.of(piece);
-                (file, files[file].chunk(piece), files.size(piece))
+                (
+                    file,
+                    files[file].chunk(piece),
+                    length(&files[file].bytes(piece)),
+                )
             })
             .collect();
         let mib = 1 << 20;

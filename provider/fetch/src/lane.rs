@@ -115,11 +115,6 @@ impl Handle {
         wanted
     }
 
-    /// The pieces that are not begun yet.
-    pub(crate) fn run(&self) -> Range<usize> {
-        self.ahead().clone()
-    }
-
     fn is_at_end(&self) -> bool {
         self.ahead().is_empty()
     }
@@ -227,13 +222,20 @@ impl<S: Sink> Work<'_, S> {
     async fn fetch_from(&mut self, url: &Url, asked: Option<Range<u64>>) -> Result<(), FetchError> {
         *self.requests += 1;
         let mut answer = self.lane.client.get(url, asked.as_ref()).await?;
+        if let Some(after) = answer.retry_after() {
+            let url = answer.url.clone();
+            self.lane.client.keep_if_short(answer).await;
+            return Err(FetchError::Busy { url, after });
+        }
         let file = &self.lane.common.files[self.lane.file];
-        let part = Part::of(
-            &answer,
-            &file.artifact,
-            file.chunk(self.lane.run.start),
-            asked,
-        )?;
+        let first = file.chunk(self.lane.run.start);
+        let part = match Part::of(&answer, &file.artifact, first, asked) {
+            Ok(part) => part,
+            Err(error) => {
+                self.lane.client.keep_if_short(answer).await;
+                return Err(error);
+            }
+        };
         if self.receive(&mut answer, &part).await? {
             self.lane.client.keep(answer);
         }
@@ -245,7 +247,7 @@ impl<S: Sink> Work<'_, S> {
         let common = Arc::clone(&self.lane.common);
         let file = &common.files[self.lane.file];
         let mut at = part.bytes.start;
-        let mut piece = file.pieces.start + part.first_chunk;
+        let mut piece = file.row.start + part.first_chunk;
         // The check of the chunk that is arriving; `None` for a chunk that nobody wants.
         let mut open: Option<slices::Sender<Slice>> = None;
         let mut begun = None;

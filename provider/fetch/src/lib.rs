@@ -12,9 +12,9 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `manifests` | one manifest, or the newest of several servers |
-//! | `download` | the shell around `swarm::Schedule`, which decides who fetches what |
+//! | `download` | the shell around `swarm::Schedule`, which decides who fetches what from whom |
 //! | `files`, `source` | what a download fetches, and from whom |
-//! | `neighbours` | others that fetch the same, and how they become known |
+//! | `neighbours`, `crowd` | others that fetch the same: who is known, and asking them |
 //! | `lane`, `part` | one request: its answer, chunks and checks |
 //! | `client`, `clients` | requests, redirects, deadlines; connections that are kept |
 //! | `connect`, `tls` | addresses, proxies, certificates |
@@ -25,6 +25,7 @@
 mod client;
 mod clients;
 mod connect;
+mod crowd;
 mod download;
 mod error;
 mod files;
@@ -129,7 +130,13 @@ impl Fetcher {
         };
         let wanted = parts.into_iter().map(wanted);
         let wanted = wanted.collect::<Result<Vec<_>, FetchError>>()?;
-        let download = Download::new(&mut self.clients, wanted, swarm.cloned(), &mut progress);
+        let download = Download::new(
+            &mut self.clients,
+            manifest,
+            wanted,
+            swarm.cloned(),
+            &mut progress,
+        );
         let (reports, result) = download.run().await;
         result?;
         Ok(reports)

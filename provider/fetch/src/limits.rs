@@ -13,8 +13,8 @@ pub(crate) const WAITING_BYTES_MAX: u32 = 4 << 20;
 /// What one slice counts at least: a small one keeps the read buffer alive that it lies in.
 pub(crate) const SLICE_COST_MIN: u32 = 32 << 10;
 
-/// Servers that are asked for a manifest at the same time; more wait for one of them to fail.
-pub(crate) const CONNECTIONS_MAX: usize = 4;
+/// Servers that are asked for their manifest at the same time. Four saturate what a machine has.
+pub(crate) const MANIFESTS_AT_ONCE: usize = 4;
 
 /// Sources that one fetch may be given.
 pub const SOURCES_MAX: usize = 32;
@@ -90,3 +90,50 @@ pub(crate) const CERTIFICATES_SIZE_MAX: u64 = 4 << 20;
 
 /// The connection's read buffer, which is also the largest response header. Larger reads are fewer system calls.
 pub(crate) const READ_BUFFER_SIZE: usize = 256 << 10;
+
+/// Connections that are kept without a request: one to each source that is in use at a time, and some to spare.
+pub(crate) const IDLE_MAX: usize = 32;
+
+/// Peers that answered and are told to others: more than one download uses at a time.
+pub(crate) const REACHED_MAX: usize = 64;
+
+/// Peers that could join a download, and wait for one of those that did to leave.
+pub(crate) const WAITING_MAX: usize = 256;
+
+/// Peers that were tried lately. When so many were, somebody makes them up.
+pub(crate) const TRIED_MAX: usize = 1_024;
+
+/// When a peer that was tried may be tried again: what was wrong with it takes a while to pass.
+pub(crate) const REJOIN_PAUSE: Duration = Duration::from_secs(30);
+
+/// Servers and peers that are asked for their lists of peers, altogether and at the same time.
+pub(crate) const LISTS_MAX: usize = 64;
+pub(crate) const LISTS_AT_ONCE: usize = 8;
+
+/// Between two questions to one peer for its list. The lists of servers are asked for as often as these say. Three times in
+/// the life of an entry, so that two may be lost.
+pub(crate) const GOSSIP_PAUSE: Duration = Duration::from_secs(10);
+
+/// After a question that was not answered, times the failures in a row, of which so many count.
+pub(crate) const LIST_PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+pub(crate) const LIST_FAILURES_MAX: u32 = 10;
+
+/// One question to a peer, or for a list. The answer has some kilobytes and lies ready.
+pub(crate) const QUESTION_TIME: Duration = Duration::from_secs(5);
+
+/// Peers are many, and none of them is worth the patience that an origin is.
+pub(crate) const PEER_CONNECT_TIME: Duration = Duration::from_secs(3);
+pub(crate) const PEER_HEADER_TIME: Duration = Duration::from_secs(5);
+pub(crate) const PEER_RATE_WINDOW: Duration = Duration::from_secs(10);
+
+/// When a peer is asked again that is busy and does not say for how long.
+pub(crate) const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Errors of one download that are told, when nobody is left.
+pub(crate) const ERRORS_TOLD_MAX: usize = 32;
+
+/// What a busy server says about when to come again is believed up to this.
+pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// The body of an answer that is no file, when it is read to keep the connection.
+pub(crate) const ERROR_BODY_MAX: u64 = 4 << 10;

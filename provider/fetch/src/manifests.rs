@@ -4,15 +4,16 @@
 //! there is a newer one, so all are asked, and none can hold up the rest for long.
 
 use boot_manifest::{Digest, Expect, MANIFEST_SIZE_MAX, Manifest, TrustRoot, Verified, verify};
-use http::StatusCode;
+use swarm::jittered;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::Fetcher;
 use crate::client::Client;
+use crate::clients::Manner;
 use crate::download::raise;
 use crate::error::FetchError;
-use crate::limits::{CONNECTIONS_MAX, Limits, NEWER_WAIT};
+use crate::limits::{Limits, MANIFESTS_AT_ONCE, NEWER_WAIT};
 use crate::pace::TooSlow;
 use crate::seed::seed;
 use crate::url::Url;
@@ -50,7 +51,7 @@ impl Fetcher {
         root: &TrustRoot,
         expect: &Expect<'_>,
     ) -> Result<Verified<Manifest>, FetchError> {
-        let mut client = self.clients.take(url);
+        let mut client = self.clients.take(url, Manner::Server);
         let bytes = manifest_bytes(&mut client, self.clients.limits(), url).await;
         self.clients.give_back(client);
         verified(url, &bytes?, root, expect)
@@ -70,10 +71,13 @@ impl Fetcher {
         let mut waiting = urls.iter().cloned().enumerate();
         let mut asked = JoinSet::new();
         loop {
-            while asked.len() < CONNECTIONS_MAX
+            while asked.len() < MANIFESTS_AT_ONCE
                 && let Some((index, url)) = waiting.next()
             {
-                let (mut client, limits) = (self.clients.take(&url), self.clients.limits().clone());
+                let (mut client, limits) = (
+                    self.clients.take(&url, Manner::Server),
+                    self.clients.limits().clone(),
+                );
                 asked.spawn(async move {
                     let bytes = manifest_bytes(&mut client, &limits, &url).await;
                     (index, client, bytes)
@@ -165,9 +169,9 @@ async fn manifest_bytes(
 async fn patiently(client: &mut Client, limits: &Limits, url: &Url) -> Result<Vec<u8>, FetchError> {
     let mut failures = 0;
     loop {
-        match small_file(client, url, MANIFEST_SIZE_MAX).await {
+        match client.small_file(url, MANIFEST_SIZE_MAX).await {
             Err(error) if error.is_transient() && failures < limits.retries => {
-                let delay = swarm::jittered(limits.retry_delay, failures, seed());
+                let delay = jittered(limits.retry_delay, failures, seed());
                 tracing::warn!(%error, ?delay, "no manifest yet, trying again");
                 failures += 1;
                 tokio::time::sleep(delay).await;
@@ -175,35 +179,4 @@ async fn patiently(client: &mut Client, limits: &Limits, url: &Url) -> Result<Ve
             result => return result,
         }
     }
-}
-
-/// A file of unknown size, up to a limit, into memory.
-async fn small_file(
-    client: &mut Client,
-    url: &Url,
-    size_max: usize,
-) -> Result<Vec<u8>, FetchError> {
-    let mut answer = client.get(url, None).await?;
-    if answer.status != StatusCode::OK {
-        return Err(FetchError::status(&answer.url, answer.status));
-    }
-    let limit = size_max as u64;
-    let found = answer.content_length();
-    let too_large = |url: &Url, found| FetchError::TooLarge {
-        url: url.clone(),
-        limit,
-        found,
-    };
-    if found.is_some_and(|found| found > limit) {
-        return Err(too_large(&answer.url, found));
-    }
-    let mut bytes = Vec::new();
-    while let Some(data) = answer.next().await? {
-        if bytes.len() + data.len() > size_max {
-            return Err(too_large(&answer.url, None));
-        }
-        bytes.extend_from_slice(&data);
-    }
-    client.keep(answer);
-    Ok(bytes)
 }

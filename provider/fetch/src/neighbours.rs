@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use boot_manifest::Digest;
 use tokio::sync::Notify;
 
-use crate::limits::{CANDIDATES_MAX, LATER_PROVIDERS_MAX};
+use crate::limits::{CANDIDATES_MAX, LATER_PROVIDERS_MAX, REACHED_MAX};
 use crate::sources::Mirror;
 
 /// A handle; all clones are the same swarm.
@@ -108,8 +108,33 @@ impl Swarm {
     }
 
     /// Takes note of what is on its way.
-    pub(crate) fn set_coming(&self, file: &Digest, chunks: Vec<usize>) {
-        self.state().coming.insert(*file, chunks);
+    pub(crate) fn set_coming(&self, coming: BTreeMap<Digest, Vec<usize>>) {
+        self.state().coming = coming;
+    }
+
+    /// Takes the next one that was found.
+    pub(crate) fn next_found(&self) -> Option<Neighbour> {
+        let mut state = self.state();
+        let provider = state.providers.pop_front().map(Neighbour::Provider);
+        provider.or_else(|| state.candidates.pop_front().map(Neighbour::Peer))
+    }
+
+    /// Waits until somebody was found.
+    pub(crate) async fn news(&self) {
+        self.shared.news.notified().await;
+    }
+
+    /// Takes note of a peer that answered.
+    pub(crate) fn reached(&self, address: SocketAddr, complete: bool) {
+        let mut state = self.state();
+        if state.reached.len() < REACHED_MAX || state.reached.contains_key(&address) {
+            state.reached.insert(address, complete);
+        }
+    }
+
+    /// Takes note of a peer that is not asked any more.
+    pub(crate) fn left(&self, address: SocketAddr) {
+        self.state().reached.remove(&address);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

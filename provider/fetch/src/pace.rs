@@ -41,6 +41,8 @@ pub enum TooSlow {
         /// Bytes per second of the fastest one.
         best: u64,
     },
+    /// Nothing came from it, again and again, and others have the same.
+    Stalled,
     /// The whole fetch was not done in time.
     Total {
         /// The time it had.
@@ -68,6 +70,7 @@ impl fmt::Display for TooSlow {
                     "{rate} bytes per second, and another source brings {best}"
                 )
             }
+            Self::Stalled => f.write_str("nothing came, more than once"),
             Self::Total { limit } => write!(f, "not done within {limit:?}"),
         }
     }

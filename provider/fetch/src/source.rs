@@ -1,17 +1,22 @@
 //! One source of a download: where it has the files, what it is doing, and what is told of it in the end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::clients::Manner;
 use crate::error::FetchError;
 use crate::lane::{Ended, Handle};
+use crate::pace::TooSlow;
 use crate::report::SourceReport;
 use crate::url::Url;
 
 /// A source, and its lane while it has one.
 pub(crate) struct Source {
-    /// It is another machine that fetches the same, or did.
-    pub(crate) is_peer: bool,
+    /// The address of another machine that fetches the same, or did.
+    pub(crate) peer: Option<SocketAddr>,
+    /// Everybody was told that it is not asked any more.
+    pub(crate) is_gone: bool,
     /// For each file, where it may be.
     places: Vec<Arc<[Url]>>,
     /// For each file, the place that had it, or the first one.
@@ -36,14 +41,15 @@ struct Running {
 
 impl Source {
     /// A source with these places for each of the files; `None` when it has none for any.
-    pub(crate) fn new(places: Vec<Vec<Url>>, is_peer: bool) -> Option<Self> {
+    pub(crate) fn new(places: Vec<Vec<Url>>, peer: Option<SocketAddr>) -> Option<Self> {
         let any = places.iter().flatten().next()?.clone();
         let url = |places: &Vec<Url>| places.first().unwrap_or(&any).clone();
         let reports = places
             .iter()
-            .map(|places| SourceReport::new(url(places), is_peer));
+            .map(|places| SourceReport::new(url(places), peer.is_some()));
         Some(Self {
-            is_peer,
+            peer,
+            is_gone: false,
             place: vec![0; places.len()],
             lane: None,
             counted: (0, Duration::ZERO),
@@ -100,9 +106,12 @@ impl Source {
         self.lane.as_ref().map(|lane| &*lane.handle)
     }
 
-    /// The pieces that it is asked for.
-    pub(crate) fn run(&self) -> Option<std::ops::Range<usize>> {
-        self.lane.as_ref().map(|lane| lane.handle.run())
+    /// How it is asked.
+    pub(crate) fn manner(&self) -> Manner {
+        match self.peer {
+            None => Manner::Server,
+            Some(_) => Manner::Peer,
+        }
     }
 
     /// Takes note of a wrong piece.
@@ -115,6 +124,16 @@ impl Source {
     /// Takes note of what went wrong.
     pub(crate) fn failed(&mut self, file: usize, error: FetchError) {
         self.error = Some((file, error));
+    }
+
+    /// Takes note of its slowness, of which it does not know itself.
+    pub(crate) fn is_too_slow(&mut self, slow: TooSlow) {
+        let file = self.file();
+        let error = FetchError::too_slow(self.url(file), slow);
+        if self.peer.is_none() {
+            tracing::warn!(%error, "source dropped");
+        }
+        self.failed(file, error);
     }
 
     /// Takes note of an interruption that is survived.
@@ -172,6 +191,6 @@ impl Source {
         let error = self.error.as_ref().filter(|(of, _)| dropped && *of == file);
         report.dropped = error.map(|(_, error)| (error.code(), error.to_string()));
         let took_part = report.requests > 0 || report.dropped.is_some();
-        (took_part || (!self.is_peer && self.may_have(file))).then_some(report)
+        (took_part || (self.peer.is_none() && self.may_have(file))).then_some(report)
     }
 }

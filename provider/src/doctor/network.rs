@@ -15,7 +15,7 @@ const IFF_LOOPBACK: u32 = 0x8;
 const IFF_MULTICAST: u32 = 0x1000;
 
 /// Looks at interfaces, multicast, packet filters and names.
-pub(super) fn check(machine: &Machine, port: u16) -> Vec<Finding> {
+pub(super) fn check(machine: &Machine, port: u16, dht_port: Option<u16>) -> Vec<Finding> {
     let mut findings = vec![interfaces(machine)];
     findings.push(match join() {
         Ok(()) => Finding::ok("multicast", format!("the group {MDNS_GROUP} can be joined")),
@@ -25,7 +25,7 @@ pub(super) fn check(machine: &Machine, port: u16) -> Vec<Finding> {
             "nobody finds this provider by phase-discover: give an interface an address and a route (ip route add 224.0.0.0/4 dev NAME)",
         ),
     });
-    findings.extend(packet_filter(machine, port));
+    findings.extend(packet_filter(machine, port, dht_port));
     findings.push(names(machine));
     findings
 }
@@ -66,15 +66,16 @@ fn join() -> std::io::Result<()> {
 }
 
 /// Its rules cannot be judged here; that it is there is worth a word.
-fn packet_filter(machine: &Machine, port: u16) -> Option<Finding> {
+fn packet_filter(machine: &Machine, port: u16, dht_port: Option<u16>) -> Option<Finding> {
     let modules = machine.text("proc/modules")?;
     let loaded = modules.lines().filter_map(|line| line.split(' ').next());
     let filter = loaded
         .into_iter()
         .find(|name| matches!(*name, "nf_tables" | "ip_tables"))?;
     let mut finding = Finding::ok("firewall", format!("a packet filter ({filter}) is loaded"));
+    let dht = dht_port.map_or_else(String::new, |port| format!(", {port}/tcp for the DHT"));
     finding.advice = Some(format!(
-        "when clients cannot reach this machine, let in {port}/tcp and 5353/udp: nft list ruleset"
+        "when clients cannot reach this machine, let in {port}/tcp and 5353/udp{dht}: nft list ruleset"
     ));
     Some(finding)
 }
@@ -155,9 +156,13 @@ mod tests {
     #[test]
     fn a_packet_filter_is_mentioned() {
         let (_dir, machine) = Machine::of(&[("proc/modules", "nf_tables 1 0 - Live 0x0\n")]);
-        let finding = packet_filter(&machine, 8080).unwrap();
-        assert!(finding.advice.unwrap().contains("8080/tcp"));
+        let finding = packet_filter(&machine, 8080, Some(4011)).unwrap();
+        let advice = finding.advice.unwrap();
+        assert!(
+            advice.contains("8080/tcp and 5353/udp, 4011/tcp"),
+            "{advice}"
+        );
         let (_dir, machine) = Machine::of(&[("proc/modules", "ext4 1 0 - Live 0x0\n")]);
-        assert_eq!(packet_filter(&machine, 8080), None);
+        assert_eq!(packet_filter(&machine, 8080, None), None);
     }
 }

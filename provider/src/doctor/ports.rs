@@ -1,4 +1,4 @@
-//! Who has the ports: the one that serves, and those that boot clients ask by broadcast.
+//! Who has the ports: the one that serves, that of the DHT, and those that boot clients ask by broadcast.
 
 use crate::doctor::finding::{Finding, Machine};
 use crate::serve::port_owner::{self, Protocol};
@@ -16,7 +16,11 @@ fn tables(machine: &Machine, protocol: Protocol) -> String {
 }
 
 /// Looks at all ports. `provider_answers`: a provider is there already.
-pub(super) fn check(machine: &Machine, port: u16, provider_answers: bool) -> Vec<Finding> {
+pub(super) fn check(
+    machine: &Machine,
+    (port, dht_port): (u16, Option<u16>),
+    provider_answers: bool,
+) -> Vec<Finding> {
     let taken = |protocol, port| {
         let table = tables(machine, protocol);
         (!port_owner::sockets(&table, port, protocol).is_empty()).then(|| {
@@ -43,8 +47,25 @@ pub(super) fn check(machine: &Machine, port: u16, provider_answers: bool) -> Vec
             ),
         });
     }
+    findings.extend(dht_port.map(|port| dht(port, taken(Protocol::Tcp, port), provider_answers)));
     findings.extend(rights());
     findings
+}
+
+/// The port for other members of the DHT.
+fn dht(port: u16, owner: Option<String>, provider_answers: bool) -> Finding {
+    match owner {
+        None => Finding::ok("dht port", format!("{port}/tcp is free")),
+        Some(owner) if provider_answers && owner.contains("(plasmd)") => Finding::ok(
+            "dht port",
+            format!("{port}/tcp: the provider runs there ({owner})"),
+        ),
+        Some(owner) => Finding::warn(
+            "dht port",
+            format!("{port}/tcp is taken by {owner}"),
+            "this provider is not found by the DHT: stop that process, or choose another port: plasmd serve --dht-port N",
+        ),
+    }
 }
 
 /// What to do about a port that another program has.
@@ -109,14 +130,16 @@ mod tests {
     fn taken_ports_are_found_in_the_tables_of_the_kernel() {
         let (_dir, machine) = Machine::of(&[("proc/net/tcp", TABLE), ("proc/net/udp6", UDP)]);
         let levels = |port, answers| -> Vec<Level> {
-            let found = check(&machine, port, answers);
-            // A fifth is about the rights of whoever runs the test.
-            found.iter().take(4).map(|finding| finding.level).collect()
+            let found = check(&machine, (port, Some(8080)), answers);
+            // A sixth is about the rights of whoever runs the test.
+            found.iter().take(5).map(|finding| finding.level).collect()
         };
         use Level::{Bad, Ok, Warn};
-        assert_eq!(levels(8080, false), [Bad, Warn, Ok, Ok]);
-        assert_eq!(levels(8080, true), [Ok, Warn, Ok, Ok]);
-        assert_eq!(levels(8081, false), [Ok, Warn, Ok, Ok]);
+        assert_eq!(levels(8080, false), [Bad, Warn, Ok, Ok, Warn]);
+        assert_eq!(levels(8080, true), [Ok, Warn, Ok, Ok, Warn]);
+        assert_eq!(levels(8081, false), [Ok, Warn, Ok, Ok, Warn]);
+        let without = check(&machine, (8080, None), false);
+        assert!(without.iter().all(|finding| finding.check != "dht port"));
     }
 
     #[test]

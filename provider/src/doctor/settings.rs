@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use discovery::dht::DEFAULT_PORT;
+
 use crate::cli::serve_command;
 use crate::config::{self, Places, Setting, Source};
 use crate::doctor::finding::Finding;
@@ -13,6 +15,8 @@ use crate::out::printable;
 pub(super) struct InForce {
     pub(super) artifacts: PathBuf,
     pub(super) port: u16,
+    /// Where members of the DHT connect, unless there is to be no DHT.
+    pub(super) dht_port: Option<u16>,
     /// Whether the provider signs what has no manifest.
     pub(super) signs: bool,
 }
@@ -65,6 +69,10 @@ fn in_force(settings: &[Setting]) -> InForce {
         port: value("port")
             .and_then(|port| port.parse().ok())
             .unwrap_or_default(),
+        dht_port: (value("no_dht").as_deref() != Some("true")).then(|| {
+            let port = value("dht_port").and_then(|port| port.parse().ok());
+            port.unwrap_or(DEFAULT_PORT)
+        }),
         signs: value("key").is_some_and(|file| !file.is_empty()),
     }
 }
@@ -85,6 +93,14 @@ mod tests {
         for (text, signs) in [("key = \"/etc/phase/release.key\"\n", true), ("", false)] {
             std::fs::write(&file, text).unwrap();
             assert_eq!(judge(&[], &places).1.signs, signs, "{text}");
+        }
+        for (text, port) in [
+            ("", Some(DEFAULT_PORT)),
+            ("dht_port = 5000\n", Some(5000)),
+            ("no_dht = true\ndht_port = 5000\n", None),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(judge(&[], &places).1.dht_port, port, "{text}");
         }
         for (text, level, port, artifacts) in [
             (

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use boot_manifest::{Arch, Channel};
 use discovery::{Advert, Advertiser};
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::serve::catalog::Catalog;
+use crate::serve::catalog::{Catalog, now};
 use crate::serve::limits::ANNOUNCER_PERIOD;
 
 /// Whether the local network is told, in words for people.
@@ -18,6 +19,16 @@ use crate::serve::limits::ANNOUNCER_PERIOD;
 pub(crate) struct Announcement {
     wanted: bool,
     state: Mutex<State>,
+    last: Mutex<Last>,
+}
+
+/// The last time that announcing worked.
+#[derive(Debug, Clone, Copy, Default)]
+struct Last {
+    /// Seconds since 1970.
+    at: Option<i64>,
+    /// Other providers that were heard.
+    peers: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +44,7 @@ impl Announcement {
         Self {
             wanted: false,
             state: Mutex::new(State::Off(reason.to_owned())),
+            last: Mutex::default(),
         }
     }
 
@@ -41,6 +53,7 @@ impl Announcement {
         Self {
             wanted: true,
             state: Mutex::new(State::Starting),
+            last: Mutex::default(),
         }
     }
 
@@ -58,9 +71,35 @@ impl Announcement {
         }
     }
 
+    /// For programs.
+    pub(crate) fn facts(&self) -> Value {
+        match self.current() {
+            State::Starting => json!({ "state": "starting" }),
+            State::Off(reason) => json!({ "state": "off", "reason": reason }),
+            State::On(instance) => {
+                let last = self.last();
+                json!({
+                    "state": "on",
+                    "instance": instance,
+                    "peers": last.peers,
+                    "last_published": last.at,
+                })
+            }
+        }
+    }
+
     /// Whether the network is told now.
     pub(crate) fn is_on(&self) -> bool {
         matches!(self.current(), State::On(_))
+    }
+
+    fn last(&self) -> Last {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn worked(&self, peers: usize) {
+        let at = Some(now().unix());
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Last { at, peers };
     }
 
     fn current(&self) -> State {
@@ -114,6 +153,9 @@ impl Announcer {
             let moved = tokio::task::spawn_blocking(move || step(advertiser, advert)).await;
             let Ok((next, state)) = moved else { return };
             advertiser = next;
+            if let Some(advertiser) = &advertiser {
+                self.announcement.worked(advertiser.others());
+            }
             self.announcement.set(state);
         }
         if let Some(advertiser) = advertiser {

@@ -11,6 +11,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 
 use crate::config::InForce;
+use crate::dht::membership::Membership;
 use crate::exit::CommandError;
 use crate::http::answered::Answered;
 use crate::http::body::Body;
@@ -40,9 +41,6 @@ use crate::serve::swarm_routes::Swarm;
 use crate::serve::tls::Certificates;
 use crate::serve::trusted::Trusted;
 use crate::serve::watchdog::Question;
-
-/// There is no distributed hash table in this version; nobody is left to believe otherwise.
-pub(crate) const DHT: &str = "not in this version";
 
 /// The provider, as requests see it.
 pub(crate) struct App {
@@ -86,6 +84,8 @@ pub(crate) struct App {
     pub(crate) started_at: SystemTime,
     /// Whether the local network is told.
     pub(crate) announcement: Arc<Announcement>,
+    /// Whether other networks are told.
+    pub(crate) dht: Arc<Membership>,
     /// The certificate, when HTTPS is served.
     pub(crate) certificates: Option<Arc<Certificates>>,
     /// What can be read again.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use boot_manifest::{Arch, Channel};
 
 use crate::config::{InForce, Source};
+use crate::dht::args::DhtArgs;
 use crate::fetch_cmd::flags;
 use crate::http::limits::{CONNECTIONS_LIMIT, CONNECTIONS_MAX, DRAIN_MAX};
 use crate::listen::args::BootArgs;
@@ -48,9 +49,8 @@ pub(crate) struct Args {
     /// An address to listen on (may be repeated); :: is all of IPv6 and IPv4
     #[arg(short, long, value_name = "ADDR", default_value = "0.0.0.0")]
     pub(super) bind: Vec<IpAddr>,
-    /// Accepted for older scripts: there is no DHT in this version
-    #[arg(long)]
-    pub(super) no_dht: bool,
+    #[command(flatten)]
+    pub(super) dht: DhtArgs,
     /// Do not announce this provider on the local network
     #[arg(long)]
     pub(super) no_mdns: bool,
@@ -99,7 +99,7 @@ pub(super) struct TlsArgs {
     /// The private key of the certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(super) tls_key: Option<PathBuf>,
-    /// Where leases, what is known of machines, and a certificate that is made here are kept [default: $STATE_DIRECTORY, or /var/lib/plasm]
+    /// Where leases, what is known of machines, a certificate that is made here, and what belongs to the DHT are kept [default: $STATE_DIRECTORY, or /var/lib/plasm]
     #[arg(long, value_name = "DIR")]
     pub(super) state_dir: Option<PathBuf>,
 }

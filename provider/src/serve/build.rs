@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 use artifact_store::{MANIFEST_FILE, Store};
 
 use crate::control::{DEFAULT_SOCKET, Listening, Socket};
+use crate::dht::args::Wanted;
 use crate::exit::CommandError;
 use crate::http::egress::Egress;
 use crate::init_link::InitLink;
@@ -31,6 +32,7 @@ use crate::serve::catalog::{Catalog, Parts};
 use crate::serve::clients::Clients;
 use crate::serve::confine;
 use crate::serve::hashing::Hashing;
+use crate::serve::joining::{self, Joining};
 use crate::serve::limits::HASHERS_MAX;
 use crate::serve::metrics::Metrics;
 use crate::serve::notify::{self, Notifier};
@@ -38,6 +40,7 @@ use crate::serve::privileges::User;
 use crate::serve::process::Process;
 use crate::serve::reload::{Outcome, Reloads};
 use crate::serve::request_id::RequestIds;
+use crate::serve::sandbox::Connect;
 use crate::serve::settings;
 use crate::serve::setup::{KeyFile, keep_apart, no_store};
 use crate::serve::signer::Signing;
@@ -53,12 +56,18 @@ pub(super) fn build(
     args: Args,
     user: Option<&User>,
     (listeners, ports): (&[Listener], &Ports),
+    dht: Result<Wanted, String>,
     control: Option<&Socket>,
     notifier: Arc<Notifier>,
-) -> Result<(App, listen::Setup), CommandError> {
+) -> Result<(App, listen::Setup, Option<Joining>), CommandError> {
     let store = Store::open(&args.artifacts).map_err(|error| no_store(&args.artifacts, error))?;
     let store = Arc::new(store);
-    keep_secrets_apart(&args, listeners, ports)?;
+    keep_secrets_apart(&args, listeners, ports, dht.is_ok())?;
+    let membership = Arc::new(joining::membership(&dht));
+    let joining = match (dht, sockets::announced(listeners)) {
+        (Ok(wanted), Some(http)) => Some(Joining::prepare(&args, wanted, http)?),
+        _ => None,
+    };
     let leases = lease_file(&args, ports)?;
     let trusted = Arc::new(Trusted::open(args.trust_root.clone())?);
     // What a reload reads again.
@@ -134,11 +143,15 @@ pub(super) fn build(
         .filter_map(|own| own.state())
         .chain(leases.iter().map(LeaseFile::folder))
         .chain(state_file.iter().map(StateFile::folder))
+        .chain(joining.iter().filter_map(Joining::folder))
         .collect();
     let mut plan = confine::plan(&args.artifacts, &files, &state);
     if notify::watchdog_period().is_some() {
         let port = process.question_address().map(|address| address.port());
-        plan.connect.extend(port);
+        plan.connect = Connect::Only(port.into_iter().collect());
+    }
+    if let Some(joining) = &joining {
+        joining.plan(&mut plan);
     }
     // Opened before the sandbox.
     let reserve = Reserve::of_mib(args.sending.memory_reserve);
@@ -213,11 +226,12 @@ pub(super) fn build(
         started: Instant::now(),
         started_at: SystemTime::now(),
         announcement: Arc::new(announcement),
+        dht: membership,
         init: Arc::new(init),
         reports: Mutex::new((Instant::now(), 0)),
     };
     let setup = listen::Setup::new(&args.boot, leases, args.appliance);
-    Ok((app, setup))
+    Ok((app, setup, joining))
 }
 
 /// Where leases are kept. The appliance has no disk of its own: there they live in memory.
@@ -255,8 +269,9 @@ fn keep_secrets_apart(
     args: &Args,
     listeners: &[Listener],
     ports: &Ports,
+    is_member: bool,
 ) -> Result<(), CommandError> {
-    let makes_keys = args.tls.tls_key.is_none() && speaks_tls(listeners);
+    let makes_keys = is_member || (args.tls.tls_key.is_none() && speaks_tls(listeners));
     let keeps_leases = ports.mode == DhcpMode::Server;
     let state = (makes_keys || keeps_leases).then(|| args.tls.state_dir());
     let log = args.watching.access_log.clone();

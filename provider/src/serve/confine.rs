@@ -41,7 +41,7 @@ pub(super) fn plan(artifacts: &Path, files: &[PathBuf], state: &[&Path]) -> Plan
     Plan {
         read,
         write: state.iter().map(|folder| folder.to_path_buf()).collect(),
-        connect: Vec::new(),
+        ..Plan::default()
     }
 }
 

@@ -1,8 +1,9 @@
 //! What `plasmd serve` cannot do even when it is taken over: a Landlock ruleset and a seccomp filter.
 //!
 //! *Landlock*: it reads the artifacts directory and the folders of the files it was told to read, writes below what it
-//! was told to write, starts no program, listens on no further TCP port, connects nowhere (but to itself, for a
-//! watchdog), and reaches neither signals nor abstract sockets of other processes. UDP is beyond Landlock.
+//! was told to write, starts no program, listens on no further TCP port (but that of the DHT, if it takes part in it),
+//! connects nowhere (but to itself, for a watchdog; a member of the DHT connects to the others, which are anywhere), and
+//! reaches neither signals nor abstract sockets of other processes. UDP is beyond Landlock.
 //!
 //! *seccomp*: system calls that serving never needs and that exploits like answer `EPERM`, among them every way to start
 //! a program, to become somebody else, to own or re-label files, to type into a terminal, to make memory executable, and every kind of socket but
@@ -45,8 +46,25 @@ pub(crate) struct Plan {
     pub(crate) read: Vec<PathBuf>,
     /// Directories below which files are read, made, changed and removed.
     pub(crate) write: Vec<PathBuf>,
-    /// TCP ports that are connected to.
-    pub(crate) connect: Vec<u16>,
+    /// What is connected to over TCP.
+    pub(crate) connect: Connect,
+    /// TCP ports that are listened on later.
+    pub(crate) listen: Vec<u16>,
+}
+
+/// What may be connected to over TCP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Connect {
+    /// These ports, of whatever machine.
+    Only(Vec<u16>),
+    /// Everything.
+    Anywhere,
+}
+
+impl Default for Connect {
+    fn default() -> Self {
+        Self::Only(Vec::new())
+    }
 }
 
 /// What is in force.
@@ -137,13 +155,21 @@ fn restrict(plan: &Plan) -> Result<Enforced, RulesetError> {
     let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let write: BitFlags<AccessFs> =
         read | make_bitflags!(AccessFs::{WriteFile | MakeReg | MakeSock | RemoveFile | Truncate});
-    let ports = plan
-        .connect
+    let (network, connect): (_, &[u16]) = match &plan.connect {
+        Connect::Only(ports) => (AccessNet::from_all(KNOWN), ports),
+        Connect::Anywhere => (AccessNet::BindTcp.into(), &[]),
+    };
+    let connect = connect
         .iter()
-        .map(|port| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp)));
+        .map(|port| NetPort::new(*port, AccessNet::ConnectTcp));
+    let listen = plan
+        .listen
+        .iter()
+        .map(|port| NetPort::new(*port, AccessNet::BindTcp));
+    let ports = connect.chain(listen).map(Ok::<_, RulesetError>);
     let RestrictionStatus { ruleset, .. } = Ruleset::default()
         .handle_access(AccessFs::from_all(KNOWN))?
-        .handle_access(AccessNet::from_all(KNOWN))?
+        .handle_access(network)?
         .scope(Scope::from_all(KNOWN))?
         .create()?
         // What is not there needs no right.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::config::InForce;
 use crate::http::body::Body;
 use crate::http::respond;
-use crate::serve::app::{App, DHT};
+use crate::serve::app::App;
 use crate::serve::health::{self, Health};
 use crate::serve::limits::CLIENTS_SHOWN_MAX;
 use crate::serve::metrics::text::{self, Beside};
@@ -40,6 +40,8 @@ impl App {
                 .map(|end| end.unix()),
             process: process::look(),
             machines: self.machines.totals(),
+            announced: self.announcement.is_on(),
+            dht: self.dht.figures().unwrap_or_default(),
             peers: self.swarm.register.counts(),
         };
         respond::page(text::MEDIA_TYPE, text::page(&self.metrics, &beside))
@@ -132,8 +134,12 @@ impl App {
                 .signer()
                 .map(|signer| key_id(signer.key.public().key_id()))
         );
-        state["dht"] = json!(DHT);
+        state["dht"] = json!(self.dht.state());
         state["mdns"] = json!(self.announcement.state());
+        state["discovery"] = json!({
+            "mdns": self.announcement.facts(),
+            "dht": self.dht.facts(),
+        });
         state["boot"] = self.boot.facts();
         state["process"] = self.process.facts();
         state["tls"] = json!(self.certificates.as_ref().map(|own| own.shown()));

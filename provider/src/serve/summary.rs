@@ -1,7 +1,7 @@
 //! The first lines of the log: where, what, and what does not work. Reads nothing that serving would not read.
 
 use crate::config::Source;
-use crate::serve::app::{self, App};
+use crate::serve::app::App;
 use crate::serve::catalog::now;
 use crate::serve::confine;
 
@@ -13,7 +13,7 @@ pub(super) fn summarise(app: &App, connections_max: usize) {
     let mut urls = urls.iter();
     tracing::info!(
         url = %urls.next().map_or("", String::as_str), artifacts = %store.path().display(), channel = %channel,
-        arch = %arch, connections_max, dht = app::DHT, mdns = app.announcement.state(), "serving"
+        arch = %arch, connections_max, dht = app.dht.state(), mdns = app.announcement.state(), "serving"
     );
     if let Some(line) = app.boot.summary() {
         tracing::info!("{line}");

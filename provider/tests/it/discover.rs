@@ -74,6 +74,8 @@ impl Rig {
         command
             .args(["serve", "--arch", "x86_64", "--artifacts"])
             .arg(self.lan.directory().join("artifacts"))
+            .arg("--state-dir")
+            .arg(self.lan.directory().join(format!("state-of-{log}")))
             .arg("--key")
             .arg(&key)
             .args(flags);

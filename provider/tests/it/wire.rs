@@ -1,19 +1,26 @@
 //! What a provider says on the network by default, and what it leaves when it is told to: read off the wire.
 //!
-//! Silence is judged beside a provider that speaks: once that one was heard, the silent one had the same time to.
+//! Silence is judged beside a provider that speaks: once that one was heard, the silent one had the same time to. A switch
+//! overrules the file of settings, which asks for what it switches off.
 
 use std::io;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, eth, recv, socket_with};
+
+use serde_json::Value;
 
 use crate::discover::Rig;
 use crate::lan::{Lan, until};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where members of the DHT listen, and the one that the others are told of.
+const DHT_PORT: u16 = 4011;
+const MEMBER: &str = "10.78.0.2";
 
 /// The groups of multicast DNS (RFC 6762 section 3).
 const GROUP: [u8; 4] = [224, 0, 0, 251];
@@ -67,6 +74,21 @@ fn is_mdns(frame: &[u8]) -> bool {
         || frame.windows(16).any(|part| part == GROUP6.octets())
 }
 
+/// A TCP segment from or to the port of the DHT.
+fn is_dht(frame: &[u8]) -> bool {
+    let (kind, packet) = (&frame[12..14], &frame[14..]);
+    let segment = match (kind, packet) {
+        ([8, 0], [first, ..]) if packet.get(9) == Some(&6) => {
+            packet.get(usize::from(first & 15) * 4..)
+        }
+        ([0x86, 0xdd], _) if packet.get(6) == Some(&6) => packet.get(40..),
+        _ => None,
+    };
+    let port = DHT_PORT.to_be_bytes();
+    segment
+        .is_some_and(|segment| segment.get(..2) == Some(&port) || segment.get(2..4) == Some(&port))
+}
+
 /// A LAN with both cards at the hub, 10.78.0.1 silent and 10.78.0.3 speaking, and the tap.
 fn rig(test: &str) -> Option<(Rig, Wire)> {
     let rig = Rig::new(test)?;
@@ -112,4 +134,49 @@ fn without_mdns_nothing_is_said_about_it() {
     });
     let (mdns, sockets) = (format!(":{:04X} ", 5353), sockets.unwrap());
     assert!(!sockets.contains(&mdns), "{sockets}");
+}
+
+#[test]
+fn without_the_dht_nobody_is_connected_to_and_nobody_is_let_in() {
+    let Some((mut rig, mut wire)) = rig("without_the_dht_nobody_is_connected_to") else {
+        return;
+    };
+    let file = rig.lan.directory().join("plasmd.toml");
+    std::fs::write(&file, format!("bootstrap = [\"{MEMBER}\"]\n")).unwrap();
+    let file = file.to_str().unwrap().to_owned();
+    rig.lan.ip("client", "link set lo up").unwrap();
+    rig.start_on("client", "member", &["--no-mdns"]);
+    rig.start_on(
+        "provider",
+        "silent",
+        &["--no-mdns", "--no-dht", "-C", &file],
+    );
+    rig.start_on("other", "speaking", &["--no-mdns", "-C", &file]);
+    let dht = |address: &str| -> Value {
+        let mut asked = rig.lan.command("client", env!("CARGO_BIN_EXE_plasmd"));
+        let url = format!("http://{address}:8080");
+        let answer = asked
+            .args(["provider", "status", "--json", "--addr", &url])
+            .output();
+        let status: Value = serde_json::from_slice(&answer.unwrap().stdout).unwrap_or_default();
+        status["discovery"]["dht"].clone()
+    };
+    // By default it listens, connects to whom it is told of, and its entry is taken there.
+    let speaks = until(PATIENCE, || {
+        let (member, speaking) = (dht(MEMBER), dht("10.78.0.3"));
+        member["peers"] == 1 && !speaking["last_published"].is_null()
+    });
+    assert!(speaks, "{} {}", dht(MEMBER), dht("10.78.0.3"));
+    assert!(wire.of(SPEAKING, is_dht) > 3);
+    assert_eq!(dht("10.78.0.3")["state"], "on");
+    assert_eq!(dht("10.78.0.1")["reason"], "--no-dht");
+    assert_eq!(wire.of(SILENT, is_dht), 0);
+    let port = |address: &str| {
+        let address = format!("{address}:{DHT_PORT}");
+        rig.lan
+            .within("client", || TcpStream::connect(address).map(drop))
+    };
+    port("10.78.0.3").unwrap();
+    let refused = port("10.78.0.1").unwrap_err().kind();
+    assert_eq!(refused, io::ErrorKind::ConnectionRefused);
 }

@@ -91,7 +91,7 @@ fn no_console(story: &Story) -> Result<()> {
     let Firmware::Kernel { append, .. } = &mut spec.firmware else {
         unreachable!("no firmware")
     };
-    "panic=10".clone_into(append);
+    "panic=10 no_timer_check".clone_into(append);
     let a = story.boot(&lan, "a", 1, &spec)?;
     let url = format!("http://{}:8080/manifest.json", a.address());
     let served = lan.get_eventually(&url, BOOT_LIMIT)?;

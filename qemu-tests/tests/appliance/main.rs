@@ -32,7 +32,7 @@ use qemu_tests::story::{Needs, Scene, run};
 /// Firmware, kernel, artifacts and network of one machine, on a busy host under emulation.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 /// The kernel's console and the settings every image boots with; what `manifest.cmdline` has.
-const CONSOLE: &str = "console=ttyS0,115200 panic=10 oops=panic quiet loglevel=4";
+const CONSOLE: &str = "console=ttyS0,115200 panic=10 oops=panic quiet loglevel=4 no_timer_check";
 
 const fn scene(name: &'static str, limit_s: u64, play: Play) -> Scene {
     Scene {

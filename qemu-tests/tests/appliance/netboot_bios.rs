@@ -54,7 +54,7 @@ const INSTALLER_TOML: &str = "\
 title = \"Debian 12 installer\"
 kernel = \"linux\"
 initrd = \"initrd.gz\"
-cmdline = \"console=ttyS0,115200 quiet DEBIAN_FRONTEND=text\"
+cmdline = \"console=ttyS0,115200 quiet no_timer_check DEBIAN_FRONTEND=text\"
 ";
 /// And beside a kernel that is told what nobody else tells one.
 const RESCUE_TOML: &str = "\

@@ -5,8 +5,10 @@
 use std::fmt::{Display, Write as _};
 use std::time::SystemTime;
 
+use discovery::dht;
 use swarm::Counts;
 
+use crate::dht::membership::last_published;
 use crate::listen::metrics::Fate;
 use crate::machines::Totals;
 use crate::machines::event::Stage;
@@ -36,6 +38,10 @@ pub(crate) struct Beside {
     pub(crate) process: Process,
     /// The machines that boot from here.
     pub(crate) machines: Totals,
+    /// Whether the local network is told.
+    pub(crate) announced: bool,
+    /// What the DHT is; all zero without it.
+    pub(crate) dht: dht::State,
     /// The machines that share what they fetch from here.
     pub(crate) peers: Counts,
 }
@@ -92,6 +98,7 @@ pub(crate) fn page(metrics: &Metrics, beside: &Beside) -> String {
     boot(&mut page, metrics);
     tftp(&mut page, metrics);
     machines(&mut page, &beside.machines);
+    discovery(&mut page, beside);
     peers(&mut page, metrics, beside.peers);
     work(&mut page, metrics, beside);
     about(&mut page, beside);
@@ -350,6 +357,66 @@ fn machines(page: &mut Page, totals: &Totals) {
     page.line(&format!("{name}_count"), &[], served);
 }
 
+fn discovery(page: &mut Page, beside: &Beside) {
+    page.one(
+        Kind::Gauge,
+        "plasmd_mdns_announced",
+        "Whether the local network is told of this provider: 1 or 0.",
+        u8::from(beside.announced),
+    );
+    let dht = &beside.dht;
+    let gauges = [
+        (
+            "plasmd_dht_peers",
+            "Members of the DHT that are known.",
+            dht.peers,
+        ),
+        (
+            "plasmd_dht_connections_open",
+            "Members of the DHT that are connected.",
+            dht.connected,
+        ),
+        (
+            "plasmd_dht_records",
+            "Entries that are kept for the DHT, those of this provider among them.",
+            dht.records,
+        ),
+        (
+            "plasmd_dht_stored_at",
+            "Members that took the entry of this provider the last time.",
+            dht.announced.iter().map(|one| one.stored_at).sum(),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        page.one(Kind::Gauge, name, help, value);
+    }
+    let counters = [
+        (
+            "plasmd_dht_stored_total",
+            "Entries of others that were taken.",
+            dht.stored,
+        ),
+        (
+            "plasmd_dht_refused_total",
+            "Entries of others that were refused.",
+            dht.refused.values().sum(),
+        ),
+        (
+            "plasmd_dht_connections_denied_total",
+            "Connections of other members that were not allowed.",
+            dht.connections_denied,
+        ),
+    ];
+    for (name, help, value) in counters {
+        page.one(Kind::Counter, name, help, value);
+    }
+    page.maybe(
+        "plasmd_dht_published_timestamp_seconds",
+        "When others took the entry of this provider last.",
+        last_published(dht),
+    );
+}
+
 fn work(page: &mut Page, metrics: &Metrics, beside: &Beside) {
     let count =
         &mut |name: &str, help: &str, value: u64| page.one(Kind::Counter, name, help, value);
@@ -504,6 +571,8 @@ mod tests {
             certificate_expires: Some(2_519_596_800),
             process: Process::default(),
             machines: Totals::default(),
+            announced: true,
+            dht: dht::State::default(),
             peers: Counts::default(),
         };
         let metrics = Metrics::default();

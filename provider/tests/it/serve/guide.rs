@@ -41,8 +41,13 @@ fn every_question_of_the_guide_has_its_answer() {
     assert_eq!(status["health"]["artifacts_readable"], true);
     assert_eq!(status["metrics"]["requests_total"], 3);
     assert!(status["metrics"]["bytes_served_total"].as_u64() > Some(0));
-    assert_eq!(status["dht"], "not in this version");
+    assert_eq!(
+        status["dht"],
+        "off: no other machine can connect over plain HTTP"
+    );
     assert_eq!(status["mdns"], "off: --no-mdns");
+    assert_eq!(status["discovery"]["dht"]["state"], "off");
+    assert_eq!(status["discovery"]["mdns"]["reason"], "--no-mdns");
 
     let manifest = provider.get("/manifest.json").json();
     for member in ["version", "created_at", "expires_at", "signatures"] {

@@ -15,7 +15,7 @@ use rustix::process::Signal;
 
 use crate::provider::{Provider, Tree};
 
-use self::rules::{Mode, Plan, enter};
+use self::rules::{Connect, Mode, Plan, enter};
 
 /// The lines of `/proc/PID/task/*/status` that say what a thread may do, once for all threads.
 fn limits(pid: u32) -> BTreeMap<String, String> {
@@ -268,7 +268,8 @@ fn ways_out() {
     let plan = Plan {
         read: vec![inside.path("a")],
         write: vec![inside.path("state")],
-        connect: vec![own_port],
+        connect: Connect::Only(vec![own_port]),
+        listen: Vec::new(),
     };
     confined(plan, move || {
         files(&inside_path, &outside_path);
@@ -292,6 +293,31 @@ fn ways_out() {
         std::thread::spawn(|| ()).join().unwrap();
     });
     drop((listener, other));
+}
+
+/// What more a member of the DHT may do: connect to the others, and listen on its one port.
+#[test]
+fn a_member_of_the_dht() {
+    if !has("landlock, seccomp") {
+        return;
+    }
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own_port = free.local_addr().unwrap().port();
+    drop(free);
+    let plan = Plan {
+        connect: Connect::Anywhere,
+        listen: vec![own_port],
+        ..Plan::default()
+    };
+    confined(plan, move || {
+        TcpStream::connect(address).unwrap();
+        drop(TcpListener::bind(("127.0.0.1", own_port)).unwrap());
+        denied("another port", TcpListener::bind("127.0.0.1:0"));
+        denied("a program", Command::new("/bin/true").spawn());
+        sockets();
+    });
 }
 
 fn files(inside: &Path, outside: &Path) {
