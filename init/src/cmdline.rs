@@ -277,6 +277,13 @@ pub(crate) fn parse(command_line: &str) -> (Options, Vec<String>) {
         complaints
             .push("phase.source=provider needs phase.provider=URL in private mode".to_owned());
     }
+    if options.uses_dht() && options.port == limits::DHT_PORT {
+        options.dht = false;
+        complaints.push(format!(
+            "phase.port={} is the port of the DHT: there is no DHT",
+            options.port
+        ));
+    }
     (options, complaints)
 }
 
@@ -732,6 +739,14 @@ mod tests {
         ] {
             assert_eq!(parse(line).0.uses_dht(), uses, "{line}");
         }
+        check("phase.port=4011", 1, |o| {
+            o.port = 4011;
+            o.dht = false;
+        });
+        check("phase.port=4011 phase.mode=local", 0, |o| {
+            o.port = 4011;
+            o.mode = Mode::Local;
+        });
         let own = "phase.dht=on phase.bootstrap=10.0.0.1,b.example:4011";
         let next = parse(&successor("phase.dht=off", own, None)).0;
         assert_eq!(next.bootstrap, ["10.0.0.1", "b.example:4011"]);

@@ -50,7 +50,11 @@ impl Joining {
                     .map_err(|error| error.to_string())
             });
         let (identity, place) = kept.unwrap_or_else(|reason| {
-            tracing::warn!("this member of the DHT is another one after each start: {reason}");
+            let text = "this member of the DHT is another one after each start";
+            match wanted.is_explicit {
+                true => tracing::warn!("{text}: {reason}"),
+                false => tracing::info!("{text}: {reason}"),
+            }
             (Identity::generate(), None)
         });
         Ok(Self {
