@@ -44,6 +44,7 @@ mod transport;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -105,6 +106,22 @@ pub enum DhtError {
     Alone,
 }
 
+/// How long records of this node live, and when they are published again. Tests have no hour.
+#[derive(Clone, Copy, Debug)]
+struct Timing {
+    lifetime: Duration,
+    refresh: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            lifetime: limits::LIFETIME,
+            refresh: limits::REFRESH_INTERVAL,
+        }
+    }
+}
+
 /// A node that runs until it is shut down or dropped.
 #[derive(Debug)]
 pub struct Dht {
@@ -134,9 +151,13 @@ impl Dht {
     /// Joins, on the runtime of the caller. Starts no thread; names are looked up, and files are written, on the runtime's
     /// blocking threads.
     pub fn start(config: Config) -> Result<Self, DhtError> {
+        Self::start_with(config, Timing::default())
+    }
+
+    fn start_with(config: Config, timing: Timing) -> Result<Self, DhtError> {
         let shared = Arc::new(Shared::default());
         let (commands, received) = mpsc::channel(limits::COMMANDS_MAX);
-        let node = Node::new(config, Arc::clone(&shared))?;
+        let node = Node::new(config, timing, Arc::clone(&shared))?;
         Ok(Self {
             shared,
             commands,

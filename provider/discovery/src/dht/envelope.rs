@@ -142,6 +142,17 @@ impl Envelope {
         }
     }
 
+    /// One that nobody signed, where signatures do not matter and would take long.
+    #[cfg(test)]
+    pub(super) fn unsigned(signer: PeerId, record: Record, span: Span) -> Self {
+        Self {
+            bytes: body(&record, span),
+            signer,
+            span,
+            record,
+        }
+    }
+
     /// Reads one; the signature is checked before anything is parsed.
     pub fn open(bytes: &[u8]) -> Result<Self, Invalid> {
         if bytes.len() > ENVELOPE_SIZE_MAX {
@@ -371,3 +382,6 @@ impl<'a> Input<'a> {
             .ok_or(Invalid::Address)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,14 +11,15 @@ use std::time::Instant;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-    THandlerOutEvent, ToSwarm, dummy,
+    ConnectionDenied, ConnectionId, DialError, FromSwarm, NetworkBehaviour, THandler,
+    THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId};
 
 use super::limits::{
     BLOCK_TIME, FAULTS_MAX, FAULTY_MAX, INBOUND_MAX, INBOUND_PER_ADDRESS_MAX, INBOUND_PER_NET_MAX,
-    OUTBOUND_MAX, PUT_BURST, PUT_INTERVAL, PUT_NETS_MAX,
+    OUTBOUND_MAX, OUTBOUND_PER_ADDRESS_MAX, PUT_BURST, PUT_INTERVAL, PUT_NETS_MAX, UNREACHABLE_MAX,
+    UNREACHABLE_TIME,
 };
 use super::net::{self, Net};
 
@@ -29,6 +30,8 @@ pub(super) enum Denied {
     Full,
     #[error("nothing good came from there")]
     Blocked,
+    #[error("not reached a moment ago")]
+    Unreachable,
 }
 
 #[derive(Debug)]
@@ -62,6 +65,8 @@ pub(super) struct Gate {
     connections: HashMap<ConnectionId, Connection>,
     faults: HashMap<IpAddr, Faults>,
     puts: HashMap<Net, Allowance>,
+    /// Peers that were not reached a moment ago. Others go on naming them, and each try costs a search its time.
+    unreachable: HashMap<PeerId, Instant>,
     /// Connections denied so far.
     pub(super) denied: u64,
 }
@@ -83,6 +88,19 @@ impl Gate {
         let connections = self.connections.iter();
         let there = connections.filter(|(_, known)| known.is_at(&|other| other == ip));
         there.map(|(connection, _)| *connection).collect()
+    }
+
+    /// Tries a peer again, whatever happened before.
+    pub(super) fn retry(&mut self, peer: &PeerId) {
+        self.unreachable.remove(peer);
+    }
+
+    fn note_unreachable(&mut self, peer: PeerId) {
+        self.unreachable
+            .retain(|_, at| at.elapsed() < UNREACHABLE_TIME);
+        if self.unreachable.len() < UNREACHABLE_MAX {
+            self.unreachable.insert(peer, Instant::now());
+        }
     }
 
     /// Notes a fault of whoever is there; whether it was one too many.
@@ -201,10 +219,14 @@ impl NetworkBehaviour for Gate {
     fn handle_pending_outbound_connection(
         &mut self,
         connection: ConnectionId,
-        _peer: Option<PeerId>,
+        peer: Option<PeerId>,
         _addresses: &[Multiaddr],
         _role: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        let failed_at = peer.and_then(|peer| self.unreachable.get(&peer));
+        if failed_at.is_some_and(|at| at.elapsed() < UNREACHABLE_TIME) {
+            return Err(ConnectionDenied::new(Denied::Unreachable));
+        }
         let outbound = self.connections.values().filter(|known| !known.is_inbound);
         if outbound.count() >= OUTBOUND_MAX {
             return Err(self.deny(Denied::Full));
@@ -227,8 +249,16 @@ impl NetworkBehaviour for Gate {
         _port_use: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         let address = net::socket_address(address);
-        if address.is_some_and(|address| self.is_blocked(address.ip())) {
-            return Err(self.deny(Denied::Blocked));
+        if let Some(ip) = address.map(|address| address.ip()) {
+            if self.is_blocked(ip) {
+                return Err(self.deny(Denied::Blocked));
+            }
+            // Made-up peers near a key are cheap, addresses are not: behind one, only so many have a say.
+            let outbound = self.connections.values().filter(|known| !known.is_inbound);
+            let there = outbound.filter(|known| known.is_at(&|other| other == ip));
+            if !ip.is_loopback() && there.count() >= OUTBOUND_PER_ADDRESS_MAX {
+                return Err(self.deny(Denied::Full));
+            }
         }
         if let Some(known) = self.connections.get_mut(&connection) {
             known.address = address;
@@ -239,7 +269,12 @@ impl NetworkBehaviour for Gate {
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         let ended = match event {
             FromSwarm::ConnectionClosed(closed) => closed.connection_id,
-            FromSwarm::DialFailure(failure) => failure.connection_id,
+            FromSwarm::DialFailure(failure) => {
+                if let (Some(peer), DialError::Transport(_)) = (failure.peer_id, failure.error) {
+                    self.note_unreachable(peer);
+                }
+                failure.connection_id
+            }
             FromSwarm::ListenFailure(failure) => failure.connection_id,
             _ => return,
         };

@@ -145,3 +145,55 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_and_is_for_its_owner_only() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("state/dht-v1");
+        let first = Identity::load_or_make(&folder).unwrap();
+        let again = Identity::load_or_make(&folder).unwrap();
+        assert_eq!(first.peer_id(), again.peer_id());
+        assert!(first.peer_id().starts_with("12D3KooW"));
+        for (path, expected) in [(folder.clone(), 0o700), (folder.join(KEY_FILE), 0o600)] {
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, expected, "{}", path.display());
+        }
+        assert_ne!(Identity::generate().peer_id(), first.peer_id());
+        assert!(
+            !format!("{first:?}").contains(&fs::read_to_string(folder.join(KEY_FILE)).unwrap())
+        );
+    }
+
+    #[test]
+    fn a_damaged_key_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(KEY_FILE);
+        for text in [
+            "",
+            "abc",
+            &"g".repeat(64),
+            &"a".repeat(63),
+            &"a".repeat(1000),
+        ] {
+            fs::write(&path, text).unwrap();
+            let made = Identity::load_or_make(folder.path()).unwrap();
+            let again = Identity::load_or_make(folder.path()).unwrap();
+            assert_eq!(made.peer_id(), again.peer_id(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = Identity::load_or_make(&file.join("dht-v1")).unwrap_err();
+        assert!(error.to_string().contains("dht-v1"), "{error}");
+    }
+}

@@ -16,7 +16,7 @@ pub(super) const VERSION_SIZE_MAX: usize = 64;
 pub(super) const LIFETIME: Duration = Duration::from_secs(3600);
 
 /// The shortest life that is worth storing.
-pub(super) const LIFETIME_MIN: Duration = Duration::from_secs(10);
+pub(super) const LIFETIME_MIN: Duration = Duration::from_secs(1);
 
 /// A record is published again after this long: two may get lost before it ends.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(20 * 60);
@@ -61,11 +61,15 @@ pub(super) const PACKET_SIZE_MAX: usize = VALUE_SIZE_MAX + (12 << 10);
 /// Nodes that keep a record, Kademlia's usual k.
 pub(super) const REPLICAS: NonZeroUsize = NonZeroUsize::new(20).expect("20 is not 0");
 
+/// Peers in one bucket of the routing table, as in BitTorrent's. libp2p sets the room for all 256 buckets aside at the start:
+/// with its own 20 that is a megabyte.
+pub(super) const BUCKET_SIZE: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
+
 /// One lookup or publication; a lookup that goes well takes well under a second.
 pub(super) const QUERY_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Connecting, with the handshake.
-pub(super) const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// Connecting, with the handshake: a lost packet, and a slow machine.
+pub(super) const CONNECT_TIME_MAX: Duration = Duration::from_secs(4);
 
 /// A connection nobody uses is closed: each costs memory on both sides.
 pub(super) const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
@@ -81,6 +85,18 @@ pub(super) const INBOUND_PER_ADDRESS_MAX: usize = 8;
 
 /// Connections to others at the same time, with those being made.
 pub(super) const OUTBOUND_MAX: usize = 96;
+
+/// And with one address: there may be a few behind a router.
+pub(super) const OUTBOUND_PER_ADDRESS_MAX: usize = 4;
+
+/// A peer that was not reached is not tried again for so long, unless somebody named it as one to begin with.
+pub(super) const UNREACHABLE_TIME: Duration = Duration::from_secs(30);
+
+/// Such peers that are remembered.
+pub(super) const UNREACHABLE_MAX: usize = 256;
+
+/// Nodes asked at the same time: a few that never answer do not hold up a search.
+pub(super) const PARALLEL: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
 
 /// Streams of one connection, each of which may hold 256 KiB that nobody read yet.
 pub(super) const STREAMS_PER_CONNECTION_MAX: usize = 16;
@@ -167,6 +183,9 @@ pub(super) const COMMANDS_MAX: usize = 16;
 
 /// Between two looks at what is due.
 pub(super) const TICK: Duration = Duration::from_secs(1);
+
+/// Between two snapshots of the state, unless nothing happens: nobody sees more, and each walks the whole table.
+pub(super) const REFRESH_PAUSE: Duration = Duration::from_millis(50);
 
 /// Saying goodbye and saving, together.
 pub(super) const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);

@@ -30,8 +30,8 @@ use self::records::Active;
 use super::gate::Gate;
 use super::identity::Identity;
 use super::limits::{
-    CONNECT_TIME_MAX, GOODBYE_TIME_MAX, IDLE_TIME_MAX, PACKET_SIZE_MAX, QUERY_TIME_MAX, REPLICAS,
-    STREAMS_PER_CONNECTION_MAX, TICK,
+    BUCKET_SIZE, CONNECT_TIME_MAX, GOODBYE_TIME_MAX, IDLE_TIME_MAX, PACKET_SIZE_MAX, PARALLEL,
+    QUERY_TIME_MAX, REFRESH_PAUSE, REPLICAS, STREAMS_PER_CONNECTION_MAX, TICK,
 };
 use super::net::{multiaddr, socket_address};
 use super::publish::Publisher;
@@ -40,7 +40,7 @@ use super::saved::Saved;
 use super::state::{Announced, Mode, State};
 use super::store::Store;
 use super::transport::Guarded;
-use super::{Command, Config, DhtError, Refusal, Serving, Shared, lock};
+use super::{Command, Config, DhtError, Refusal, Serving, Shared, Timing, lock};
 
 /// The name of our network: whoever speaks another is not in it.
 const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/phase/kad/1.0.0");
@@ -59,6 +59,7 @@ struct Behaviour {
 /// See the module.
 pub(super) struct Node {
     config: Config,
+    timing: Timing,
     shared: Arc<Shared>,
     swarm: Swarm<Behaviour>,
     started: Instant,
@@ -77,6 +78,7 @@ pub(super) struct Node {
     goodbyes: HashSet<QueryId>,
     searches: Vec<Active>,
     counts: Counts,
+    refreshed: Instant,
 }
 
 /// What is counted.
@@ -90,7 +92,11 @@ struct Counts {
 }
 
 impl Node {
-    pub(super) fn new(config: Config, shared: Arc<Shared>) -> Result<Self, DhtError> {
+    pub(super) fn new(
+        config: Config,
+        timing: Timing,
+        shared: Arc<Shared>,
+    ) -> Result<Self, DhtError> {
         if config.listen.is_empty() && config.bootstrap.is_empty() && config.folder.is_none() {
             return Err(DhtError::Alone);
         }
@@ -101,7 +107,7 @@ impl Node {
             .unwrap_or_default();
         let now = Instant::now();
         let mut node = Self {
-            swarm: swarm(&config)?,
+            swarm: swarm(&config, &saved)?,
             shared,
             started: now,
             reach: Reach::default(),
@@ -109,7 +115,8 @@ impl Node {
             resolving: JoinSet::new(),
             join_at: now,
             join_pause: Duration::ZERO,
-            publisher: Publisher::new(saved.sequence),
+            publisher: Publisher::new(saved.sequence, timing.refresh),
+            timing,
             saved,
             save_at: now,
             saving: None,
@@ -117,6 +124,7 @@ impl Node {
             goodbyes: HashSet::new(),
             searches: Vec::new(),
             counts: Counts::default(),
+            refreshed: now,
             config,
         };
         for address in node.config.listen.clone() {
@@ -139,19 +147,27 @@ impl Node {
         let shared = Arc::clone(&self.shared);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Something happened since the last snapshot.
+        let mut is_stale = false;
         loop {
+            let snapshot_at = tokio::time::Instant::from_std(self.refreshed + REFRESH_PAUSE);
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_event(event),
                 Some(found) = self.resolving.join_next() => self.dial_found(found.unwrap_or_default()),
                 () = shared.changed.notified() => self.reconcile(),
                 _ = ticks.tick() => self.on_tick(),
+                () = tokio::time::sleep_until(snapshot_at), if is_stale => {
+                    self.refresh();
+                    is_stale = false;
+                    continue;
+                }
                 command = commands.recv() => match command {
                     Some(Command::Find(query, hints)) => self.search(query, hints),
                     Some(Command::Shutdown) => break,
                     None => return,
                 },
             }
-            self.refresh();
+            is_stale = true;
         }
         self.say_goodbye().await;
         self.refresh();
@@ -258,10 +274,11 @@ impl Node {
             connections_denied: self.swarm.behaviour().gate.denied,
         };
         *lock(&self.shared.state) = state;
+        self.refreshed = Instant::now();
     }
 }
 
-fn swarm(config: &Config) -> Result<Swarm<Behaviour>, DhtError> {
+fn swarm(config: &Config, saved: &Saved) -> Result<Swarm<Behaviour>, DhtError> {
     let keypair = config.identity.keypair();
     let noise = noise::Config::new(&keypair);
     let noise = noise.map_err(|error| DhtError::Handshake(error.to_string()))?;
@@ -269,11 +286,12 @@ fn swarm(config: &Config) -> Result<Swarm<Behaviour>, DhtError> {
     yamux.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
     let guarded = Guarded {
         inner: tcp::tokio::Transport::new(tcp::Config::new()),
-        is_loopback_used: config
-            .listen
-            .iter()
-            .any(|address| address.ip().is_loopback())
-            || config.bootstrap.iter().any(super::Bootstrap::is_loopback),
+        is_loopback_used: config.listen.iter().any(|own| own.ip().is_loopback())
+            || config.bootstrap.iter().any(super::Bootstrap::is_loopback)
+            || saved
+                .peers
+                .iter()
+                .any(|(_, known)| known.ip().is_loopback()),
     };
     let transport = guarded
         .upgrade(Version::V1Lazy)
@@ -303,6 +321,8 @@ fn kademlia(identity: &Identity) -> kad::Behaviour<Store> {
     config
         .set_query_timeout(QUERY_TIME_MAX)
         .set_replication_factor(REPLICAS)
+        .set_parallelism(PARALLEL)
+        .set_kbucket_size(BUCKET_SIZE)
         .set_max_packet_size(PACKET_SIZE_MAX)
         // A record comes from its signer, who puts it again from its own timer.
         .set_record_filtering(kad::StoreInserts::FilterBoth)

@@ -89,3 +89,84 @@ fn read(path: &Path) -> io::Result<String> {
         false => Err(io::Error::other("larger than it ever is")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::identity::Identity;
+    use super::*;
+
+    fn saved(count: u8) -> Saved {
+        let peers = (0..count).map(|last| {
+            let address = SocketAddr::from(([10, 0, 0, last], 4011));
+            (Identity::generate().peer(), address)
+        });
+        Saved {
+            sequence: 7,
+            peers: peers.collect(),
+        }
+    }
+
+    #[test]
+    fn what_is_kept_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Saved::load(folder.path()), Saved::default());
+        for count in [0, 1, 100] {
+            let saved = saved(count);
+            saved.store(folder.path()).unwrap();
+            assert_eq!(Saved::load(folder.path()), saved);
+        }
+        let mode = fs::metadata(folder.path().join(PEERS_FILE))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        // What an interrupted write left does not matter.
+        fs::write(folder.path().join("peers.new"), "half").unwrap();
+        saved(3).store(folder.path()).unwrap();
+        assert_eq!(Saved::load(folder.path()).peers.len(), 3);
+    }
+
+    #[test]
+    fn anything_else_is_a_fresh_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = saved(2).text();
+        let too_many = format!("{HEADER} 1\n{}", "/ip4/10.0.0.1/tcp/1\n".repeat(200));
+        for text in [
+            "",
+            "\n",
+            "no",
+            &good[..good.len() - 1],
+            &good[..good.len() / 2],
+            &good.replace(" 1 ", " 2 "),
+            &good.replace("/p2p/", "/p2q/"),
+            &good.replace("tcp", "udp"),
+            &good.replace("sequence 7", "sequence -7"),
+            &too_many,
+            &"x".repeat(1 << 20),
+        ] {
+            fs::write(folder.path().join(PEERS_FILE), text).unwrap();
+            let shown: String = text.chars().take(200).collect();
+            assert_eq!(Saved::load(folder.path()), Saved::default(), "{shown:?}");
+        }
+        fs::write(folder.path().join(PEERS_FILE), [0xff; 99]).unwrap();
+        assert_eq!(Saved::load(folder.path()), Saved::default());
+    }
+
+    #[test]
+    fn the_file_of_a_full_table_is_not_too_large_to_be_read() {
+        let peer = Identity::generate().peer();
+        let longest: SocketAddr = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"
+            .parse()
+            .unwrap();
+        let full = Saved {
+            sequence: u64::MAX,
+            peers: vec![(peer, longest); SAVED_PEERS_MAX],
+        };
+        let folder = tempfile::tempdir().unwrap();
+        full.store(folder.path()).unwrap();
+        assert_eq!(Saved::load(folder.path()), full);
+    }
+}

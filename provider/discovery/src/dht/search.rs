@@ -188,3 +188,160 @@ impl From<Invalid> for Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::envelope::{Record, join};
+    use super::super::identity::Identity;
+    use super::super::limits::LIFETIME;
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn sealed(identity: &Identity, channel: &str, sequence: u64, addresses: usize) -> Vec<u8> {
+        let all = [([10, 0, 0, 1], 80).into()];
+        let record = Record {
+            channel: channel.parse().unwrap(),
+            arch: Arch::X86_64,
+            version: sequence.to_string(),
+            manifest: None,
+            key_ids: Vec::new(),
+            addresses: all[..addresses].to_vec(),
+        };
+        let span = Span {
+            sequence,
+            created: Some(NOW),
+            lifetime: LIFETIME,
+        };
+        Envelope::seal(identity, record, span).bytes().to_vec()
+    }
+
+    fn value(envelopes: &[Vec<u8>]) -> Vec<u8> {
+        join(envelopes.iter().map(Vec::as_slice))
+    }
+
+    fn search(own: &Identity, count_max: usize) -> Search {
+        let query = Query {
+            channel: "stable".parse().unwrap(),
+            arch: Arch::X86_64,
+            count_max,
+            time_max: Duration::ZERO,
+        };
+        Search::new(&query, own.peer())
+    }
+
+    fn versions(hints: &[Hint]) -> Vec<&str> {
+        hints.iter().map(|hint| hint.version.as_str()).collect()
+    }
+
+    #[test]
+    fn the_copies_of_many_nodes_become_one_list() {
+        let [own, one, other] = [(); 3].map(|()| Identity::generate());
+        let mut search = search(&own, 32);
+        let mine = sealed(&own, "stable", 9, 1);
+        let (first, second) = (sealed(&one, "stable", 1, 1), sealed(&other, "stable", 2, 1));
+        let (hints, refused) = search.answer(&value(&[first.clone(), mine]), Some(NOW));
+        assert_eq!((versions(&hints), refused), (vec!["1"], vec![]));
+        let (hints, _) = search.answer(&value(&[first, second]), Some(NOW));
+        assert_eq!(versions(&hints), ["2"]);
+        // A newer one is given again, an older one is not.
+        let newer = sealed(&one, "stable", 3, 1);
+        let older = sealed(&other, "stable", 1, 1);
+        let (hints, _) = search.answer(&value(&[older, newer]), Some(NOW));
+        assert_eq!(versions(&hints), ["3"]);
+        assert!(search.finish().is_empty());
+    }
+
+    #[test]
+    fn a_goodbye_ends_what_was_said_before() {
+        let [own, one] = [(); 2].map(|()| Identity::generate());
+        let mut search = search(&own, 32);
+        let (hints, _) = search.answer(&value(&[sealed(&one, "stable", 2, 0)]), Some(NOW));
+        assert!(hints.is_empty());
+        let (hints, _) = search.answer(&value(&[sealed(&one, "stable", 1, 1)]), Some(NOW));
+        assert!(hints.is_empty() && search.finish().is_empty() && !search.has_found());
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_with_the_reason() {
+        let [own, one] = [(); 2].map(|()| Identity::generate());
+        let good = sealed(&one, "stable", 1, 1);
+        let mut broken = good.clone();
+        broken[40] ^= 1;
+        let error = CLOCK_ERROR_MAX.as_secs();
+        for (value, now, expected) in [
+            (b"junk".to_vec(), Some(NOW), Refusal::Malformed),
+            (vec![0; 1 << 20], Some(NOW), Refusal::Oversized),
+            (value(&[broken]), Some(NOW), Refusal::Signature),
+            (
+                value(&[sealed(&one, "beta", 1, 1)]),
+                Some(NOW),
+                Refusal::OtherKey,
+            ),
+            (
+                value(std::slice::from_ref(&good)),
+                Some(NOW + error + 3601),
+                Refusal::Expired,
+            ),
+            (
+                value(std::slice::from_ref(&good)),
+                Some(NOW - error - 1),
+                Refusal::FromTheFuture,
+            ),
+        ] {
+            let (hints, refused) = search(&own, 32).answer(&value, now);
+            assert_eq!((hints.len(), refused), (0, vec![expected]));
+        }
+        // A clock that was never set judges nothing.
+        let (hints, _) = search(&own, 32).answer(&value(&[good]), None);
+        assert_eq!(hints.len(), 1);
+    }
+
+    #[test]
+    fn one_liar_with_many_names_does_not_fill_a_search() {
+        let own = Identity::generate();
+        let mut search = search(&own, 20);
+        let fakes: Vec<_> = (100..132)
+            .map(|n| sealed(&Identity::generate(), "stable", n, 1))
+            .collect();
+        let (hints, _) = search.answer(&value(&fakes), Some(NOW));
+        assert_eq!(hints.len(), HINTS_PER_ANSWER_MAX);
+        let honest: Vec<_> = (1..=3)
+            .map(|n| sealed(&Identity::generate(), "stable", n, 1))
+            .collect();
+        let (hints, _) = search.answer(&value(&honest), Some(NOW));
+        assert_eq!(versions(&hints), ["1", "2", "3"]);
+        assert_eq!(search.finish().len(), 20 - HINTS_PER_ANSWER_MAX - 3);
+        assert!(search.is_satisfied());
+    }
+
+    #[test]
+    fn what_most_nodes_vouch_for_comes_first_in_the_end() {
+        let own = Identity::generate();
+        let mut search = search(&own, 128);
+        let known = sealed(&Identity::generate(), "stable", 7, 1);
+        for _ in 0..2 {
+            let fakes = (100..131).map(|n| sealed(&Identity::generate(), "stable", n, 1));
+            let answer: Vec<_> = fakes.chain([known.clone()]).collect();
+            let (hints, _) = search.answer(&value(&answer), Some(NOW));
+            assert_eq!(hints.len(), HINTS_PER_ANSWER_MAX);
+        }
+        assert_eq!(versions(&search.finish())[0], "7");
+    }
+
+    #[test]
+    fn signature_checks_are_bounded() {
+        let [own, one] = [(); 2].map(|()| Identity::generate());
+        let mut search = search(&own, 1000);
+        let mut refused = Vec::new();
+        for round in 0..20 {
+            let many: Vec<_> = (0..32)
+                .map(|n| sealed(&one, "stable", round * 32 + n, 1))
+                .collect();
+            refused.extend(search.answer(&value(&many), Some(NOW)).1);
+        }
+        assert_eq!(search.seen.len(), ENVELOPES_PER_SEARCH_MAX);
+        assert_eq!(refused.len(), 20 * 32 - ENVELOPES_PER_SEARCH_MAX);
+        assert!(refused.iter().all(|reason| *reason == Refusal::TooMany));
+    }
+}

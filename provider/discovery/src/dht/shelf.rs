@@ -166,3 +166,152 @@ fn heaviest<'a>(kept: impl Iterator<Item = &'a Kept>, fewer: usize) -> Option<Ne
     let (net, most) = counts.into_iter().max_by_key(|(_, count)| *count)?;
     (most > fewer + 1).then_some(net)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::envelope::{Record, Span, split};
+    use super::super::limits::LIFETIME;
+    use super::*;
+
+    const START: Duration = Duration::from_secs(1000);
+
+    fn envelope(signer: PeerId, channel: &str, sequence: u64) -> Envelope {
+        let record = Record {
+            channel: channel.parse().unwrap(),
+            arch: boot_manifest::Arch::X86_64,
+            version: String::new(),
+            manifest: None,
+            key_ids: Vec::new(),
+            addresses: vec![([10, 0, 0, 1], 80).into()],
+        };
+        let span = Span {
+            sequence,
+            created: None,
+            lifetime: LIFETIME,
+        };
+        Envelope::unsigned(signer, record, span)
+    }
+
+    fn new(channel: &str) -> Envelope {
+        envelope(PeerId::random(), channel, 1)
+    }
+
+    fn from(net: u8) -> Place {
+        Place::From(Net::V4([10, 0, net]))
+    }
+
+    fn kept(shelves: &Shelves, channel: &str) -> usize {
+        let value = shelves.value(&format!("/phase/{channel}/x86_64/manifest"), START);
+        value.map_or(0, |value| split(&value).unwrap().len())
+    }
+
+    #[test]
+    fn the_newest_of_each_provider_is_kept() {
+        let (mut shelves, one) = (Shelves::default(), PeerId::random());
+        for (sequence, expected) in [
+            (2, Ok(())),
+            (2, Err(Refused::Stale)),
+            (1, Err(Refused::Stale)),
+            (3, Ok(())),
+        ] {
+            let put = shelves.put(envelope(one, "stable", sequence), from(1), START);
+            assert_eq!(put, expected, "{sequence}");
+        }
+        shelves.put(new("stable"), from(1), START).unwrap();
+        assert_eq!((kept(&shelves, "stable"), kept(&shelves, "beta")), (2, 0));
+    }
+
+    #[test]
+    fn a_record_ends_by_itself_and_leaves_nothing() {
+        let mut shelves = Shelves::default();
+        shelves.put(new("stable"), from(1), START).unwrap();
+        let key = "/phase/stable/x86_64/manifest";
+        let end = START + LIFETIME;
+        assert!(shelves.value(key, end - Duration::from_secs(1)).is_some());
+        assert_eq!(shelves.value(key, end), None);
+        shelves.expire(end);
+        assert!(shelves.sets.is_empty());
+    }
+
+    #[test]
+    fn a_network_has_its_share_of_a_key_and_no_more() {
+        let mut shelves = Shelves::default();
+        for n in 0..100 {
+            let put = shelves.put(new("stable"), from(1), START);
+            assert_eq!(put.is_ok(), n < RECORDS_PER_KEY_AND_NET_MAX, "{n}");
+        }
+        shelves.put(new("stable"), from(2), START).unwrap();
+    }
+
+    #[test]
+    fn somebody_from_elsewhere_finds_a_place_in_a_full_set() {
+        let mut shelves = Shelves::default();
+        let first = PeerId::random();
+        shelves
+            .put(envelope(first, "stable", 1), from(99), START)
+            .unwrap();
+        for net in 0..50 {
+            for _ in 0..RECORDS_PER_KEY_AND_NET_MAX {
+                // Later ones may find no place any more.
+                let _full = shelves.put(new("stable"), from(net), START);
+            }
+        }
+        assert_eq!(kept(&shelves, "stable"), RECORDS_PER_KEY_MAX);
+        // Whoever was there with one record was not pushed out by those with many, and a new network gets in.
+        let again = shelves.put(envelope(first, "stable", 1), from(99), START);
+        assert_eq!(again, Err(Refused::Stale));
+        for net in 100..200 {
+            let _full = shelves.put(new("stable"), from(net), START);
+        }
+        let mut nets: Vec<_> = shelves
+            .sets
+            .values()
+            .flatten()
+            .map(|kept| kept.place)
+            .collect();
+        nets.dedup();
+        assert_eq!(nets.len(), RECORDS_PER_KEY_MAX, "one each: {nets:?}");
+        assert_eq!(kept(&shelves, "stable"), RECORDS_PER_KEY_MAX);
+    }
+
+    #[test]
+    fn a_flood_of_keys_from_one_network_leaves_room_for_others() {
+        let mut shelves = Shelves::default();
+        for n in 0..1000 {
+            let put = shelves.put(new(&format!("c{n}")), from(1), START);
+            assert_eq!(put.is_ok(), n < RECORDS_PER_NET_MAX, "{n}");
+        }
+        for net in 2..11 {
+            for n in 0..RECORDS_PER_NET_MAX {
+                let _full = shelves.put(new(&format!("c{n}")), from(net), START);
+            }
+        }
+        assert_eq!(shelves.len(), RECORDS_MAX);
+        shelves.put(new("stable"), from(200), START).unwrap();
+        assert_eq!((shelves.len(), kept(&shelves, "stable")), (RECORDS_MAX, 1));
+    }
+
+    #[test]
+    fn the_nodes_own_record_always_has_a_place() {
+        let mut shelves = Shelves::default();
+        for net in 0..10 {
+            for n in 0..RECORDS_PER_NET_MAX {
+                let _full = shelves.put(new(&format!("c{n}")), from(net), START);
+            }
+        }
+        let own = PeerId::random();
+        shelves
+            .put(envelope(own, "stable", 1), Place::Own, START)
+            .unwrap();
+        for net in 100..200 {
+            let _full = shelves.put(new("stable"), from(net), START);
+        }
+        let stale = shelves.put(envelope(own, "stable", 1), Place::Own, START);
+        assert_eq!(stale, Err(Refused::Stale));
+        shelves.forget("/phase/stable/x86_64/manifest", &own);
+        assert_eq!(
+            shelves.put(envelope(own, "stable", 1), Place::Own, START),
+            Ok(())
+        );
+    }
+}

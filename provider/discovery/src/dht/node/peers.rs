@@ -56,6 +56,9 @@ impl Node {
     pub(super) fn dial_found(&mut self, found: Vec<(Option<PeerId>, SocketAddr)>) {
         for (peer, address) in found {
             let address = multiaddr(address);
+            if let Some(peer) = &peer {
+                self.swarm.behaviour_mut().gate.retry(peer);
+            }
             let options = match peer {
                 Some(peer) if self.swarm.is_connected(&peer) => continue,
                 Some(peer) => DialOpts::peer_id(peer).addresses(vec![address]).build(),

@@ -10,7 +10,7 @@ use libp2p::swarm::ConnectionId;
 use tokio::sync::mpsc;
 
 use super::super::envelope::{Envelope, Record, Span, join, split};
-use super::super::limits::{LIFETIME, SEARCH_PAUSE_MAX, SEARCH_PAUSE_MIN, SEARCHES_MAX};
+use super::super::limits::{SEARCH_PAUSE_MAX, SEARCH_PAUSE_MIN, SEARCHES_MAX};
 use super::super::net::Net;
 use super::super::search::{Query, Search, check_time};
 use super::super::shelf::{Place, Refused};
@@ -75,7 +75,7 @@ impl Node {
         let span = Span {
             sequence: self.publisher.next_sequence(unix),
             created: unix,
-            lifetime: LIFETIME,
+            lifetime: self.timing.lifetime,
         };
         let envelope = Envelope::seal(&self.config.identity, record, span);
         let value = join(std::iter::once(envelope.bytes()));
