@@ -1,11 +1,12 @@
 //! `phase-fetch`: a verified manifest, then the artifacts it names, into a directory.
 //!
 //! All of the URLs are asked for their manifest, and the newest that verifies counts; the artifacts come from all of them
-//! at once.
+//! at once, and from other machines that fetch the same.
 //! The manifest is verified before anything else is asked for. A file appears under its own name when all of it was
 //! verified and is durable; until then it is `.NAME.partial`, from which the next run goes on. `manifest.json` comes
 //! last, so that a directory with a new manifest also has the new files.
 
+mod company;
 pub(crate) mod flags;
 mod tell;
 
@@ -13,16 +14,18 @@ use std::fs::File;
 use std::io::IsTerminal as _;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use artifact_store::{Folder, MANIFEST_FILE, WriteError};
+use artifact_store::{Folder, MANIFEST_FILE, Partial, WriteError};
 use boot_manifest::{
     Arch, Artifact, Channel, Digest, Expect, Expiry, Floor, MANIFEST_SIZE_MAX, Manifest, Verified,
     verify,
 };
-use fetch::{FetchError, Fetcher, Limits, Mirror, Mirrors, Newest, Offer, Report, Url};
+use fetch::{FetchError, Fetcher, Limits, Mirror, Mirrors, Newest, Offer, Progress, Report, Url};
 
 use crate::exit::{CommandError, Exit};
+use crate::fetch_cmd::company::Company;
 use crate::out;
 use crate::progress::Meter;
 use crate::trust::{self, Trust};
@@ -76,6 +79,13 @@ pub(crate) struct Args {
     /// Bytes per second at most, all providers together: 500K, 10M, 1G
     #[arg(long, value_name = "RATE", value_parser = flags::rate)]
     limit_rate: Option<NonZeroU64>,
+    /// Ask only the providers, not other machines that fetch the same
+    #[arg(long)]
+    no_peers: bool,
+    /// Serve what is verified to others that fetch the same, until they need no more of it: a port, on all addresses, or
+    /// one address and a port
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = flags::listen, conflicts_with = "no_peers")]
+    share: Option<flags::Listen>,
     /// For https: believe the certificate authorities in this PEM file instead of the system's
     #[arg(long, value_name = "FILE", conflicts_with = "pin")]
     cacert: Option<PathBuf>,
@@ -288,6 +298,7 @@ async fn fetch_all(args: &Args) -> Result<(), Failure> {
     let trust = args.trust.load()?;
     let mut fetcher = args.fetcher();
     let (manifest, providers) = obtain_manifest(args, &trust, &mut fetcher).await?;
+    let manifest = Arc::new(manifest);
     let wanted = wanted(&manifest, &args.artifact)?;
     tell::manifest(args, &trust, &manifest);
     if args.resume {
@@ -300,20 +311,22 @@ async fn fetch_all(args: &Args) -> Result<(), Failure> {
         ))
     })?;
     let folder = Folder::open(&args.output)?;
-    let mut done = Vec::new();
-    for artifact in wanted {
-        let one = fetch_one(args, &mut fetcher, &manifest, artifact, &providers, &folder).await?;
-        tell::artifact(args, &one);
-        done.push(one);
+    let begun = begin(&wanted, &folder)?;
+    let company = Company::start(args, &manifest, &begun)?;
+    let done = fetch_parts(args, &mut fetcher, &manifest, &providers, &company, begun).await?;
+    for one in &done {
+        tell::artifact(args, one);
     }
     let name = MANIFEST_FILE
         .parse()
         .map_err(|error| CommandError::local(format!("{MANIFEST_FILE}: {error}")))?;
     let path = folder.write(&name, manifest.bytes())?;
+    let shared = company.part().await;
+    tell::shared(args, shared);
     if args.json {
         out::line(format_args!(
             "{:#}",
-            tell::json_result(&trust, &manifest, &path, &done)
+            tell::json_result(&trust, &manifest, &path, &done, shared)
         ));
     }
     Ok(())
@@ -485,45 +498,102 @@ fn wanted<'a>(manifest: &'a Manifest, names: &[String]) -> Result<Vec<&'a Artifa
     Ok(manifest.artifacts.iter().filter(|one| asked(one)).collect())
 }
 
-async fn fetch_one(
+/// An artifact that was asked for, and its partial file unless it is complete.
+struct Begun {
+    artifact: Artifact,
+    path: PathBuf,
+    partial: Option<Arc<Partial>>,
+}
+
+/// Finds out what is there.
+fn begin(wanted: &[&Artifact], folder: &Folder) -> Result<Vec<Begun>, WriteError> {
+    let begin = |artifact: &&Artifact| {
+        let partial = match folder.holds(artifact)? {
+            true => None,
+            false => Some(Arc::new(folder.begin(artifact)?)),
+        };
+        Ok(Begun {
+            artifact: (*artifact).clone(),
+            path: folder.path().join(artifact.filename.as_str()),
+            partial,
+        })
+    };
+    wanted.iter().map(begin).collect()
+}
+
+/// Fetches what is missing, all of it together. What is complete gets its name, also when something else failed.
+async fn fetch_parts(
     args: &Args,
     fetcher: &mut Fetcher,
     manifest: &Verified<Manifest>,
-    artifact: &Artifact,
     providers: &Mirrors,
-    folder: &Folder,
-) -> Result<Done, Failure> {
-    let artifact = artifact.clone();
-    if folder.holds(&artifact)? {
-        let path = folder.path().join(artifact.filename.as_str());
-        return Ok(Done {
-            artifact,
-            path,
-            state: State::AlreadyThere,
+    company: &Company,
+    begun: Vec<Begun>,
+) -> Result<Vec<Done>, Failure> {
+    let parts: Vec<(&str, Arc<Partial>)> = begun
+        .iter()
+        .filter_map(|one| {
+            Some((
+                one.artifact.name.as_str(),
+                Arc::clone(one.partial.as_ref()?),
+            ))
+        })
+        .collect();
+    let name = match &parts[..] {
+        [(name, _)] => *name,
+        _ => "all",
+    };
+    let shown = !args.is_silent() && std::io::stderr().is_terminal();
+    let mut meter = Meter::new(name, shown);
+    let mut told: Vec<Option<Progress>> = vec![None; parts.len()];
+    let progress = |progress: Progress| {
+        told[progress.part] = Some(progress);
+        let sum = |of: fn(&Progress) -> u64| told.iter().flatten().map(of).sum();
+        meter.update(
+            sum(|one| one.done),
+            sum(|one| one.received),
+            sum(|one| one.total),
+        );
+    };
+    let swarm = company.swarm();
+    let fetched = match parts.is_empty() {
+        true => Ok(Vec::new()),
+        false => {
+            fetcher
+                .artifacts(manifest, parts, providers, swarm, progress)
+                .await
+        }
+    };
+    meter.clear();
+    let (mut reports, result) = match fetched {
+        Ok(reports) => (reports.into_iter(), Ok(())),
+        Err(error) => (Vec::new().into_iter(), Err(error)),
+    };
+    let mut done = Vec::new();
+    for one in begun {
+        let state = match one.partial {
+            None => State::AlreadyThere,
+            Some(partial) => {
+                let report = reports.next();
+                if partial.missing().is_empty() {
+                    let partial = Arc::into_inner(partial);
+                    let partial = partial.expect("every lane and every check has ended");
+                    partial.commit()?;
+                }
+                match report {
+                    Some(report) => State::Fetched(report),
+                    None => continue,
+                }
+            }
+        };
+        done.push(Done {
+            artifact: one.artifact,
+            path: one.path,
+            state,
         });
     }
-    let partial = folder.begin(&artifact)?;
-    let shown = !args.is_silent() && std::io::stderr().is_terminal();
-    let mut meter = Meter::new(artifact.name.as_str(), shown);
-    let fetched = fetcher
-        .artifact(
-            manifest,
-            artifact.name.as_str(),
-            providers,
-            partial,
-            |progress| {
-                meter.update(progress.done, progress.received, progress.total);
-            },
-        )
-        .await;
-    meter.clear();
-    let (partial, report) = fetched?;
-    let path = partial.commit()?;
-    Ok(Done {
-        artifact,
-        path,
-        state: State::Fetched(report),
-    })
+    result?;
+    Ok(done)
 }
 
 #[cfg(test)]

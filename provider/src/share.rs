@@ -16,6 +16,7 @@
 //! | `held` | artifacts of which some is there |
 //! | `desk` | from a request to an answer |
 //! | `register` | the list of others |
+//! | `nearby` | others on the local network, by mDNS |
 //! | `linger` | how long others may still fetch when the download itself is done |
 //! | `limits` | every number with its reason |
 
@@ -23,6 +24,7 @@ mod desk;
 mod held;
 mod limits;
 mod linger;
+mod nearby;
 pub(crate) mod register;
 
 use std::io;
@@ -40,6 +42,7 @@ use crate::serve::metrics::Metrics;
 use crate::share::desk::Desk;
 pub(crate) use crate::share::held::Held;
 use crate::share::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, DRAIN_MAX, LINGER_LOOK};
+pub(crate) use crate::share::nearby::Nearby;
 
 /// What is shared, and how.
 pub(crate) struct Setup {
@@ -80,6 +83,20 @@ impl Company for () {
     }
 
     fn found(&self, _peer: SocketAddr) {}
+}
+
+impl Company for fetch::Swarm {
+    fn coming(&self, artifact: &Digest) -> Vec<usize> {
+        Self::coming(self, artifact)
+    }
+
+    fn known(&self) -> Vec<(SocketAddr, bool)> {
+        Self::known(self)
+    }
+
+    fn found(&self, peer: SocketAddr) {
+        Self::found(self, fetch::Neighbour::Peer(peer));
+    }
 }
 
 /// What was shared.

@@ -163,7 +163,7 @@ impl Crowd {
                 let client = client.unwrap_or_else(|| clients.fresh(list.manner));
                 let question = Question {
                     manifest: self.manifest,
-                    port: self.swarm.port().and_then(NonZeroU16::new),
+                    port: self.swarm.port(),
                     complete: false,
                 };
                 self.asked
@@ -188,8 +188,8 @@ impl Crowd {
                 own(address).is_some_and(|own| swarm::are_near(own, address.ip()))
             });
             let address = self.waiting.remove(near.unwrap_or_default())?;
-            let is_own =
-                own(&address) == Some(address.ip()) && self.swarm.port() == Some(address.port());
+            let is_own = own(&address) == Some(address.ip())
+                && self.swarm.port().map(NonZeroU16::get) == Some(address.port());
             if is_own || is_source(address) {
                 continue;
             }

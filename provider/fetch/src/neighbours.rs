@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use boot_manifest::Digest;
@@ -22,7 +24,8 @@ pub struct Swarm {
 
 #[derive(Debug)]
 struct Shared {
-    port: Option<u16>,
+    /// Where this machine serves what it has; 0 when it does not.
+    port: AtomicU16,
     state: Mutex<State>,
     news: Notify,
 }
@@ -47,22 +50,32 @@ pub enum Neighbour {
     Provider(Mirror),
 }
 
+impl Default for Swarm {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Swarm {
-    /// A swarm of which nobody is known yet. `port` is where this machine serves what it has; with it, others are told
-    /// of this machine.
-    pub fn new(port: Option<u16>) -> Self {
+    /// A swarm of which nobody is known yet, and whose members this machine only takes from.
+    pub fn new() -> Self {
         Self {
             shared: Arc::new(Shared {
-                port,
+                port: AtomicU16::new(0),
                 state: Mutex::default(),
                 news: Notify::new(),
             }),
         }
     }
 
+    /// From now on others are told that this machine serves what it has, at this port.
+    pub fn serves_at(&self, port: u16) {
+        self.shared.port.store(port, Ordering::Relaxed);
+    }
+
     /// Where this machine serves what it has.
-    pub fn port(&self) -> Option<u16> {
-        self.shared.port
+    pub fn port(&self) -> Option<NonZeroU16> {
+        NonZeroU16::new(self.shared.port.load(Ordering::Relaxed))
     }
 
     /// Takes note of somebody. A download that runs asks them soon, the next one otherwise. Those that are known are

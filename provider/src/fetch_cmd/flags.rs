@@ -1,5 +1,7 @@
 //! The values of `phase-fetch`'s flags that are not plain numbers or names.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 
 use boot_manifest::Digest;
@@ -19,6 +21,36 @@ pub(crate) fn rate(text: &str) -> Result<NonZeroU64, String> {
         .filter(|_| plain)
         .and_then(|number| NonZeroU64::new(number.checked_mul(factor)?))
         .ok_or_else(|| "bytes per second are expected, such as 500K or 10M".to_owned())
+}
+
+/// Where to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// At a port of every address.
+    Port(u16),
+    /// At one.
+    Address(SocketAddr),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(port) => write!(f, "port {port}"),
+            Self::Address(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// A port, or an address and a port.
+pub(crate) fn listen(text: &str) -> Result<Listen, String> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    if digits && let Ok(port) = text.parse() {
+        return Ok(Listen::Port(port));
+    }
+    text.parse().map(Listen::Address).map_err(|_| {
+        "a port is expected, or an address and a port, such as 8080, 192.0.2.7:8080 or [2001:db8::7]:8080"
+            .to_owned()
+    })
 }
 
 /// `sha256:` and 64 hexadecimal digits; also the `AB:CD:...` form that certificate tools print.
@@ -52,6 +84,26 @@ mod tests {
             ("99999999999G", None),
         ] {
             assert_eq!(rate(text).ok().map(NonZeroU64::get), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn places_to_listen() {
+        let address = |text: &str| Some(Listen::Address(text.parse().unwrap()));
+        for (text, expected) in [
+            ("8080", Some(Listen::Port(8080))),
+            ("0", Some(Listen::Port(0))),
+            ("10.0.0.1:80", address("10.0.0.1:80")),
+            ("[::1]:80", address("[::1]:80")),
+            ("65536", None),
+            ("+80", None),
+            ("", None),
+            (":80", None),
+            ("10.0.0.1", None),
+            ("::1:80", None),
+            ("host:80", None),
+        ] {
+            assert_eq!(listen(text).ok(), expected, "{text:?}");
         }
     }
 

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use boot_manifest::{Manifest, Verified};
-use fetch::{FetchError, SourceReport};
+use fetch::{FetchError, Report, SourceReport};
 use serde_json::{Value, json};
 
 use super::{Args, Done, Failure, State};
 use crate::out;
 use crate::progress::size;
+use crate::share::Shared;
 use crate::trust::Trust;
 
 /// The manifest that everything else follows from.
@@ -60,11 +61,19 @@ pub(super) fn artifact(args: &Args, done: &Done) {
         State::Fetched(report) => &report.sources[..],
         State::AlreadyThere => &[],
     };
+    let (peers, servers): (Vec<&SourceReport>, _) = sources.iter().partition(|one| one.is_peer);
     if sources.len() > 1 {
-        for source in sources.iter().filter(|one| one.bytes_kept > 0) {
+        for source in servers.iter().filter(|one| one.bytes_kept > 0) {
             let kept = size(source.bytes_kept);
             out::line(format_args!("           {kept} from {}", source.url));
         }
+    }
+    let gave: Vec<u64> = peers.iter().map(|one| one.bytes_kept).collect();
+    let gave = gave.iter().filter(|bytes| **bytes > 0);
+    if let bytes @ 1.. = gave.clone().sum() {
+        let kept = size(bytes);
+        let count = peers_in_words(gave.count());
+        out::line(format_args!("           {kept} from {count}"));
     }
     for source in sources.iter().filter(|one| one.wrong_chunks > 0) {
         out::line(format_args!(
@@ -72,8 +81,25 @@ pub(super) fn artifact(args: &Args, done: &Done) {
             source.wrong_chunks, source.url
         ));
     }
-    for (code, error) in sources.iter().filter_map(|one| one.dropped.as_ref()) {
+    for (code, error) in servers.iter().filter_map(|one| one.dropped.as_ref()) {
         out::line(format_args!("           dropped ({code}): {error}"));
+    }
+}
+
+/// What others took.
+pub(super) fn shared(args: &Args, shared: Option<Shared>) {
+    if let Some(Shared { bytes, uploads, .. }) = shared
+        && !args.is_silent()
+    {
+        let bytes = size(bytes);
+        out::line(format_args!("shared     {bytes}, in {uploads} requests"));
+    }
+}
+
+fn peers_in_words(count: usize) -> String {
+    match count {
+        1 => "1 peer".to_owned(),
+        count => format!("{count} peers"),
     }
 }
 
@@ -102,6 +128,7 @@ fn json_source(source: &SourceReport) -> Value {
     let dropped = source.dropped.as_ref();
     json!({
         "url": source.url.to_string(),
+        "peer": source.is_peer,
         "bytes_kept": source.bytes_kept,
         "bytes_received": source.bytes_received,
         "requests": source.requests,
@@ -117,6 +144,7 @@ pub(super) fn json_result(
     manifest: &Verified<Manifest>,
     path: &Path,
     done: &[Done],
+    shared: Option<Shared>,
 ) -> Value {
     let artifact = |one: &Done| {
         let (state, report) = match &one.state {
@@ -131,6 +159,7 @@ pub(super) fn json_result(
             "hash": one.artifact.digest,
             "state": state,
             "bytes_fetched": report.map_or(0, |report| report.bytes_fetched),
+            "bytes_from_peers": report.map_or(0, Report::bytes_from_peers),
             "bytes_received": report.map_or(0, |report| report.bytes_received),
             "retries": report.map_or(0, |report| report.retries),
             "seconds": report.map_or(0.0, |report| report.elapsed.as_secs_f64()),
@@ -141,5 +170,8 @@ pub(super) fn json_result(
     object["status"] = "ok".into();
     object["manifest"] = path.display().to_string().into();
     object["artifacts"] = done.iter().map(artifact).collect();
+    if let Some(Shared { bytes, uploads, .. }) = shared {
+        object["shared"] = json!({ "bytes": bytes, "requests": uploads });
+    }
     object
 }

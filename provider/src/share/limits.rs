@@ -24,3 +24,9 @@ pub(super) const MET_PERIOD: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether anybody is still there.
 pub(super) const LINGER_LOOK: Duration = Duration::from_millis(50);
+
+/// How long mDNS is listened to before it is looked whether the download is over.
+pub(super) const NEARBY_LOOK: Duration = Duration::from_millis(250);
+
+/// When mDNS cannot be used, because the network is not there yet or went away, it is tried again after this.
+pub(super) const NEARBY_PAUSE: Duration = Duration::from_secs(1);

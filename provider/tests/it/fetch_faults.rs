@@ -61,9 +61,9 @@ fn a_full_disk_is_said_and_nothing_is_half_visible() {
     assert_eq!(ended.code, Some(3), "{ended:?}");
     let error = "error: out/.vmlinuz.partial: no space left (4194321 bytes are needed)\n";
     assert_eq!(ended.err, error);
-    assert_eq!(ended.out, "initramfs.img\n");
-    let asked = server.ranges("/stable/x86_64/vmlinuz").len();
-    assert_eq!(asked, 0, "asked for what cannot be kept");
+    assert_eq!(ended.out, ".initramfs.img.partial\n");
+    let asked = server.requests().len();
+    assert_eq!(asked, 1, "more than the manifest, for what cannot be kept");
 }
 
 #[test]
@@ -231,6 +231,7 @@ fn a_kill_between_the_last_byte_and_the_name_costs_nothing() {
         .requests()
         .into_iter()
         .map(|request| request.target)
+        .filter(|target| !target.starts_with("/peers?"))
         .collect();
     assert_eq!(asked, ["/manifest.json", "/stable/x86_64/initramfs.img"]);
     assert!(fs::read(desk.path("out/vmlinuz")).unwrap() == image.content("kernel"));
