@@ -1,6 +1,7 @@
 //! Fetching against servers that do everything servers do to clients, over real sockets on the loopback.
 
 mod artifacts;
+mod crowd;
 mod image;
 mod manifests;
 mod memory;
