@@ -31,10 +31,6 @@ mod packet_socket;
 mod progress;
 mod sealed;
 mod serve;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the programs that fetch use it next")
-)]
 mod share;
 mod stage;
 mod status_cmd;
