@@ -68,8 +68,8 @@ pub(crate) const ORIGINS_AT_ONCE: usize = 4;
 /// Peers that are asked at the same time. Each of them is asked by as many others, so more would only make each slower.
 pub(crate) const PEERS_AT_ONCE: usize = 4;
 
-/// Peers that a download watches.
-pub(crate) const NEIGHBOURS_MAX: usize = 16;
+/// Peers that a download watches: with fewer, more of them fetch the same from outside; each costs a look now and then.
+pub(crate) const NEIGHBOURS_MAX: usize = 24;
 
 /// Wrong chunks after which a source is dropped, where damage on the line is possible.
 pub(crate) const WRONG_PIECES_MAX: u32 = 2;
@@ -91,9 +91,10 @@ pub(crate) const STALL_TIME_MIN: Duration = Duration::from_secs(2);
 pub(crate) const STALL_TIME_MAX: Duration = Duration::from_secs(15);
 pub(crate) const STALLS_MAX: u32 = 2;
 
-/// The pause after a source said that it is busy is kept within these; and a peer that was busy so many times in a row is
-/// of no use.
-pub(crate) const BUSY_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The pause after a peer said that it is busy is this part of what a piece takes, longer each time, up to what it asked
+/// for; all pauses are kept within these bounds. A peer that was busy so many times in a row is of no use.
+pub(crate) const BUSY_FACTOR: f64 = 0.125;
+pub(crate) const BUSY_PAUSE_MIN: Duration = Duration::from_millis(20);
 pub(crate) const BUSY_PAUSE_MAX: Duration = Duration::from_secs(5);
 pub(crate) const BUSY_PEER_MAX: u32 = 16;
 
@@ -145,9 +146,9 @@ pub(crate) const CLAIM_TIME_MIN: Duration = Duration::from_secs(2);
 pub(crate) const CLAIM_TIME_MAX: Duration = Duration::from_secs(20);
 pub(crate) const BROKEN_CLAIMS_MAX: u32 = 8;
 
-/// Near peers that fetch something from outside at the same time. More would share the way there, so that each piece would
-/// come later and could be passed on later.
-pub(crate) const OUTSIDE_AT_ONCE: usize = 4;
+/// Near peers that fetch something from outside at the same time. Their links are busy with other things as well, so fewer
+/// would leave the way there idle; with more, each piece would come later and could be passed on later.
+pub(crate) const OUTSIDE_AT_ONCE: usize = 8;
 
 /// When nothing was kept for this many times what a piece takes, within these bounds, the origin is asked for what others
 /// have or get.
@@ -155,8 +156,11 @@ pub(crate) const PATIENCE_FACTOR: f64 = 4.0;
 pub(crate) const PATIENCE_MIN: Duration = Duration::from_secs(1);
 pub(crate) const PATIENCE_MAX: Duration = Duration::from_secs(10);
 
-/// Between two looks at a peer's map: the first while it changes; doubled, up to the second, while it does not.
-pub(crate) const LOOK_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Between two looks at a peer's map while it changes: this part of what a piece takes, within these bounds. While it does
+/// not change, the pause is doubled again and again, up to the last.
+pub(crate) const LOOK_FACTOR: f64 = 0.25;
+pub(crate) const LOOK_PAUSE_MIN: Duration = Duration::from_millis(20);
+pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Looks that may fail in a row before a peer is left.

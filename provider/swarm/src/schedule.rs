@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::limits::{COMING_AHEAD, LOOK_PAUSE_MIN, NEIGHBOURS_MAX, SOURCES_MAX, STARVED_TIME};
+use crate::limits::{COMING_AHEAD, LOOK_PAUSE, NEIGHBOURS_MAX, SOURCES_MAX, STARVED_TIME};
 use crate::pieces::Pieces;
 use crate::random::Random;
 use crate::schedule::source::{Source, State};
@@ -221,6 +221,9 @@ pub struct Schedule {
     progress: Duration,
     /// What a piece took lately, in seconds.
     piece_time: f64,
+    /// It is this machine's turn to fetch from outside, and when chance decides that anew.
+    is_turn: bool,
+    turn_at: Duration,
     random: Random,
 }
 
@@ -244,6 +247,8 @@ impl Schedule {
             cursor,
             progress: Duration::ZERO,
             piece_time: 0.0,
+            is_turn: false,
+            turn_at: Duration::ZERO,
             random,
             plan,
         }
@@ -267,7 +272,7 @@ impl Schedule {
         });
         let mut source = Source::new(kind, PieceSet::new(count), now);
         if known {
-            source.look_at = now + LOOK_PAUSE_MIN;
+            source.look_at = now + LOOK_PAUSE;
         }
         self.sources.push(source);
         self.set_have(index, have);
@@ -343,7 +348,12 @@ impl Schedule {
         let looks = looks.filter(|source| !source.looking && self.is_worth_a_look(source));
         let patience = self.has_peers().then(|| self.progress + self.patience());
         let wakes = resting.chain(looks.map(|source| source.look_at));
-        wakes.chain(patience).filter(|wake| *wake > now).min()
+        let turn = self.has_peers().then_some(self.turn_at);
+        wakes
+            .chain(patience)
+            .chain(turn)
+            .filter(|wake| *wake > now)
+            .min()
     }
 
     /// Decides what to do now. Each action is carried out before the next call.
@@ -377,6 +387,9 @@ impl Schedule {
                 }
                 if self.plan.scattered {
                     self.cursor = run.end;
+                }
+                if !self.sources[index].is_near() {
+                    self.is_turn = false;
                 }
                 self.sources[index].start(run.clone(), now);
                 actions.push(Action::Fetch { source: index, run });

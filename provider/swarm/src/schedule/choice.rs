@@ -5,19 +5,20 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::limits::{
-    CLAIM_FACTOR, CLAIM_TIME_MAX, CLAIM_TIME_MIN, CROWD_RUN_TIME, ORIGINS_AT_ONCE, OUTSIDE_AT_ONCE,
-    PATIENCE_FACTOR, PATIENCE_MAX, PATIENCE_MIN, PEERS_AT_ONCE, RUN_BYTES_MAX, RUN_BYTES_MIN,
-    RUN_TIME,
+    CLAIM_FACTOR, CLAIM_TIME_MAX, CLAIM_TIME_MIN, CROWD_RUN_TIME, LOOK_FACTOR, LOOK_PAUSE,
+    LOOK_PAUSE_MIN, ORIGINS_AT_ONCE, OUTSIDE_AT_ONCE, PATIENCE_FACTOR, PATIENCE_MAX, PATIENCE_MIN,
+    PEERS_AT_ONCE, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_TIME,
 };
 use crate::schedule::{Kind, Schedule, State};
 use crate::set::PieceSet;
 
 /// What near peers get, as far as they are believed.
 pub(super) struct Outside {
-    /// Pieces that come to some near peer.
+    /// Pieces that come to some near peer, and to how many.
     coming: PieceSet,
-    /// So many near peers fetch from outside already that one more would only slow them down.
-    is_full: bool,
+    copies: Vec<u16>,
+    /// It is this machine's turn to fetch from outside: neither do enough near peers already, nor should all that could.
+    is_turn: bool,
     /// Nothing was kept for so long that nothing is left to others.
     is_urgent: bool,
 }
@@ -46,10 +47,16 @@ impl Schedule {
         scaled(self.piece_time, PATIENCE_FACTOR, PATIENCE_MIN, PATIENCE_MAX)
     }
 
-    pub(super) fn outside(&self, now: Duration) -> Outside {
+    /// Between two looks at a map that changes: by then a peer most likely has something new.
+    pub(super) fn look_pause(&self) -> Duration {
+        scaled(self.piece_time, LOOK_FACTOR, LOOK_PAUSE_MIN, LOOK_PAUSE)
+    }
+
+    pub(super) fn outside(&mut self, now: Duration) -> Outside {
         let mut outside = Outside {
             coming: PieceSet::new(self.plan.pieces.count()),
-            is_full: false,
+            copies: vec![0; self.plan.pieces.count()],
+            is_turn: true,
             is_urgent: now.saturating_sub(self.progress) >= self.patience(),
         };
         let claim_time = scaled(
@@ -58,17 +65,45 @@ impl Schedule {
             CLAIM_TIME_MIN,
             CLAIM_TIME_MAX,
         );
-        let mut busy = 0;
+        let (mut busy, mut contenders) = (0, 1);
         for index in self.peers().filter(|&index| self.sources[index].is_near()) {
+            let source = &self.sources[index];
             let mut is_outside = false;
-            for piece in self.sources[index].believed(now, claim_time) {
+            for piece in source.believed(now, claim_time) {
                 outside.coming.insert(piece);
+                outside.copies[piece] += 1;
                 is_outside |= self.near[piece] == 0;
             }
             busy += usize::from(is_outside);
+            contenders += usize::from(!source.have.is_full());
         }
-        outside.is_full = busy >= OUTSIDE_AT_ONCE;
+        if contenders > 1 {
+            outside.is_turn = self.take_turn(&outside.coming, busy, contenders, now);
+        }
         outside
+    }
+
+    /// Chance decides who of those that could goes to fetch from outside, once for each look at the maps of the others: on
+    /// average as many as there is room for. Without it all would go at the same moment, and for the same pieces.
+    fn take_turn(
+        &mut self,
+        coming: &PieceSet,
+        busy: usize,
+        contenders: usize,
+        now: Duration,
+    ) -> bool {
+        let unseen = self
+            .free
+            .without(coming)
+            .filter(|&piece| self.near[piece] == 0);
+        let room = OUTSIDE_AT_ONCE.min(unseen.count()).saturating_sub(busy);
+        if room == 0 {
+            self.is_turn = false;
+        } else if self.turn_at <= now {
+            self.is_turn = self.random.below(contenders) < room;
+            self.turn_at = now + self.look_pause();
+        }
+        self.is_turn
     }
 
     /// Idle sources: near peers first and the origin last; the fastest origin first, and peers by chance.
@@ -143,7 +178,7 @@ impl Schedule {
     fn rarest(&mut self, index: usize, outside: &Outside) -> Option<Range<usize>> {
         let source = &self.sources[index];
         let is_near = source.is_near();
-        if !is_near && outside.is_full && !outside.is_urgent {
+        if !is_near && !outside.is_turn && !outside.is_urgent {
             return None;
         }
         let is_origin = source.is_origin();
@@ -156,7 +191,7 @@ impl Schedule {
             is_last_resort && self.may_try(index, piece)
         };
         let rarity = |piece: usize| {
-            let coming = u16::from(outside.coming.contains(piece));
+            let coming = outside.copies[piece];
             (self.near[piece] + coming, self.far[piece])
         };
         let (mut best, mut first, mut ties) = ((u16::MAX, u16::MAX), None, 0);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::limits::{
-    BUSY_PAUSE_MAX, BUSY_PAUSE_MIN, BUSY_PEER_MAX, CLAIM_FACTOR, CLAIM_TIME_MAX, CLAIM_TIME_MIN,
-    COMING_MAX, HEDGE_PAUSE, LOOK_FAILURES_MAX, LOOK_PAUSE_MAX, LOOK_PAUSE_MIN, RATE_WEIGHT_NEW,
+    BUSY_FACTOR, BUSY_PAUSE_MAX, BUSY_PAUSE_MIN, BUSY_PEER_MAX, CLAIM_FACTOR, CLAIM_TIME_MAX,
+    CLAIM_TIME_MIN, COMING_MAX, HEDGE_PAUSE, LOOK_FAILURES_MAX, LOOK_PAUSE_MAX, RATE_WEIGHT_NEW,
     STALLS_MAX, WRONG_PIECES_MAX,
 };
 use crate::random::jittered;
@@ -114,6 +114,7 @@ impl Schedule {
             CLAIM_TIME_MIN,
             CLAIM_TIME_MAX,
         );
+        let look_pause = self.look_pause();
         let is_dropped = self.dropped(index).is_some();
         let Some(source) = self.sources.get_mut(index) else {
             return;
@@ -142,7 +143,7 @@ impl Schedule {
         let is_new = source.have != *have || claims.len() != source.claims.len();
         source.claims = claims;
         source.look_pause = if is_new {
-            LOOK_PAUSE_MIN
+            look_pause
         } else {
             (source.look_pause * 2).min(LOOK_PAUSE_MAX)
         };
@@ -256,7 +257,12 @@ impl Schedule {
             self.set_dropped(index, Dropped::Failed, now);
             return;
         }
-        let pause = retry_after.clamp(BUSY_PAUSE_MIN, BUSY_PAUSE_MAX);
+        // A place among its transfers is free as soon as a piece is through; who asks in vain again and again waits longer.
+        let first = scaled(self.piece_time, BUSY_FACTOR, BUSY_PAUSE_MIN, BUSY_PAUSE_MAX);
+        let pause = match source.is_origin() {
+            true => retry_after.clamp(BUSY_PAUSE_MIN, BUSY_PAUSE_MAX),
+            false => jittered(2 * first, source.busy - 1, random).min(retry_after.max(first)),
+        };
         // It may have been asked for what it does not have any more.
         source.look_at = source.look_at.min(now);
         self.rest(index, now + jittered(2 * pause, 0, random));

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::limits::{BROKEN_CLAIMS_MAX, LOOK_PAUSE_MIN};
+use crate::limits::{BROKEN_CLAIMS_MAX, LOOK_PAUSE};
 use crate::schedule::{Dropped, Kind};
 use crate::set::PieceSet;
 
@@ -74,7 +74,7 @@ impl Source {
             dropped_at: now,
             looking: false,
             look_at: now,
-            look_pause: LOOK_PAUSE_MIN,
+            look_pause: LOOK_PAUSE,
             look_failures: 0,
         }
     }

@@ -16,7 +16,7 @@ use crate::simulate::{Outcome, Setup};
 use crate::table::{Table, are_near};
 
 /// Transfers that a machine has going at once as a sender; it is busy for more, and says so with this pause.
-const UPLOADS_MAX: usize = 8;
+const UPLOADS_MAX: usize = 4;
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often a schedule is told of its rates.
@@ -27,7 +27,7 @@ const ALONE_PAUSE: Duration = Duration::from_millis(250);
 
 /// A step is this part of what a piece takes, within these bounds: what ends within a step lets its links idle until the
 /// next one.
-const STEPS_PER_PIECE: f64 = 6.0;
+const STEPS_PER_PIECE: f64 = 40.0;
 const STEP_MIN: Duration = Duration::from_micros(200);
 const STEP_MAX: Duration = Duration::from_millis(20);
 
