@@ -26,14 +26,20 @@ fn one_machine_alone_takes_what_its_link_takes() {
 fn sixteen_machines_take_little_longer_than_one() {
     for seed in 1..=2 {
         let setup = Setup {
+            files: vec![13 << 20, 51 << 20],
             seed,
             ..Setup::default()
         };
         let outcome = check(&setup);
         let ratio = outcome.finished[15].as_secs_f64() / outcome.alone.as_secs_f64();
         assert!(ratio < 1.5, "{ratio}");
-        assert!(outcome.finished[15] >= outcome.bound, "faster than possible");
+        assert!(
+            outcome.finished[15] >= outcome.bound,
+            "faster than possible"
+        );
         assert!(outcome.egress() < 1.5, "{}", outcome.egress());
-        assert!((1.0..1.01).contains(&(outcome.received_bytes as f64 / (16 * outcome.image) as f64)));
+        assert!(
+            (1.0..1.01).contains(&(outcome.received_bytes as f64 / (16 * outcome.image) as f64))
+        );
     }
 }

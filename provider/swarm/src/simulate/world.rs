@@ -28,6 +28,10 @@ const ALONE_PAUSE: Duration = Duration::from_millis(250);
 /// A step is this part of what a piece takes, within these bounds: what ends within a step lets its links idle until the
 /// next one.
 const STEPS_PER_PIECE: f64 = 40.0;
+
+/// The same for more machines than this: coarser, so that it takes seconds. It makes the swarm look a little slower.
+const FEW_MACHINES: usize = 64;
+const STEPS_PER_PIECE_OF_MANY: f64 = 8.0;
 const STEP_MIN: Duration = Duration::from_micros(200);
 const STEP_MAX: Duration = Duration::from_millis(20);
 
@@ -175,7 +179,11 @@ impl<'a> World<'a> {
         let piece = self.pieces.files().iter().map(|file| file.chunk_size).min();
         let rate = self.setup.link.min(self.setup.uplink) as f64;
         let piece = piece.unwrap_or(1) as f64 / rate;
-        Duration::from_secs_f64(piece / STEPS_PER_PIECE).clamp(STEP_MIN, STEP_MAX)
+        let steps = match self.machines.len() {
+            0..=FEW_MACHINES => STEPS_PER_PIECE,
+            _ => STEPS_PER_PIECE_OF_MANY,
+        };
+        Duration::from_secs_f64(piece / steps).clamp(STEP_MIN, STEP_MAX)
     }
 
     fn at(&mut self, when: Duration, machine: usize, what: Later) {
