@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::cmdline::{Mode, Options};
+use crate::cmdline::{Mode, Options, Share};
 use crate::limits;
 use crate::sandbox;
 use crate::sys;
@@ -168,15 +168,19 @@ pub(crate) fn arguments(
         Role::Stage => {
             match options.provider.as_deref() {
                 Some(provider) => arguments.extend(own(&["--provider", provider])),
-                None => {
-                    if !options.advertises() {
-                        arguments.extend(own(&["--no-mdns"]));
-                    }
-                    arguments.extend(dht(options));
-                }
+                None => arguments.extend(dht(options)),
+            }
+            if !options.advertises() {
+                arguments.extend(own(&["--no-mdns"]));
             }
             if options.mode == Mode::Private {
-                arguments.extend(own(&["--no-reports"]));
+                arguments.extend(own(&["--no-reports", "--no-peers"]));
+            }
+            if options.shares() {
+                arguments.extend(own(&["--share", &options.port.to_string()]));
+            }
+            if let (true, Share::Rate(rate)) = (options.shares(), &options.share) {
+                arguments.extend(own(&["--share-rate", rate]));
             }
             arguments.extend(own(&["--channel", channel, "--arch", arch]));
             arguments.extend(own(&[
@@ -212,12 +216,13 @@ fn dht(options: &Options) -> Vec<String> {
     all.map(|one| format!("--bootstrap={one}")).collect()
 }
 
-/// The TCP port that a role is about: where `serve` and `dht` listen, and where `report` connects to.
+/// The TCP port that a role is about: where `serve`, `stage` and `dht` listen, and where `report` connects to; 0 for none.
 fn port(role: Role, options: &Options) -> u16 {
     let origin = || options.origin.as_deref().and_then(crate::cmdline::port_of);
     match role {
         Role::Report => origin().unwrap_or(0),
         Role::Dht => limits::DHT_PORT,
+        Role::Stage if !options.shares() => 0,
         Role::Net | Role::Serve | Role::Stage => options.port,
     }
 }
@@ -420,26 +425,32 @@ mod tests {
         );
         let rest = "--trust-root /etc/phase/trust-root.json --image-info /etc/phase/image.json";
         let found = format!("--channel stable --arch {arch} {rest}");
-        check(Role::Stage, "", &format!("stage {found}"));
+        check(Role::Stage, "", &format!("stage --share 8080 {found}"));
         check(
             Role::Stage,
             "phase.mdns=off phase.bootstrap=a,b:1",
-            &format!("stage --no-mdns --bootstrap=a --bootstrap=b:1 {found}"),
+            &format!("stage --bootstrap=a --bootstrap=b:1 --no-mdns --share 8080 {found}"),
         );
         check(
             Role::Stage,
             "phase.mode=local phase.bootstrap=a",
-            &format!("stage --no-dht {found}"),
+            &format!("stage --no-dht --share 8080 {found}"),
         );
         check(
             Role::Stage,
+            "phase.share=20M phase.port=80",
+            &format!("stage --share 80 --share-rate 20M {found}"),
+        );
+        check(Role::Stage, "phase.share=off", &format!("stage {found}"));
+        check(
+            Role::Stage,
             "phase.mode=private",
-            &format!("stage --no-mdns --no-dht --no-reports {found}"),
+            &format!("stage --no-dht --no-mdns --no-reports --no-peers {found}"),
         );
         check(
             Role::Stage,
             "phase.mode=private phase.provider=http://a:1",
-            &format!("stage --provider http://a:1 --no-reports {found}"),
+            &format!("stage --provider http://a:1 --no-mdns --no-reports --no-peers {found}"),
         );
         check(
             Role::Report,
@@ -471,10 +482,24 @@ mod tests {
             Role::Stage,
             "phase.provider=http://a:1 phase.channel=beta",
             &format!(
-                "stage --provider http://a:1 --channel beta --arch {arch} --trust-root /etc/phase/trust-root.json \
+                "stage --provider http://a:1 --share 8080 --channel beta --arch {arch} --trust-root /etc/phase/trust-root.json \
                  --image-info /etc/phase/image.json"
             ),
         );
+    }
+
+    #[test]
+    fn stage_listens_only_to_share() {
+        for (line, expected) in [
+            ("", 8080),
+            ("phase.port=80 phase.share=1M", 80),
+            ("phase.share=off", 0),
+            ("phase.mode=private", 0),
+        ] {
+            let (options, _) = crate::cmdline::parse(line);
+            assert_eq!(port(Role::Stage, &options), expected, "{line}");
+            assert_eq!(port(Role::Serve, &options), options.port, "{line}");
+        }
     }
 
     #[test]

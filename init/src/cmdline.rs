@@ -87,6 +87,12 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
     ),
     row("port", "1 to 65535", "`8080`", "HTTP port"),
     row(
+        "share",
+        "`on`, `off`, bytes per second like `20M`",
+        "`on`",
+        "while this machine fetches, give others what it has verified so far; at most so much per second (always off in mode `private`)",
+    ),
+    row(
         "dhcp",
         "`proxy`, `off`",
         "`proxy`",
@@ -139,6 +145,15 @@ pub(crate) enum SourceChoice {
     Provider,
 }
 
+/// Whether a machine that fetches serves what it has so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Share {
+    Off,
+    On,
+    /// At most so many bytes per second, as `plasmd` reads them.
+    Rate(String),
+}
+
 /// How far the appliance makes itself known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -162,6 +177,7 @@ pub(crate) struct Options {
     pub(crate) bootstrap: Vec<String>,
     pub(crate) name: Option<String>,
     pub(crate) port: u16,
+    pub(crate) share: Share,
     pub(crate) boots_others: bool,
     pub(crate) log_level: &'static str,
     pub(crate) disk_wait_seconds: u32,
@@ -182,6 +198,7 @@ impl Default for Options {
             bootstrap: Vec::new(),
             name: None,
             port: 8080,
+            share: Share::On,
             boots_others: true,
             log_level: "info",
             disk_wait_seconds: limits::DISK_WAIT_SECONDS,
@@ -203,6 +220,11 @@ impl Options {
         let origin = self.origin.as_deref()?;
         let can_be_reached = port_of(origin).is_some_and(|port| port > 0);
         (can_be_reached && self.mode != Mode::Private).then_some(origin)
+    }
+
+    /// Whether others are given what is fetched, while it is fetched.
+    pub(crate) fn shares(&self) -> bool {
+        self.share != Share::Off && self.mode != Mode::Private
     }
 
     /// Whether machines are answered that boot from the network.
@@ -307,6 +329,7 @@ fn set(options: &mut Options, name: &str, value: &str) -> Option<()> {
         "bootstrap" => options.bootstrap = bootstrap(value)?,
         "name" => options.name = Some(host_name(value)?),
         "port" => options.port = value.parse().ok().filter(|port| *port > 0)?,
+        "share" => options.share = share(value)?,
         "dhcp" => options.boots_others = dhcp(value)?,
         "loglevel" => options.log_level = log_level(value)?,
         "disk_wait" => options.disk_wait_seconds = seconds(value, 0, 120)?,
@@ -345,6 +368,22 @@ fn on_off(value: &str) -> Option<bool> {
         "off" => Some(false),
         _ => None,
     }
+}
+
+fn share(value: &str) -> Option<Share> {
+    match on_off(value) {
+        Some(true) => Some(Share::On),
+        Some(false) => Some(Share::Off),
+        None => rate(value).map(Share::Rate),
+    }
+}
+
+/// Only the shape: `plasmd` is the one that counts. Twelve digits are more than any line carries.
+fn rate(value: &str) -> Option<String> {
+    let digits = value.strip_suffix(['k', 'K', 'm', 'M', 'g', 'G']);
+    let digits = digits.unwrap_or(value);
+    let shaped = (1..=12).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    (shaped && digits.bytes().any(|b| b != b'0')).then(|| value.to_owned())
 }
 
 fn dhcp(value: &str) -> Option<bool> {
@@ -540,6 +579,11 @@ mod tests {
             o.name = Some("rack-7".to_owned())
         });
         check("phase.port=80", 0, |o| o.port = 80);
+        check("phase.share=off", 0, |o| o.share = Share::Off);
+        check("phase.share=20M phase.share=on", 0, |_| {});
+        check("phase.share=20M", 0, |o| {
+            o.share = Share::Rate("20M".to_owned())
+        });
         check("phase.dhcp=off", 0, |o| o.boots_others = false);
         check("phase.dhcp=proxy", 0, |_| {});
         check("phase.loglevel=debug", 0, |o| o.log_level = "debug");
@@ -581,6 +625,12 @@ mod tests {
             "phase.name=-x",
             "phase.name=a.b",
             "phase.dhcp=server",
+            "phase.share=0",
+            "phase.share=00M",
+            "phase.share=M",
+            "phase.share=-1",
+            "phase.share=1T",
+            "phase.share=1234567890123",
             "phase.port=0",
             "phase.port=65536",
             "phase.port=+1x",

@@ -70,7 +70,10 @@ fn rules(role: Role, port: u16, version: i32) -> Rules {
             paths.push((root::NETWORK, WRITES | truncate));
             paths.push(("/proc/sys/net", WRITE_FILE | truncate));
         }
-        Role::Serve | Role::Dht if version >= 4 => ports.push((port, BIND)),
+        // `stage` serves what it has so far where `serve` will, while that does not run.
+        Role::Serve | Role::Stage | Role::Dht if version >= 4 && port > 0 => {
+            ports.push((port, BIND))
+        }
         Role::Report if version >= 4 => ports.push((port, CONNECT)),
         Role::Serve | Role::Stage | Role::Report | Role::Dht => {}
     }
@@ -244,7 +247,12 @@ mod tests {
         let serve = rules(Role::Serve, 8080, 6);
         let stage = rules(Role::Stage, 8080, 6);
         assert_eq!(serve.ports, [(8080, BIND)]);
-        assert!(net.ports.is_empty() && stage.ports.is_empty());
+        assert_eq!(stage.ports, [(8080, BIND)]);
+        assert!(net.ports.is_empty());
+        assert!(
+            rules(Role::Stage, 0, 6).ports.is_empty(),
+            "it shares nothing"
+        );
         assert_eq!(serve.paths, [(PROGRAM, EXECUTE)]);
         assert_eq!(stage.paths, [(PROGRAM, EXECUTE)]);
         assert_eq!(serve.ruleset.net, BIND | CONNECT);

@@ -2,20 +2,25 @@
 //!
 //! ```text
 //! (search) ─> manifest ──verified──> room for it? ──yes──> kernel, initramfs, rootfs ──chunk by chunk──> sealed ──> Handoff to init
-//!              ^   │                    │                     ^    │     │
-//!              └───┘ not there yet      └ no: Failed, end     └────┘     └ wrong bytes: Failed, end
+//!              ^   │                    │                     ^    │     │ ^  │
+//!              └───┘ not there yet      └ no: Failed, end     └────┘     │ └──┴ others that fetch the same
+//!                                                                        └ wrong bytes: Failed, end
 //! ```
 //!
 //! What may pass (no network yet, a provider that restarts, a cut transfer) is waited out for ever, and init is told
 //! each time. What will not (a check that failed) ends the role with the reason. Init believes none of it and verifies
 //! everything again. Without `--provider` one is looked for ([`search`]), for a bounded time, and again when it is gone.
-//! Never touches a disk, never follows a redirect: a provider must not send this machine elsewhere.
+//! While it fetches it gives others what it has, and takes from them ([`company`]), so that a rack that boots at once does
+//! not wait for one server. Never touches a disk, never follows a redirect: a provider must not send this machine elsewhere.
 
 mod ask;
 mod candidates;
+mod company;
 mod elsewhere;
+mod image;
 mod search;
 
+use std::num::{NonZeroU16, NonZeroU64};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,24 +28,21 @@ use std::time::{Duration, Instant};
 
 use boot_manifest::handoff::{HandoffRecord, Report};
 use boot_manifest::{
-    Arch, Artifact, Channel, Expect, Expiry, Floor, Manifest, Timestamp, TrustRoot, Verified,
+    Arch, Channel, Expect, Expiry, Floor, Manifest, Timestamp, TrustRoot, Verified,
 };
 use fetch::{FetchError, Fetcher, Limits, Providers, TooSlow, Url};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use self::ask::Asker;
+use self::company::{Company, Part};
+use self::image::Image;
 use self::search::{Search, Wanted};
 use crate::boot_report;
 use crate::exit::{CommandError, Exit};
 use crate::init_link::InitLink;
-use crate::memory;
 use crate::net::PROVIDERS_FILE;
-use crate::sealed::{Memory, sealed};
 use crate::trust;
-
-/// What init needs of an image, in the order of the descriptors after the manifest.
-const PARTS: [&str; 3] = ["kernel", "initramfs", "rootfs"];
 
 /// First and longest pause between attempts. The first is short because the network gets its address within a second of
 /// this role's start. A provider that starts is noticed within half a minute, and a hundred machines that wait for it
@@ -60,9 +62,6 @@ const REPORTS_WAIT: Duration = Duration::from_secs(1);
 /// Between two progress reports: what a person on the console can follow.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Memory that must stay free beside the image: chunks on their way, socket buffers, and the other roles at work.
-const MEMORY_RESERVE: u64 = 32 << 20;
-
 /// `image.json` has a few short members.
 const IMAGE_INFO_SIZE_MAX: usize = 4_096;
 
@@ -73,10 +72,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "URL")]
     provider: Option<String>,
     /// Look in this file for providers that boot servers named
-    #[arg(long, value_name = "FILE", default_value = PROVIDERS_FILE, conflicts_with = "provider")]
+    #[arg(long, value_name = "FILE", default_value = PROVIDERS_FILE)]
     providers_file: PathBuf,
-    /// Do not look for providers by multicast DNS
-    #[arg(long, conflicts_with = "provider")]
+    /// Neither look for others by multicast DNS nor announce what is shared
+    #[arg(long)]
     no_mdns: bool,
     /// Look in the distributed table too, beginning with this peer (HOST[:PORT] or a multiaddress); can be given several
     /// times
@@ -85,6 +84,15 @@ pub(crate) struct Args {
     /// Do not look in the distributed table
     #[arg(long)]
     no_dht: bool,
+    /// Give others what was verified so far, at this port of all addresses
+    #[arg(long, value_name = "PORT", conflicts_with = "no_peers")]
+    share: Option<NonZeroU16>,
+    /// Give them at most so many bytes per second, such as 500K or 10M
+    #[arg(long, value_name = "RATE", value_parser = crate::fetch_cmd::flags::rate, requires = "share")]
+    share_rate: Option<NonZeroU64>,
+    /// Fetch from providers only, and not from others that fetch the same
+    #[arg(long)]
+    no_peers: bool,
     /// Do not tell the provider how far the boot came
     #[arg(long)]
     no_reports: bool,
@@ -125,13 +133,18 @@ struct Stage {
     channel: Channel,
     arch: Arch,
     tells: bool,
+    /// Whether others that fetch the same are of use, and to them.
+    has_company: bool,
+    part: Part,
     reports: JoinSet<()>,
 }
 
 /// A manifest that verified, and who has what it names.
 struct Found {
-    manifest: Verified<Manifest>,
+    manifest: Arc<Verified<Manifest>>,
     providers: Providers,
+    /// What goes on to look for others that have it, if it does.
+    search: Option<Search>,
     /// Told to init, and the address of reports.
     origin: Url,
     /// Nobody named it: when it is gone there may be others.
@@ -173,6 +186,12 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         channel,
         arch,
         tells: !args.no_reports,
+        has_company: !args.no_peers,
+        part: Part {
+            share: args.share,
+            rate: args.share_rate,
+            mdns: !args.no_mdns,
+        },
         reports: JoinSet::new(),
     };
     let result = runtime.block_on(stage.work(place));
@@ -183,16 +202,17 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     }
 }
 
-/// Where images are fetched.
-enum Place {
-    Provider(Url),
-    Anywhere(Wanted),
+/// Where images are fetched: at a provider that was named, or where one is found; and others that have the same.
+struct Place {
+    provider: Option<Url>,
+    wanted: Wanted,
 }
 
 fn place(args: &Args) -> Result<Place, fetch::UrlError> {
-    Ok(match &args.provider {
-        Some(provider) => Place::Provider(provider.parse()?),
-        None => Place::Anywhere(Wanted {
+    let provider = args.provider.as_deref().map(str::parse).transpose()?;
+    Ok(Place {
+        provider,
+        wanted: Wanted {
             channel: args.channel.clone(),
             arch: args.arch,
             file: args.providers_file.clone(),
@@ -201,7 +221,7 @@ fn place(args: &Args) -> Result<Place, fetch::UrlError> {
                 true => Vec::new(),
                 false => args.bootstrap.clone(),
             },
-        }),
+        },
     })
 }
 
@@ -268,11 +288,12 @@ impl ImageInfo {
 
 impl Stage {
     async fn work(&mut self, place: Place) -> Result<(), Failure> {
-        let found = match place {
-            Place::Provider(location) => self.at_provider(location).await?,
-            Place::Anywhere(wanted) => self.anywhere(wanted).await?,
+        let Place { provider, wanted } = place;
+        let mut found = match provider {
+            Some(location) => self.at_provider(location, wanted).await?,
+            None => self.anywhere(wanted).await?,
         };
-        let result = self.fetch(&found).await;
+        let result = self.fetch(&mut found).await;
         if let Err(Failure { code, reason }) = &result {
             let text = format!("{code}: {reason}");
             self.report(&found.origin, vec![boot_report::Stage::failed(&text)]);
@@ -285,7 +306,7 @@ impl Stage {
     }
 
     /// Everything in sealed memory: what each part is, and the parts.
-    async fn fetch(&mut self, found: &Found) -> Result<(Vec<String>, Vec<OwnedFd>), Failure> {
+    async fn fetch(&mut self, found: &mut Found) -> Result<(Vec<String>, Vec<OwnedFd>), Failure> {
         let manifest = &found.manifest;
         tracing::info!(
             origin = %found.origin,
@@ -300,24 +321,18 @@ impl Stage {
         };
         let verified = boot_report::Stage::now("manifest");
         self.report(&found.origin, vec![started, verified]);
-        let parts = PARTS
-            .iter()
-            .map(|name| fetch::named(manifest, name))
-            .collect::<Result<Vec<&Artifact>, FetchError>>()?;
-        check_room(&parts)?;
-        let memory = |error: std::io::Error| Failure {
-            code: "not-enough-memory",
-            reason: format!("the image cannot be kept in memory: {error}"),
-        };
-        let mut names = vec!["manifest".to_owned()];
-        let mut fds: Vec<OwnedFd> = vec![sealed("manifest", manifest.bytes()).map_err(memory)?];
-        for artifact in parts {
-            let complete = self.wait_for_artifact(found, artifact).await?;
-            fds.push(complete.seal().map_err(memory)?);
-            names.push(artifact.name.to_string());
-        }
+        let image = Image::new(manifest)?;
+        let company = found.search.take().map(|search| {
+            let known = found.providers.0.clone();
+            Company::join(&self.part, &image, search, known)
+        });
+        self.download(found, &image, company.as_ref()).await?;
         self.report(&found.origin, vec![boot_report::Stage::now("fetched")]);
-        Ok((names, fds))
+        let sealed = image.seal()?;
+        if let Some(company) = company {
+            company.leave().await;
+        }
+        Ok(sealed)
     }
 
     /// Tells the provider of these stages in turn, without waiting for it.
@@ -336,7 +351,7 @@ impl Stage {
     }
 
     /// The verified manifest of a provider, however long it takes to appear.
-    async fn at_provider(&mut self, origin: Url) -> Result<Found, Failure> {
+    async fn at_provider(&mut self, origin: Url, wanted: Wanted) -> Result<Found, Failure> {
         let select = (self.channel.as_str(), self.arch.as_str());
         let url = fetch::manifest_url(&origin, Some(select)).map_err(FetchError::Url)?;
         let mut pause = PAUSE_MIN;
@@ -346,8 +361,9 @@ impl Stage {
             match self.fetcher.manifest(&url, &self.root, &expect).await {
                 Ok(manifest) => {
                     return Ok(Found {
-                        manifest,
+                        manifest: Arc::new(manifest),
                         providers: Providers(vec![url]),
+                        search: self.has_company.then(|| Search::start(wanted)),
                         origin,
                         searched: false,
                     });
@@ -374,47 +390,47 @@ impl Stage {
         let (manifest, providers) = answers
             .await
             .map_err(|last| last.map_or_else(nobody, Failure::from))?;
-        found(manifest, providers)
+        let search = self.has_company.then_some(search);
+        found(manifest, providers, search)
     }
 
-    /// All of an artifact in memory. Chunks that arrived are kept across interruptions.
-    async fn wait_for_artifact(
+    /// All of the image in memory. Chunks that arrived are kept across interruptions.
+    async fn download(
         &mut self,
         found: &Found,
-        artifact: &Artifact,
-    ) -> Result<Arc<Memory>, Failure> {
-        let memory = Memory::new(artifact).map_err(|error| Failure {
-            code: "not-enough-memory",
-            reason: format!("{}: no memory for it: {error}", artifact.name),
-        })?;
-        let memory = Arc::new(memory);
-        let name = artifact.name.as_str();
+        image: &Image,
+        company: Option<&Company>,
+    ) -> Result<(), Failure> {
+        let total: u64 = image.sizes().iter().sum();
+        let mut kept = vec![0; image.sizes().len()];
         let (mut pause, mut brought_at) = (PAUSE_MIN, Instant::now());
         loop {
-            let (link, mut told, mut kept) = (&self.link, None, 0);
+            let (link, mut told) = (&self.link, None);
             let progress = |progress: fetch::Progress| {
-                kept = progress.done;
-                let now = Instant::now();
+                if let Some(kept) = kept.get_mut(progress.part) {
+                    *kept = progress.done;
+                }
+                let (now, done) = (Instant::now(), kept.iter().sum());
                 let due = told.is_none_or(|told| now - told >= PROGRESS_INTERVAL);
-                if due || progress.done == progress.total {
+                if due || done == total {
                     told = Some(now);
-                    let (what, done, total) = (name.to_owned(), progress.done, progress.total);
+                    let what = "image".to_owned();
                     tell(link, &Report::Progress { what, done, total });
                 }
             };
-            let sink = Arc::clone(&memory);
-            let before = missing(&memory);
-            match self
-                .fetcher
-                .artifact(&found.manifest, name, &found.providers, sink, progress)
-                .await
-            {
-                Ok((memory, report)) => {
-                    tracing::info!(artifact = name, bytes = kept, elapsed = ?report.elapsed, "artifact verified");
-                    return Ok(memory);
+            let before = image.missing();
+            let swarm = company.map(Company::swarm);
+            let (manifest, providers) = (&found.manifest, &found.providers);
+            let fetched =
+                self.fetcher
+                    .artifacts(manifest, image.sinks(), providers, swarm, progress);
+            match fetched.await {
+                Ok(reports) => {
+                    tell_fetched(&reports);
+                    return Ok(());
                 }
                 Err(error) => {
-                    if missing(&memory) < before {
+                    if image.missing() < before {
                         (pause, brought_at) = (PAUSE_MIN, Instant::now());
                     } else if found.searched && brought_at.elapsed() >= STALL_TIME {
                         let reason = format!("{} brings nothing any more: {error}", found.origin);
@@ -464,6 +480,27 @@ impl Stage {
     }
 }
 
+/// Says what came from whom.
+fn tell_fetched(reports: &[fetch::Report]) {
+    let sum = |bytes: fn(&fetch::Report) -> u64| reports.iter().map(bytes).sum::<u64>();
+    let elapsed = reports.iter().map(|report| report.elapsed).max();
+    let sources = reports.iter().flat_map(|report| &report.sources);
+    let mut peers: Vec<String> = sources
+        .filter(|source| source.is_peer && source.bytes_kept > 0)
+        .map(|source| source.url.host_header())
+        .collect();
+    peers.sort_unstable();
+    peers.dedup();
+    tracing::info!(
+        bytes = sum(|report| report.bytes_fetched),
+        from_peers = sum(fetch::Report::bytes_from_peers),
+        peers = peers.len(),
+        wrong_chunks = sum(|report| report.bad_chunks.into()),
+        elapsed = ?elapsed.unwrap_or_default(),
+        "image verified"
+    );
+}
+
 /// What a manifest must be to be used.
 fn expect(built_at: i64, floor: Floor, channel: &Channel, arch: Arch) -> Expect<'_> {
     Expect {
@@ -476,13 +513,18 @@ fn expect(built_at: i64, floor: Floor, channel: &Channel, arch: Arch) -> Expect<
 }
 
 /// The manifest, and the servers that have just that image; the first of them is told of the boot.
-fn found(manifest: Verified<Manifest>, providers: Vec<Url>) -> Result<Found, Failure> {
+fn found(
+    manifest: Verified<Manifest>,
+    providers: Vec<Url>,
+    search: Option<Search>,
+) -> Result<Found, Failure> {
     let origin = providers.first().ok_or_else(nobody)?;
     let origin = format!("http://{}", origin.host_header());
     let origin = origin.parse().map_err(FetchError::Url)?;
     Ok(Found {
-        manifest,
+        manifest: Arc::new(manifest),
         providers: Providers(providers),
+        search,
         origin,
         searched: true,
     })
@@ -496,10 +538,6 @@ fn nobody() -> Failure {
     }
 }
 
-fn missing(memory: &Memory) -> usize {
-    fetch::Sink::missing(memory).len()
-}
-
 /// Whether waiting may help: also a file that is not there yet, because a provider that starts serves nothing at first.
 fn may_pass(error: &FetchError) -> bool {
     match error {
@@ -509,57 +547,5 @@ fn may_pass(error: &FetchError) -> bool {
             ..
         } => true,
         other => other.is_transient(),
-    }
-}
-
-/// Refuses an image that does not fit into memory, before its first byte is fetched.
-fn check_room(parts: &[&Artifact]) -> Result<(), Failure> {
-    let needed = parts
-        .iter()
-        .fold(MEMORY_RESERVE, |sum, part| sum.saturating_add(part.size));
-    let available = memory::available().ok_or_else(|| Failure {
-        code: "not-enough-memory",
-        reason: "/proc/meminfo does not tell how much memory is available".to_owned(),
-    })?;
-    // Above the limit of its cgroup the role would be killed, and start over for ever.
-    let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limit = cgroup_memory_max(&cgroups, Path::new("/sys/fs/cgroup"));
-    let available = available.min(limit.unwrap_or(u64::MAX));
-    if needed > available {
-        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        return Err(Failure {
-            code: "not-enough-memory",
-            reason: format!(
-                "the image needs {} MiB of memory, {} MiB are available: give this machine more memory",
-                mib(needed),
-                available >> 20,
-            ),
-        });
-    }
-    Ok(())
-}
-
-/// The memory limit of this process's cgroup, if it has one; `cgroups` is what /proc/self/cgroup says.
-fn cgroup_memory_max(cgroups: &str, root: &Path) -> Option<u64> {
-    let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let limit = std::fs::read_to_string(root.join(path).join("memory.max")).ok()?;
-    limit.trim().parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_limit_of_the_cgroup() {
-        let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir(root.path().join("stage")).unwrap();
-        for (text, expected) in [("138412032\n", Some(132 << 20)), ("max\n", None)] {
-            std::fs::write(root.path().join("stage/memory.max"), text).unwrap();
-            let found = cgroup_memory_max("1:name=x:/\n0::/stage\n", root.path());
-            assert_eq!(found, expected, "{text:?}");
-        }
-        assert_eq!(cgroup_memory_max("0::/other\n", root.path()), None);
-        assert_eq!(cgroup_memory_max("", root.path()), None);
     }
 }

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use boot_manifest::Digest;
 use fetch::Url;
 
 /// Addresses that are kept: a rack of machines that all announce themselves, several times.
@@ -37,6 +38,10 @@ pub(super) enum Way {
 struct Candidate {
     url: Url,
     way: Way,
+    /// What it says to have.
+    manifest: Option<Digest>,
+    /// The download was told of it.
+    is_told: bool,
     failures: u32,
     /// When it may be asked (again).
     due: Instant,
@@ -63,8 +68,8 @@ impl Candidates {
         }
     }
 
-    /// Somebody says that there is a manifest at `url`.
-    pub(super) fn heard(&mut self, way: Way, url: Url, now: Instant) {
+    /// Somebody says that there is a manifest at `url`, and perhaps which.
+    pub(super) fn heard(&mut self, way: Way, url: Url, manifest: Option<Digest>, now: Instant) {
         match way {
             Way::Named => {}
             Way::Announced => _ = self.announced_at.get_or_insert(now),
@@ -72,6 +77,7 @@ impl Candidates {
         }
         if let Some(known) = self.known.iter_mut().find(|known| known.url == url) {
             known.way = known.way.min(way);
+            known.manifest = manifest.or(known.manifest);
             return;
         }
         if self.known.len() >= CANDIDATES_MAX {
@@ -83,6 +89,8 @@ impl Candidates {
         self.known.push(Candidate {
             url,
             way,
+            manifest,
+            is_told: false,
             failures: 0,
             due: now,
             is_asked: false,
@@ -143,6 +151,17 @@ impl Candidates {
         }
     }
 
+    /// Those that say to have this manifest; each of them once.
+    pub(super) fn having(&mut self, manifest: &Digest) -> Vec<Url> {
+        let has = |one: &&mut Candidate| !one.is_told && one.manifest.as_ref() == Some(manifest);
+        let having = self.known.iter_mut().filter(has);
+        let told = having.map(|one| {
+            one.is_told = true;
+            one.url.clone()
+        });
+        told.collect()
+    }
+
     /// How good the word for it is: who is better comes first.
     pub(super) fn rank(&self, url: &Url) -> Option<Way> {
         let known = self.known.iter().find(|one| one.url == *url);
@@ -166,14 +185,14 @@ mod tests {
     fn who_was_named_comes_first_and_announcements_wait() {
         let now = Instant::now();
         let mut table = Candidates::new(1);
-        table.heard(Way::Announced, url(2), now);
+        table.heard(Way::Announced, url(2), None, now);
         assert_eq!(table.next(now), None);
-        table.heard(Way::Named, url(1), now);
+        table.heard(Way::Named, url(1), None, now);
         assert_eq!(table.next(now), Some(url(1)));
         assert_eq!(table.next(now), None, "it is being asked");
         assert_eq!(table.next(after(now, 2)), Some(url(2)));
         assert_eq!(table.rank(&url(2)), Some(Way::Announced));
-        table.heard(Way::Named, url(2), now);
+        table.heard(Way::Named, url(2), None, now);
         assert_eq!(table.rank(&url(2)), Some(Way::Named));
         assert_eq!(table.rank(&url(3)), None);
     }
@@ -182,30 +201,45 @@ mod tests {
     fn those_elsewhere_are_asked_at_once_when_this_network_is_silent() {
         let now = Instant::now();
         let mut table = Candidates::new(1);
-        table.heard(Way::Elsewhere, url(3), now);
+        table.heard(Way::Elsewhere, url(3), None, now);
         assert_eq!(table.next(now), Some(url(3)));
         let mut table = Candidates::new(1);
-        table.heard(Way::Announced, url(2), now);
-        table.heard(Way::Elsewhere, url(3), now);
+        table.heard(Way::Announced, url(2), None, now);
+        table.heard(Way::Elsewhere, url(3), None, now);
         assert_eq!(table.next(after(now, 2)), Some(url(2)));
         assert_eq!(table.next(after(now, 2)), None);
         table.failed(&url(2), after(now, 2));
         assert_eq!(table.next(after(now, 2)), Some(url(3)));
         // Somebody who announces without end does not keep them out.
         let mut table = Candidates::new(1);
-        table.heard(Way::Elsewhere, url(3), now);
+        table.heard(Way::Elsewhere, url(3), None, now);
         for number in 100..400 {
-            table.heard(Way::Announced, url(number), now);
+            table.heard(Way::Announced, url(number), None, now);
         }
         let asked = std::iter::from_fn(|| table.next(after(now, 5)));
         assert!(asked.take(CANDIDATES_MAX).any(|asked| asked == url(3)));
     }
 
     #[test]
+    fn those_who_have_the_same_are_told_of_once() {
+        let now = Instant::now();
+        let mut table = Candidates::new(1);
+        let (wanted, other) = (Digest::of(b"a"), Digest::of(b"b"));
+        table.heard(Way::Announced, url(1), Some(wanted), now);
+        table.heard(Way::Announced, url(2), Some(other), now);
+        table.heard(Way::Announced, url(3), None, now);
+        assert_eq!(table.having(&wanted), [url(1)]);
+        // It was updated meanwhile.
+        table.heard(Way::Elsewhere, url(2), Some(wanted), now);
+        assert_eq!(table.having(&wanted), [url(2)]);
+        assert_eq!(table.having(&wanted), []);
+    }
+
+    #[test]
     fn who_fails_waits_longer_each_time() {
         let mut now = Instant::now();
         let mut table = Candidates::new(1);
-        table.heard(Way::Named, url(1), now);
+        table.heard(Way::Named, url(1), None, now);
         for pause in [1, 2, 4, 8, 8] {
             assert_eq!(table.next(now), Some(url(1)));
             table.failed(&url(1), now);
@@ -218,9 +252,9 @@ mod tests {
     fn a_flood_is_bounded_and_does_not_stay() {
         let now = Instant::now();
         let mut table = Candidates::new(7);
-        table.heard(Way::Named, url(1), now);
+        table.heard(Way::Named, url(1), None, now);
         for number in 1_000..3_000 {
-            table.heard(Way::Announced, url(number), now);
+            table.heard(Way::Announced, url(number), None, now);
         }
         assert_eq!(table.known.len(), CANDIDATES_MAX);
         assert_eq!(table.rank(&url(1)), Some(Way::Named), "it was crowded out");
@@ -232,7 +266,7 @@ mod tests {
         let later = after(now, 2);
         let failed = table.next(later).and_then(|_| table.next(later)).unwrap();
         table.failed(&failed, later);
-        table.heard(Way::Announced, url(5_000), later);
+        table.heard(Way::Announced, url(5_000), None, later);
         assert_eq!(table.rank(&failed), None);
         assert_eq!(table.rank(&url(5_000)), Some(Way::Announced));
     }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-use boot_manifest::{Arch, Channel};
+use boot_manifest::{Arch, Channel, Digest};
 use discovery::{Browser, DiscoveryError, Hint};
 use fetch::{SOURCES_MAX, Url};
 
@@ -57,6 +57,8 @@ pub(super) struct Wanted {
 pub(super) struct Heard {
     pub(super) way: Way,
     pub(super) manifests: Vec<Url>,
+    /// Which manifest is there.
+    pub(super) digest: Option<Digest>,
 }
 
 impl Heard {
@@ -65,6 +67,7 @@ impl Heard {
         Self {
             way,
             manifests: urls.iter().filter_map(|url| url.parse().ok()).collect(),
+            digest: hint.manifest,
         }
     }
 }
@@ -123,6 +126,12 @@ impl Search {
         self.candidates.failed(url, Instant::now());
     }
 
+    /// Those that say to have this manifest and were not given before.
+    pub(super) fn having(&mut self, manifest: &Digest) -> Vec<Url> {
+        self.look();
+        self.candidates.having(manifest)
+    }
+
     /// How good the word for it is.
     pub(super) fn rank(&self, url: &Url) -> Option<Way> {
         self.candidates.rank(url)
@@ -133,12 +142,12 @@ impl Search {
         // Not there before the network role has something to say.
         if let Ok(bytes) = crate::trust::read(&self.file, FILE_SIZE_MAX, "list of providers") {
             for url in urls(&String::from_utf8_lossy(&bytes)) {
-                self.candidates.heard(Way::Named, url, now);
+                self.candidates.heard(Way::Named, url, None, now);
             }
         }
         for heard in self.heard.try_iter().take(QUEUE_MAX) {
             for url in heard.manifests {
-                self.candidates.heard(heard.way, url, now);
+                self.candidates.heard(heard.way, url, heard.digest, now);
             }
         }
     }
@@ -191,6 +200,7 @@ fn listen_once(wanted: &Wanted, heard: &SyncSender<Heard>) -> Result<bool, Disco
         let nobody = Heard {
             way: Way::Announced,
             manifests: Vec::new(),
+            digest: None,
         };
         let heard_now = hint.map_or(nobody, |hint| Heard::of(Way::Announced, &hint));
         if !send(heard, heard_now) {
