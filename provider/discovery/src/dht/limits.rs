@@ -21,6 +21,9 @@ pub(super) const LIFETIME_MIN: Duration = Duration::from_secs(1);
 /// A record is published again after this long: two may get lost before it ends.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(20 * 60);
 
+/// A provider that was not heard of for so long missed a renewal, jitter and a slow network included.
+pub(super) const UNHEARD_TIME: Duration = Duration::from_secs(25 * 60);
+
 /// After a publication that nobody took: the first pause, doubled each time.
 pub(super) const RETRY_PAUSE_MIN: Duration = Duration::from_secs(2);
 
@@ -156,6 +159,9 @@ pub(super) const SAVED_SIZE_MAX: u64 = 64 << 10;
 
 /// Between two writes of that file.
 pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(300);
+
+/// From the start to the first write.
+pub(super) const SAVE_FIRST: Duration = Duration::from_secs(10);
 
 /// Searches at the same time.
 pub(super) const SEARCHES_MAX: usize = 16;

@@ -31,7 +31,7 @@ use super::gate::Gate;
 use super::identity::Identity;
 use super::limits::{
     BUCKET_SIZE, CONNECT_TIME_MAX, GOODBYE_TIME_MAX, IDLE_TIME_MAX, PACKET_SIZE_MAX, PARALLEL,
-    QUERY_TIME_MAX, REFRESH_PAUSE, REPLICAS, STREAMS_PER_CONNECTION_MAX, TICK,
+    QUERY_TIME_MAX, REFRESH_PAUSE, REPLICAS, SAVE_FIRST, STREAMS_PER_CONNECTION_MAX, TICK,
 };
 use super::net::{multiaddr, socket_address};
 use super::publish::Publisher;
@@ -118,7 +118,8 @@ impl Node {
             publisher: Publisher::new(saved.sequence, timing.refresh),
             timing,
             saved,
-            save_at: now,
+            // The first time soon: until then a power cut forgets everybody.
+            save_at: now + SAVE_FIRST,
             saving: None,
             publications: HashMap::new(),
             goodbyes: HashSet::new(),

@@ -3,9 +3,11 @@
 //! Pure: the time is an argument. A record is taken from its signer only, over a connection that proves who that is. So
 //! nobody can bring back an old record or fill a set with keys that nobody connects with, and what counts against a
 //! network is where the signer really is, not what it claims. No network can push out others: when there is no room, only
-//! a network that has more than the newcomer's loses a place.
+//! a network that has more than the newcomer's loses a place. Within its share, what is over gives way: machines that
+//! start anew have another key each time, and not all of them say goodbye.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use libp2p::PeerId;
@@ -13,6 +15,7 @@ use libp2p::PeerId;
 use super::envelope::{Envelope, join};
 use super::limits::{
     RECORDS_MAX, RECORDS_PER_KEY_AND_NET_MAX, RECORDS_PER_KEY_MAX, RECORDS_PER_NET_MAX,
+    UNHEARD_TIME,
 };
 use super::net::Net;
 
@@ -22,7 +25,13 @@ pub(super) enum Place {
     /// This node's own record, which is never pushed out.
     Own,
     /// A record whose signer connected from there.
-    From(Net),
+    From(IpAddr),
+}
+
+impl Place {
+    fn is_in(self, net: Net) -> bool {
+        matches!(self, Self::From(ip) if Net::from(ip) == net)
+    }
 }
 
 /// Why an envelope was not taken.
@@ -38,7 +47,22 @@ pub(super) enum Refused {
 struct Kept {
     envelope: Envelope,
     place: Place,
+    since: Duration,
     until: Duration,
+}
+
+impl Kept {
+    /// Whether its provider went away, or has not been heard of for longer than any that is there.
+    fn is_over(&self, now: Duration) -> bool {
+        self.envelope.is_goodbye() || now.saturating_sub(self.since) > UNHEARD_TIME
+    }
+
+    /// Whether it is the same machine, which started anew with another key.
+    fn is_same_machine(&self, other: &Self) -> bool {
+        self.place != Place::Own
+            && self.place == other.place
+            && self.envelope.record.addresses == other.envelope.record.addresses
+    }
 }
 
 /// All sets.
@@ -58,6 +82,7 @@ impl Shelves {
         self.expire(now);
         let key = envelope.key();
         let kept = Kept {
+            since: now,
             until: now.saturating_add(envelope.span.lifetime),
             envelope,
             place,
@@ -72,53 +97,65 @@ impl Shelves {
                 *old = kept;
                 Ok(())
             }
-            None => self.add(&key, kept),
+            // There is nothing that it would end.
+            None if kept.envelope.is_goodbye() => Ok(()),
+            None => {
+                set.retain(|old| !old.is_same_machine(&kept));
+                self.add(&key, kept, now)
+            }
         };
         self.sets.retain(|_, set| !set.is_empty());
         result
     }
 
-    fn add(&mut self, key: &str, kept: Kept) -> Result<(), Refused> {
-        if let Place::From(net) = kept.place {
-            let in_set = self.sets.get(key).map_or(0, |set| count(set.iter(), net));
+    fn add(&mut self, key: &str, kept: Kept, now: Duration) -> Result<(), Refused> {
+        if let Place::From(ip) = kept.place {
+            let net = Net::from(ip);
+            let in_set = self.sets.get(key).map_or(0, |set| count(set, net));
             let in_all = count(self.sets.values().flatten(), net);
-            if in_set >= RECORDS_PER_KEY_AND_NET_MAX || in_all >= RECORDS_PER_NET_MAX {
-                return Err(Refused::Full);
+            let is_in_set = |set: &str| set == key;
+            let in_net = |kept: &Kept| kept.place.is_in(net) && kept.is_over(now);
+            if in_set >= RECORDS_PER_KEY_AND_NET_MAX {
+                self.remove(is_in_set, in_net)?;
+            } else if in_all >= RECORDS_PER_NET_MAX {
+                self.remove(|_| true, in_net)?;
             }
             if self
                 .sets
                 .get(key)
                 .is_some_and(|set| set.len() >= RECORDS_PER_KEY_MAX)
             {
-                let victim = heaviest(self.sets.get(key).into_iter().flatten(), in_set);
-                self.remove(Some(key), victim.ok_or(Refused::Full)?);
+                let net = heaviest(self.sets.get(key).into_iter().flatten(), in_set)?;
+                self.remove(is_in_set, |kept| kept.place.is_in(net))?;
             }
-            if self.sets.values().map(Vec::len).sum::<usize>() >= RECORDS_MAX {
-                let victim = heaviest(self.sets.values().flatten(), in_all);
-                self.remove(None, victim.ok_or(Refused::Full)?);
+            if self.len() >= RECORDS_MAX {
+                let net = heaviest(self.sets.values().flatten(), in_all)?;
+                self.remove(|_| true, |kept| kept.place.is_in(net))?;
             }
         }
         self.sets.entry(key.to_owned()).or_default().push(kept);
         Ok(())
     }
 
-    /// Takes the record of a network that ends first away.
-    fn remove(&mut self, key: Option<&str>, net: Net) {
-        let sets = self.sets.iter_mut();
-        let candidates = sets
-            .filter(|(name, _)| key.is_none_or(|key| key == *name))
-            .flat_map(|(_, set)| {
-                let ends = set
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, kept)| kept.place == Place::From(net));
-                let first = ends.min_by_key(|(_, kept)| kept.until)?;
-                let (index, until) = (first.0, first.1.until);
-                Some((until, set, index))
-            });
-        if let Some((_, set, index)) = candidates.min_by_key(|(until, ..)| *until) {
-            set.remove(index);
-        }
+    /// Takes that record away, of those that may be, which was not heard of for longest.
+    fn remove(
+        &mut self,
+        is_in: impl Fn(&str) -> bool,
+        may_go: impl Fn(&Kept) -> bool,
+    ) -> Result<(), Refused> {
+        let sets = self.sets.iter_mut().filter(|(key, _)| is_in(key));
+        let oldest = sets.filter_map(|(_, set)| {
+            let candidates = set.iter().enumerate().filter(|(_, kept)| may_go(kept));
+            let (index, since) = candidates
+                .map(|(index, kept)| (index, kept.since))
+                .min_by_key(|(_, since)| *since)?;
+            Some((set, index, since))
+        });
+        let (set, index, _) = oldest
+            .min_by_key(|(.., since)| *since)
+            .ok_or(Refused::Full)?;
+        set.remove(index);
+        Ok(())
     }
 
     /// Takes a provider's record away; this node does that with its own only.
@@ -151,24 +188,30 @@ impl Shelves {
     }
 }
 
-fn count<'a>(kept: impl Iterator<Item = &'a Kept>, net: Net) -> usize {
-    kept.filter(|kept| kept.place == Place::From(net)).count()
+fn count<'a>(kept: impl IntoIterator<Item = &'a Kept>, net: Net) -> usize {
+    let kept = kept.into_iter().filter(|kept| kept.place.is_in(net));
+    kept.count()
 }
 
 /// The network with the most records, if a newcomer of a network with `fewer` may have one of its places.
-fn heaviest<'a>(kept: impl Iterator<Item = &'a Kept>, fewer: usize) -> Option<Net> {
+fn heaviest<'a>(kept: impl Iterator<Item = &'a Kept>, fewer: usize) -> Result<Net, Refused> {
     let mut counts = BTreeMap::<Net, usize>::new();
     for kept in kept {
-        if let Place::From(net) = kept.place {
-            *counts.entry(net).or_default() += 1;
+        if let Place::From(ip) = kept.place {
+            *counts.entry(Net::from(ip)).or_default() += 1;
         }
     }
-    let (net, most) = counts.into_iter().max_by_key(|(_, count)| *count)?;
-    (most > fewer + 1).then_some(net)
+    let most = counts.into_iter().max_by_key(|(_, count)| *count);
+    let (net, _) = most
+        .filter(|(_, most)| *most > fewer + 1)
+        .ok_or(Refused::Full)?;
+    Ok(net)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::super::envelope::{Record, Span, split};
     use super::super::limits::LIFETIME;
     use super::*;
@@ -176,13 +219,24 @@ mod tests {
     const START: Duration = Duration::from_secs(1000);
 
     fn envelope(signer: PeerId, channel: &str, sequence: u64) -> Envelope {
+        // Each somewhere else, so that nobody is taken for another that started anew.
+        let place = u128::from_be_bytes(*signer.to_bytes().last_chunk().unwrap());
+        at(
+            signer,
+            channel,
+            sequence,
+            &[SocketAddr::from((place.to_be_bytes(), 80))],
+        )
+    }
+
+    fn at(signer: PeerId, channel: &str, sequence: u64, addresses: &[SocketAddr]) -> Envelope {
         let record = Record {
             channel: channel.parse().unwrap(),
             arch: boot_manifest::Arch::X86_64,
             version: String::new(),
             manifest: None,
             key_ids: Vec::new(),
-            addresses: vec![([10, 0, 0, 1], 80).into()],
+            addresses: addresses.to_vec(),
         };
         let span = Span {
             sequence,
@@ -197,7 +251,7 @@ mod tests {
     }
 
     fn from(net: u8) -> Place {
-        Place::From(Net::V4([10, 0, net]))
+        Place::From(IpAddr::from([10, 0, net, 1]))
     }
 
     fn kept(shelves: &Shelves, channel: &str) -> usize {
@@ -313,5 +367,62 @@ mod tests {
             shelves.put(envelope(own, "stable", 1), Place::Own, START),
             Ok(())
         );
+    }
+
+    #[test]
+    fn machines_that_start_anew_with_another_key_take_their_own_places() {
+        let mut shelves = Shelves::default();
+        let same = [SocketAddr::from(([10, 0, 1, 5], 80))];
+        for _ in 0..100 {
+            let reborn = at(PeerId::random(), "stable", 1, &same);
+            shelves.put(reborn, from(1), START).unwrap();
+        }
+        assert_eq!(kept(&shelves, "stable"), 1);
+        // Somebody at another address who claims the same is somebody else.
+        let other = at(PeerId::random(), "stable", 1, &same);
+        shelves
+            .put(other, Place::From([10, 0, 1, 9].into()), START)
+            .unwrap();
+        assert_eq!(kept(&shelves, "stable"), 2);
+    }
+
+    #[test]
+    fn in_a_full_share_those_that_went_away_make_room() {
+        let (mut shelves, leaving) = (Shelves::default(), PeerId::random());
+        shelves
+            .put(envelope(leaving, "stable", 1), from(1), START)
+            .unwrap();
+        for _ in 1..RECORDS_PER_KEY_AND_NET_MAX {
+            shelves.put(new("stable"), from(1), START).unwrap();
+        }
+        assert_eq!(
+            shelves.put(new("stable"), from(1), START),
+            Err(Refused::Full)
+        );
+        shelves
+            .put(at(leaving, "stable", 2, &[]), from(1), START)
+            .unwrap();
+        assert_eq!(shelves.put(new("stable"), from(1), START), Ok(()));
+        assert_eq!(
+            shelves.put(new("stable"), from(1), START),
+            Err(Refused::Full)
+        );
+        // All of them missed their renewal but the last one.
+        let later = START + UNHEARD_TIME + Duration::from_secs(1);
+        for _ in 0..RECORDS_PER_KEY_AND_NET_MAX {
+            assert_eq!(shelves.put(new("stable"), from(1), later), Ok(()));
+        }
+        assert_eq!(
+            shelves.put(new("stable"), from(1), later),
+            Err(Refused::Full)
+        );
+    }
+
+    #[test]
+    fn a_goodbye_of_somebody_unknown_takes_no_place() {
+        let mut shelves = Shelves::default();
+        let goodbye = at(PeerId::random(), "stable", 1, &[]);
+        assert_eq!(shelves.put(goodbye, from(1), START), Ok(()));
+        assert!(shelves.sets.is_empty());
     }
 }

@@ -88,7 +88,12 @@ impl Node {
             let own = self.own_addresses();
             self.reach.observe(seen_at, observed, &own);
         }
-        if !info.protocols.contains(&KAD_PROTOCOL) || self.is_crowded(seen_at, &peer) {
+        if !info.protocols.contains(&KAD_PROTOCOL) {
+            // A client, or a server that became one.
+            self.swarm.behaviour_mut().kad.remove_peer(&peer);
+            return;
+        }
+        if self.is_crowded(seen_at, &peer) {
             return;
         }
         let listening = info.listen_addrs.iter().filter_map(socket_address);

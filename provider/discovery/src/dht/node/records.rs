@@ -145,8 +145,8 @@ impl Node {
     ) -> Result<(), Refusal> {
         let gate = &mut self.swarm.behaviour_mut().gate;
         // It went away meanwhile.
-        let net = Net::from(gate.ip(connection).ok_or(Refusal::NotTheSigner)?);
-        if !gate.may_put(net) {
+        let ip = gate.ip(connection).ok_or(Refusal::NotTheSigner)?;
+        if !gate.may_put(Net::from(ip)) {
             return Err(Refusal::TooOften);
         }
         let [bytes] = split(&record.value)?[..] else {
@@ -162,7 +162,7 @@ impl Node {
         check_time(envelope.span, unix_now())?;
         let store = self.swarm.behaviour_mut().kad.store_mut();
         store
-            .add(envelope, Place::From(net))
+            .add(envelope, Place::From(ip))
             .map_err(|refused| match refused {
                 Refused::Stale => Refusal::Stale,
                 Refused::Full => Refusal::Full,

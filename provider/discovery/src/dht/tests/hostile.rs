@@ -1,6 +1,5 @@
 //! Nodes that lie, flood, or speak something else: plain libp2p, which does whatever it is told.
 
-use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use libp2p::core::upgrade::Version;
@@ -387,12 +386,11 @@ async fn connections_that_say_nothing_give_their_places_back() {
 #[tokio::test]
 async fn a_crowd_of_names_has_no_more_than_one_networks_share() {
     let hub = start(config(&[])).await;
-    let rogue_count = NonZeroUsize::new(12).unwrap().get();
     let mut rogues = Vec::new();
-    for _ in 0..rogue_count {
+    for last in 1..=12 {
         let rogue = Rogue::start(OURS).await;
         rogue.knows(&hub);
-        rogue.put(&hub, KEY, value(&[rogue.sealed(6, None)]));
+        rogue.put(&hub, KEY, value(&[rogue.sealed(last, None)]));
         rogues.push(rogue);
     }
     refused(&hub, Refusal::Full).await;
