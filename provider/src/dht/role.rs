@@ -123,17 +123,17 @@ fn tell(link: &InitLink, report: &Report) {
 /// What lies in the directory now. Init verified it before anything was served.
 fn served(args: &Args) -> Result<Served, String> {
     let name: FileName = MANIFEST_FILE.parse().map_err(|_| MANIFEST_FILE)?;
-    let store = Store::open(&args.artifacts).map_err(|error| error.to_string())?;
+    let store = Store::open(&args.artifacts).map_err(|error| format!("the manifest: {error}"))?;
     let file = store
         .find(&args.channel, args.arch.as_str(), &name)
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| format!("the manifest: {error}"))?;
     if file.size() > MANIFEST_SIZE_MAX as u64 {
         return Err("the manifest is too large".to_owned());
     }
     let bytes = read_whole(&file)
-        .map_err(|error| error.to_string())?
+        .map_err(|error| format!("the manifest: {error}"))?
         .ok_or("the manifest changes just now")?;
-    let view = boot_manifest::view(&bytes).map_err(|error| error.to_string())?;
+    let view = boot_manifest::view(&bytes).map_err(|error| format!("the manifest: {error}"))?;
     Ok(Served {
         channel: args.channel.clone(),
         arch: args.arch,

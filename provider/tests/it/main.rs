@@ -14,6 +14,7 @@ mod fetch;
 mod fetch_faults;
 mod fetch_network;
 mod lan;
+mod member;
 mod net;
 mod packets;
 mod provider;
