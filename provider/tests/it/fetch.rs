@@ -17,7 +17,7 @@ const MIB: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Writes the image as a provider's artifacts directory.
-fn lay_out(image: &Image, root: &Path) {
+pub(crate) fn lay_out(image: &Image, root: &Path) {
     let folder = root.join("stable/x86_64");
     fs::create_dir_all(&folder).expect("a directory");
     fs::write(folder.join("manifest.json"), &image.manifest).expect("a file");
@@ -26,7 +26,7 @@ fn lay_out(image: &Image, root: &Path) {
     }
 }
 
-fn check_fetched(image: &Image, folder: &Path) {
+pub(crate) fn check_fetched(image: &Image, folder: &Path) {
     assert_eq!(
         fs::read(folder.join("manifest.json")).unwrap(),
         image.manifest

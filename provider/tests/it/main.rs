@@ -13,6 +13,7 @@ mod documents;
 mod fetch;
 mod fetch_faults;
 mod fetch_network;
+mod fetch_peers;
 mod lan;
 mod member;
 mod net;
