@@ -20,6 +20,7 @@ mod net;
 mod packets;
 mod provider;
 mod serve;
+mod share;
 mod stage;
 mod stdout;
 mod tftp;

@@ -184,18 +184,8 @@ impl Provider {
 
     /// One request by curl, the path exactly as given.
     pub(crate) fn curl(&self, path: &str, flags: &[&str]) -> Answer {
-        let output = Command::new("curl")
-            .args(["-s", "-S", "-i", "--path-as-is", "--max-time", "30"])
-            .args(flags)
-            .arg(self.url(path))
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "curl {path} {flags:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Answer::parse(&output.stdout)
+        let answer = curl(&self.url(path), flags);
+        answer.unwrap_or_else(|problem| panic!("curl {path} {flags:?}: {problem}"))
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
@@ -313,6 +303,20 @@ pub(crate) fn plasmd(arguments: &[&str]) -> Output {
         .env_remove("JOURNAL_STREAM")
         .output()
         .unwrap()
+}
+
+/// What curl gets, or what it says.
+pub(crate) fn curl(url: &str, flags: &[&str]) -> Result<Answer, String> {
+    let output = Command::new("curl")
+        .args(["-s", "-S", "-i", "--path-as-is", "--max-time", "30"])
+        .args(flags)
+        .arg(url)
+        .output()
+        .unwrap();
+    match output.status.success() {
+        true => Ok(Answer::parse(&output.stdout)),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
 }
 
 /// Calls `probe` until it gives something.
