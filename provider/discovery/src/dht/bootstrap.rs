@@ -114,14 +114,6 @@ impl Bootstrap {
             }
         }
     }
-
-    /// Whether it is on this machine's loopback.
-    pub(super) fn is_loopback(&self) -> bool {
-        match &self.host {
-            Host::Address(ip) => ip.is_loopback(),
-            Host::Name(name, _) => name == "localhost",
-        }
-    }
 }
 
 fn from_file(path: &str) -> Result<Vec<Bootstrap>, BootstrapError> {

@@ -167,6 +167,7 @@ impl Envelope {
             return Err(Invalid::Signature);
         }
         let (record, span) = parse(body)?;
+        debug_assert_eq!(self::body(&record, span), body, "one way to write it");
         Ok(Self {
             bytes: bytes.to_vec(),
             signer: PublicKey::from(key).to_peer_id(),

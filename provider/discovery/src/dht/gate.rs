@@ -297,3 +297,102 @@ impl NetworkBehaviour for Gate {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrive(gate: &mut Gate, number: usize, ip: [u8; 4]) -> bool {
+        let remote = net::multiaddr((ip, 9).into());
+        let connection = ConnectionId::new_unchecked(number);
+        gate.handle_pending_inbound_connection(connection, &remote, &remote)
+            .is_ok()
+    }
+
+    #[test]
+    fn an_address_a_network_and_all_together_have_their_share_of_connections() {
+        for (addresses, nets, expected) in [
+            (1, 1, INBOUND_PER_ADDRESS_MAX),
+            (200, 1, INBOUND_PER_NET_MAX),
+            (200, 200, INBOUND_MAX),
+        ] {
+            let mut gate = Gate::default();
+            let arrivals = (0..2000).filter(|number| {
+                let part =
+                    |count: usize, share: usize| u8::try_from(number / share % count).unwrap();
+                arrive(
+                    &mut gate,
+                    *number,
+                    [10, 0, part(nets, 1), part(addresses, nets)],
+                )
+            });
+            assert_eq!(
+                arrivals.count(),
+                expected,
+                "{addresses} addresses, {nets} networks"
+            );
+            assert_eq!(gate.denied, 2000 - u64::try_from(expected).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_full_network_leaves_room_for_another() {
+        let mut gate = Gate::default();
+        for number in 0..1000 {
+            let last = u8::try_from(number % 250).unwrap();
+            arrive(&mut gate, number, [10, 0, 0, last]);
+        }
+        assert!(arrive(&mut gate, 1000, [10, 0, 1, 1]));
+    }
+
+    #[test]
+    fn faults_block_one_address_and_are_remembered_for_few() {
+        let (mut gate, bad) = (Gate::default(), [10, 0, 0, 1]);
+        for fault in 1..=FAULTS_MAX {
+            assert_eq!(gate.fault(bad.into()), fault == FAULTS_MAX);
+        }
+        assert!(!arrive(&mut gate, 1, bad) && arrive(&mut gate, 2, [10, 0, 0, 2]));
+        for n in 0..4 * FAULTY_MAX {
+            let [high, low] = u16::try_from(n).unwrap().to_be_bytes();
+            gate.fault([10, 1, high, low].into());
+        }
+        assert_eq!(gate.faults.len(), FAULTY_MAX);
+    }
+
+    #[test]
+    fn a_network_publishes_as_much_as_it_may_and_others_too() {
+        let mut gate = Gate::default();
+        let net = |n: usize| {
+            let [high, low] = u16::try_from(n).unwrap().to_be_bytes();
+            Net::V4([10, high, low])
+        };
+        let taken = (0..1000).filter(|_| gate.may_put(net(0))).count();
+        let burst = usize::try_from(PUT_BURST).unwrap();
+        // The test itself may take a moment, in which more is earned.
+        assert!((burst..burst + 100).contains(&taken), "{taken}");
+        assert!(gate.may_put(net(1)));
+        for n in 0..4 * PUT_NETS_MAX {
+            gate.may_put(net(n));
+        }
+        assert_eq!(gate.puts.len(), PUT_NETS_MAX);
+    }
+
+    #[test]
+    fn peers_that_are_not_there_are_remembered_for_a_while_and_bounded() {
+        let (mut gate, peer) = (Gate::default(), PeerId::random());
+        let number = ConnectionId::new_unchecked;
+        let dial = |gate: &mut Gate, n| {
+            gate.handle_pending_outbound_connection(number(n), Some(peer), &[], Endpoint::Dialer)
+                .is_ok()
+        };
+        assert!(dial(&mut gate, 1));
+        gate.note_unreachable(peer);
+        assert!(!dial(&mut gate, 2));
+        gate.retry(&peer);
+        assert!(dial(&mut gate, 3));
+        for _ in 0..4 * UNREACHABLE_MAX {
+            gate.note_unreachable(PeerId::random());
+        }
+        assert_eq!(gate.unreachable.len(), UNREACHABLE_MAX);
+    }
+}

@@ -99,3 +99,65 @@ pub(super) fn ip(address: &Multiaddr) -> Option<IpAddr> {
 pub(super) fn multiaddr(address: SocketAddr) -> Multiaddr {
     Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_dialled() {
+        for (text, expected) in [
+            ("10.0.0.5:4011", true),
+            ("198.51.100.1:1", true),
+            ("[fd00::1]:4011", true),
+            ("169.254.1.1:4011", true),
+            ("127.0.0.1:4011", false),
+            ("[::1]:4011", false),
+            ("0.0.0.0:4011", false),
+            ("0.1.2.3:4011", false),
+            ("224.0.0.251:4011", false),
+            ("255.255.255.255:4011", false),
+            ("[fe80::1]:4011", false),
+            ("[ff02::fb]:4011", false),
+            ("[::ffff:10.0.0.5]:4011", false),
+            ("10.0.0.5:0", false),
+        ] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(may_dial(&address, false), expected, "{text}");
+            let on_loopback = expected || address.ip().is_loopback();
+            assert_eq!(may_dial(&address, true), on_loopback, "{text}");
+            assert_eq!(socket_address(&multiaddr(address)), Some(address), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_tcp_at_an_address_is_an_address() {
+        for text in [
+            "/ip4/10.0.0.5",
+            "/ip4/10.0.0.5/udp/1",
+            "/ip4/10.0.0.5/tcp/1/ws",
+            "/dns4/example.net/tcp/1",
+            "/ip4/10.0.0.5/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN/p2p-circuit",
+        ] {
+            assert_eq!(split(&text.parse().unwrap()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_what_one_holder_has() {
+        for (one, other, expected) in [
+            ("10.0.0.1", "10.0.0.254", true),
+            ("10.0.0.1", "10.0.1.1", false),
+            ("10.0.0.1", "::ffff:10.0.0.9", true),
+            ("fd00:0:1::1", "fd00:0:1:ffff::1", true),
+            ("fd00:0:1::1", "fd00:0:2::1", false),
+        ] {
+            let [one, other] = [one, other].map(|text| text.parse::<IpAddr>().unwrap());
+            assert_eq!(
+                Net::from(one) == Net::from(other),
+                expected,
+                "{one} {other}"
+            );
+        }
+    }
+}

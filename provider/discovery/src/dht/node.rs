@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use libp2p::core::upgrade::Version;
@@ -62,6 +63,7 @@ pub(super) struct Node {
     timing: Timing,
     shared: Arc<Shared>,
     swarm: Swarm<Behaviour>,
+    is_loopback_used: Arc<AtomicBool>,
     started: Instant,
     // Peers.
     reach: Reach,
@@ -106,8 +108,11 @@ impl Node {
             .map(Saved::load)
             .unwrap_or_default();
         let now = Instant::now();
+        let is_loopback_used = config.listen.iter().any(|own| own.ip().is_loopback());
+        let is_loopback_used = Arc::new(AtomicBool::new(is_loopback_used));
         let mut node = Self {
-            swarm: swarm(&config, &saved)?,
+            swarm: swarm(&config, Arc::clone(&is_loopback_used))?,
+            is_loopback_used,
             shared,
             started: now,
             reach: Reach::default(),
@@ -279,7 +284,7 @@ impl Node {
     }
 }
 
-fn swarm(config: &Config, saved: &Saved) -> Result<Swarm<Behaviour>, DhtError> {
+fn swarm(config: &Config, is_loopback_used: Arc<AtomicBool>) -> Result<Swarm<Behaviour>, DhtError> {
     let keypair = config.identity.keypair();
     let noise = noise::Config::new(&keypair);
     let noise = noise.map_err(|error| DhtError::Handshake(error.to_string()))?;
@@ -287,12 +292,7 @@ fn swarm(config: &Config, saved: &Saved) -> Result<Swarm<Behaviour>, DhtError> {
     yamux.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
     let guarded = Guarded {
         inner: tcp::tokio::Transport::new(tcp::Config::new()),
-        is_loopback_used: config.listen.iter().any(|own| own.ip().is_loopback())
-            || config.bootstrap.iter().any(super::Bootstrap::is_loopback)
-            || saved
-                .peers
-                .iter()
-                .any(|(_, known)| known.ip().is_loopback()),
+        is_loopback_used,
     };
     let transport = guarded
         .upgrade(Version::V1Lazy)

@@ -21,7 +21,7 @@ pub enum Mode {
 pub struct Announced {
     /// The key it is found under.
     pub key: String,
-    /// Nodes that took it the last time.
+    /// Nodes that answered the last time it was put. One that has no room answers too.
     pub stored_at: usize,
     /// When that was, in Unix seconds by this machine's clock; `None` before the first success.
     pub last_published: Option<u64>,

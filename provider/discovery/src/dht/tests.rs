@@ -112,6 +112,24 @@ async fn providers_are_found_through_a_node_that_knows_them() {
 }
 
 #[tokio::test]
+async fn ipv6_serves_as_well() {
+    let on_v6 = |bootstrap: &[&Dht]| Config {
+        listen: vec!["[::1]:0".parse().unwrap()],
+        ..config(bootstrap)
+    };
+    let hub = start(on_v6(&[])).await;
+    let provider = start(on_v6(&[&hub])).await;
+    let there = Record {
+        addresses: vec!["[fd00::1]:8080".parse().unwrap()],
+        ..record(1)
+    };
+    provider.announce(there.clone());
+    published(&provider, 1).await;
+    let seeker = start(client(&[&hub])).await;
+    assert_eq!(find(&seeker, query()).await, there.addresses);
+}
+
+#[tokio::test]
 async fn a_search_that_began_first_ends_when_somebody_comes() {
     let hub = start(config(&[])).await;
     let seeker = start(client(&[&hub])).await;

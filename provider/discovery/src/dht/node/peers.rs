@@ -1,6 +1,7 @@
 //! Who is known, how this node gets to know others, and whether it serves them.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use libp2p::swarm::dial_opts::DialOpts;
@@ -55,6 +56,10 @@ impl Node {
 
     pub(super) fn dial_found(&mut self, found: Vec<(Option<PeerId>, SocketAddr)>) {
         for (peer, address) in found {
+            if address.ip().is_loopback() {
+                // Somebody on this machine told us to begin there, or a name of this machine leads there.
+                self.is_loopback_used.store(true, Ordering::Relaxed);
+            }
             let address = multiaddr(address);
             if let Some(peer) = &peer {
                 self.swarm.behaviour_mut().gate.retry(peer);
