@@ -24,7 +24,7 @@ use crate::download::tally::Tally;
 use crate::error::{BadHash, FetchError};
 use crate::files::Files;
 use crate::lane::{Common, Ended, Handle, Lane, Message};
-use crate::limits::{BUSY_PAUSE, BUSY_SECOND, MESSAGES_MAX, TICK, WAITING_BYTES_MAX};
+use crate::limits::{BUSY_PAUSE, MESSAGES_MAX, TICK, WAITING_BYTES_MAX};
 use crate::neighbours::Swarm;
 use crate::pace::TooSlow;
 use crate::report::{Progress, Report};
@@ -291,10 +291,6 @@ impl<'a, S: Sink> Download<'a, S> {
         let is_peer = self.sources[index].peer.is_some();
         let has_peers = self.sources.iter().any(|one| one.peer.is_some());
         let end = match &error {
-            // A peer counts in whole seconds, and has a place, or the piece, much sooner.
-            FetchError::Busy { after, .. } if is_peer && *after <= BUSY_SECOND => End::Busy {
-                retry_after: BUSY_PAUSE,
-            },
             // An origin alone is given up in the end, so that somebody is told.
             FetchError::Busy { after, .. } if has_peers => End::Busy {
                 retry_after: *after,

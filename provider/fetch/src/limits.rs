@@ -126,10 +126,8 @@ pub(crate) const PEER_CONNECT_TIME: Duration = Duration::from_secs(3);
 pub(crate) const PEER_HEADER_TIME: Duration = Duration::from_secs(5);
 pub(crate) const PEER_RATE_WINDOW: Duration = Duration::from_secs(10);
 
-/// When a peer is asked again that is busy and does not say for how long, or says the shortest time that HTTP has a word
-/// for: about what a chunk takes at 100 Mbit/s.
-pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(100);
-pub(crate) const BUSY_SECOND: Duration = Duration::from_secs(1);
+/// What a peer is taken to mean that is busy and does not say for how long.
+pub(crate) const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Errors of one download that are told, when nobody is left.
 pub(crate) const ERRORS_TOLD_MAX: usize = 32;
