@@ -41,7 +41,7 @@ pub(crate) struct Crowd {
     coming: PieceSet,
     lists: Vec<List>,
     /// Peers that could join.
-    waiting: VecDeque<SocketAddr>,
+    waiting: VecDeque<Newcomer>,
     /// Those that did, and when.
     tried: BTreeMap<SocketAddr, Instant>,
     /// Clients that keep a connection to a peer for its maps, by the number of its source.
@@ -183,19 +183,12 @@ impl Crowd {
     /// The next peer to try, near ones first. It counts as tried then.
     pub(crate) fn newcomer(&mut self, is_source: impl Fn(SocketAddr) -> bool) -> Option<Newcomer> {
         while !self.waiting.is_empty() {
-            let own = |address: &SocketAddr| own_address_towards(*address);
-            let near = self.waiting.iter().position(|address| {
-                own(address).is_some_and(|own| swarm::are_near(own, address.ip()))
-            });
-            let address = self.waiting.remove(near.unwrap_or_default())?;
-            let is_own = own(&address) == Some(address.ip())
-                && self.swarm.port().map(NonZeroU16::get) == Some(address.port());
-            if is_own || is_source(address) {
-                continue;
+            let near = self.waiting.iter().position(|newcomer| newcomer.is_near);
+            let newcomer = self.waiting.remove(near.unwrap_or_default())?;
+            if !is_source(newcomer.address) {
+                self.tried.insert(newcomer.address, Instant::now());
+                return Some(newcomer);
             }
-            self.tried.insert(address, Instant::now());
-            let is_near = near.is_some();
-            return Some(Newcomer { address, is_near });
         }
         None
     }
@@ -316,7 +309,7 @@ impl Crowd {
         let now = Instant::now();
         let fresh = |tried: &Instant| now.saturating_duration_since(*tried) < REJOIN_PAUSE;
         if !is_usable(address, told_by)
-            || self.waiting.contains(&address)
+            || self.waiting.iter().any(|other| other.address == address)
             || self.waiting.len() >= WAITING_MAX
             || self.tried.get(&address).is_some_and(fresh)
         {
@@ -325,8 +318,12 @@ impl Crowd {
         if self.tried.len() >= TRIED_MAX {
             self.tried.retain(|_, tried| fresh(tried));
         }
-        if self.tried.len() < TRIED_MAX {
-            self.waiting.push_back(address);
+        let own = own_address_towards(address);
+        let port = self.swarm.port().map(NonZeroU16::get);
+        let is_own = own == Some(address.ip()) && port == Some(address.port());
+        if self.tried.len() < TRIED_MAX && !is_own {
+            let is_near = own.is_some_and(|own| swarm::are_near(own, address.ip()));
+            self.waiting.push_back(Newcomer { address, is_near });
         }
     }
 }
