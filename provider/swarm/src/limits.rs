@@ -159,7 +159,7 @@ pub(crate) const PATIENCE_MAX: Duration = Duration::from_secs(10);
 /// Between two looks at a peer's map while it changes: this part of what a piece takes, within these bounds. While it does
 /// not change, the pause is doubled again and again, up to the last.
 pub(crate) const LOOK_FACTOR: f64 = 0.25;
-pub(crate) const LOOK_PAUSE_MIN: Duration = Duration::from_millis(20);
+pub(crate) const LOOK_PAUSE_MIN: Duration = Duration::from_millis(50);
 pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
 

@@ -377,21 +377,15 @@ impl Schedule {
         }
         let outside = self.outside(now);
         let mut asked = BTreeSet::new();
+        let mut room = self.room();
         for index in self.idle_in_order() {
-            if !self.has_room_for(index) {
+            let is_origin = self.sources[index].is_origin();
+            if room[usize::from(is_origin)] == 0 {
                 continue;
             }
             if let Some(run) = self.next_run(index, &outside) {
-                for piece in run.clone() {
-                    self.free.remove(piece);
-                }
-                if self.plan.scattered {
-                    self.cursor = run.end;
-                }
-                if !self.sources[index].is_near() {
-                    self.is_turn = false;
-                }
-                self.sources[index].start(run.clone(), now);
+                room[usize::from(is_origin)] -= 1;
+                self.hand_out(index, run.clone(), now);
                 actions.push(Action::Fetch { source: index, run });
             } else if let Some(action) = self.relieve(index, &asked, now) {
                 match action {
@@ -405,6 +399,20 @@ impl Schedule {
             }
         }
         actions
+    }
+
+    fn hand_out(&mut self, index: usize, run: Range<usize>, now: Duration) {
+        for piece in run.clone() {
+            self.free.remove(piece);
+        }
+        if self.plan.scattered {
+            self.cursor = run.end;
+        }
+        let source = &mut self.sources[index];
+        if !source.is_near() {
+            self.is_turn = false;
+        }
+        source.start(run, now);
     }
 
     /// Sources that are not dropped, and will not be.

@@ -88,6 +88,8 @@ pub struct Outcome {
     pub machines: usize,
     /// When each of those that have everything had it, after the start of all; ascending.
     pub finished: Vec<Duration>,
+    /// When the machines had every piece between them, and did not need the origin any more.
+    pub together: Option<Duration>,
     /// Bytes of one image.
     pub image: u64,
     /// Bytes that the origin sent.

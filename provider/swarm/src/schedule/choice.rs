@@ -128,18 +128,16 @@ impl Schedule {
         idle
     }
 
-    /// Whether fewer sources of this kind are asked than may be.
-    pub(super) fn has_room_for(&self, index: usize) -> bool {
-        let is_origin = self.sources[index].is_origin();
-        let busy = self.sources.iter().filter(|source| {
-            source.is_origin() == is_origin && matches!(source.state, State::Busy { .. })
-        });
-        let most = if is_origin {
-            ORIGINS_AT_ONCE
-        } else {
-            PEERS_AT_ONCE
-        };
-        busy.count() < most
+    /// How many more peers, and how many more origins, may be asked.
+    pub(super) fn room(&self) -> [usize; 2] {
+        let mut room = [PEERS_AT_ONCE, ORIGINS_AT_ONCE];
+        for source in &self.sources {
+            if matches!(source.state, State::Busy { .. }) {
+                let room = &mut room[usize::from(source.is_origin())];
+                *room = room.saturating_sub(1);
+            }
+        }
+        room
     }
 
     /// What to ask an idle source for.

@@ -5,6 +5,8 @@ use boot_manifest::Digest;
 use super::*;
 use crate::limits::ORIGINS_AT_ONCE;
 
+mod crowd;
+
 const S: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 const MIB: u64 = 1 << 20;

@@ -30,7 +30,7 @@ const ALONE_PAUSE: Duration = Duration::from_millis(250);
 const STEPS_PER_PIECE: f64 = 40.0;
 
 /// The same for more machines than this: coarser, so that it takes seconds. It makes the swarm look a little slower.
-const FEW_MACHINES: usize = 64;
+const FEW_MACHINES: usize = 32;
 const STEPS_PER_PIECE_OF_MANY: f64 = 8.0;
 const STEP_MIN: Duration = Duration::from_micros(200);
 const STEP_MAX: Duration = Duration::from_millis(20);
@@ -75,6 +75,8 @@ pub(super) struct World<'a> {
     random: Random,
     now: Duration,
     origin_is_on: bool,
+    /// Pieces that some machine had.
+    seen: PieceSet,
     outcome: Outcome,
 }
 
@@ -84,6 +86,7 @@ impl<'a> World<'a> {
         let pieces =
             Pieces::new(files.map(|(index, &size)| (Digest::of(&index.to_be_bytes()), size)));
         let mut random = Random::new(setup.seed);
+        let seen = PieceSet::new(pieces.count());
         let mut machines: Vec<Machine> = (0..setup.machines)
             .map(|index| Machine::new(setup, &pieces, index, random.next()))
             .collect();
@@ -101,6 +104,7 @@ impl<'a> World<'a> {
         let outcome = Outcome {
             machines: machines.iter().filter(counted).count(),
             finished: Vec::new(),
+            together: None,
             image: setup.image(),
             origin_bytes: 0,
             outside_bytes: 0,
@@ -125,6 +129,7 @@ impl<'a> World<'a> {
             random,
             now: Duration::ZERO,
             origin_is_on: true,
+            seen,
             outcome,
         };
         world.plan();
@@ -320,11 +325,13 @@ impl<'a> World<'a> {
             self.machines[index].wake = Duration::MAX;
             return;
         }
-        loop {
+        let mut goes_on = true;
+        while goes_on {
             let actions = self.machines[index].schedule.poll(self.now);
-            if actions.is_empty() {
-                break;
-            }
+            // What was taken from somebody is given to somebody else at once.
+            let gives =
+                |action: &Action| matches!(action, Action::Shrink { .. } | Action::Stop { .. });
+            goes_on = actions.iter().any(gives);
             for action in actions {
                 self.act(index, action);
             }
@@ -526,6 +533,9 @@ impl<'a> World<'a> {
             return;
         }
         self.machines[to].have.insert(piece);
+        if self.seen.insert(piece) && self.seen.is_full() {
+            self.outcome.together = Some(self.now);
+        }
         self.tell(to, &Event::Kept { source, piece });
         let machine = &mut self.machines[to];
         if machine.schedule.is_complete() && machine.finished.is_none() {
