@@ -157,10 +157,16 @@ pub(crate) const PATIENCE_MIN: Duration = Duration::from_secs(1);
 pub(crate) const PATIENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Between two looks at a peer's map while it changes: this part of what a piece takes, within these bounds. While it does
-/// not change, the pause is doubled again and again, up to the last.
+/// not change, the pause is doubled again and again.
 pub(crate) const LOOK_FACTOR: f64 = 0.25;
 pub(crate) const LOOK_PAUSE_MIN: Duration = Duration::from_millis(50);
 pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// With many peers the pause is at least this for each of them: a machine looks 125 times a second at most, and is looked at
+/// as often.
+pub(crate) const LOOK_COST: Duration = Duration::from_millis(8);
+
+/// The pause while nothing changes.
 pub(crate) const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Looks that may fail in a row before a peer is left.

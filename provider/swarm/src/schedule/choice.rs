@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::limits::{
-    CLAIM_FACTOR, CLAIM_TIME_MAX, CLAIM_TIME_MIN, CROWD_RUN_TIME, LOOK_FACTOR, LOOK_PAUSE,
-    LOOK_PAUSE_MIN, ORIGINS_AT_ONCE, OUTSIDE_AT_ONCE, PATIENCE_FACTOR, PATIENCE_MAX, PATIENCE_MIN,
-    PEERS_AT_ONCE, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_TIME,
+    CLAIM_FACTOR, CLAIM_TIME_MAX, CLAIM_TIME_MIN, CROWD_RUN_TIME, LOOK_COST, LOOK_FACTOR,
+    LOOK_PAUSE, LOOK_PAUSE_MIN, ORIGINS_AT_ONCE, OUTSIDE_AT_ONCE, PATIENCE_FACTOR, PATIENCE_MAX,
+    PATIENCE_MIN, PEERS_AT_ONCE, RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_TIME,
 };
 use crate::schedule::{Kind, Schedule, State};
 use crate::set::PieceSet;
@@ -49,7 +49,9 @@ impl Schedule {
 
     /// Between two looks at a map that changes: by then a peer most likely has something new.
     pub(super) fn look_pause(&self) -> Duration {
-        scaled(self.piece_time, LOOK_FACTOR, LOOK_PAUSE_MIN, LOOK_PAUSE)
+        let peers = u32::try_from(self.peers().count()).unwrap_or(u32::MAX);
+        let least = LOOK_PAUSE_MIN.max(LOOK_COST.saturating_mul(peers));
+        scaled(self.piece_time, LOOK_FACTOR, least, LOOK_PAUSE.max(least))
     }
 
     pub(super) fn outside(&mut self, now: Duration) -> Outside {
