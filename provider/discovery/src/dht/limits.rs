@@ -72,7 +72,7 @@ pub(super) const BUCKET_SIZE: NonZeroUsize = NonZeroUsize::new(8).expect("8 is n
 pub(super) const QUERY_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Connecting, with the handshake: a lost packet, and a slow machine.
-pub(super) const CONNECT_TIME_MAX: Duration = Duration::from_secs(4);
+pub(super) const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// A connection nobody uses is closed: each costs memory on both sides.
 pub(super) const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
@@ -99,7 +99,7 @@ pub(super) const UNREACHABLE_TIME: Duration = Duration::from_secs(30);
 pub(super) const UNREACHABLE_MAX: usize = 256;
 
 /// Nodes asked at the same time: a few that never answer do not hold up a search.
-pub(super) const PARALLEL: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
+pub(super) const PARALLEL: NonZeroUsize = NonZeroUsize::new(10).expect("10 is not 0");
 
 /// Streams of one connection, each of which may hold 256 KiB that nobody read yet.
 pub(super) const STREAMS_PER_CONNECTION_MAX: usize = 16;

@@ -310,6 +310,33 @@ async fn nodes_that_answer_anything_do_not_keep_a_search_from_ending_well() {
 }
 
 #[tokio::test]
+async fn peers_that_never_answer_hold_up_a_search_but_do_not_stop_it() {
+    let (hub, _provider) = hub_and_provider().await;
+    // Connections are made and nothing is ever said, by peers that are nearer to the key than anybody honest.
+    let silent = tokio::net::TcpListener::bind(LOOPBACK).await.unwrap();
+    let silent_at = multiaddr(silent.local_addr().unwrap());
+    let target = kad::KBucketKey::new(kad::RecordKey::new(&KEY));
+    let mut nearest: Vec<_> = (0..500).map(|_| PeerId::random()).collect();
+    nearest.sort_by_key(|peer| kad::KBucketKey::from(*peer).distance(&target));
+    let rogue = Rogue::start(OURS).await;
+    rogue.knows(&hub);
+    rogue.run(move |swarm| {
+        for peer in &nearest[..19] {
+            swarm
+                .behaviour_mut()
+                .kad
+                .add_address(peer, silent_at.clone());
+        }
+    });
+    let misled = Config {
+        bootstrap: vec![rogue.place()],
+        ..client(&[])
+    };
+    let seeker = start(misled).await;
+    assert_eq!(find(&seeker, query()).await, record(1).addresses);
+}
+
+#[tokio::test]
 async fn another_network_stays_another_network() {
     let (hub, _provider) = hub_and_provider().await;
     let before = hub.state();
