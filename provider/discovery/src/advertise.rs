@@ -13,8 +13,9 @@ use mdns_sd::{
 };
 
 use crate::claim::{Claim, Seen, Verdict};
+use crate::daemon::Daemon;
 use crate::hint::{instance_of, txt};
-use crate::{Daemon, DiscoveryError, SERVICE_TYPE};
+use crate::{DiscoveryError, SERVICE_TYPE};
 
 /// Addresses are looked at again this often, in seconds: a lease that came later is announced soon after.
 const ADDRESS_CHECK_SECONDS: u32 = 2;
@@ -61,7 +62,7 @@ pub struct Advertiser {
     heard: Receiver<ServiceEvent>,
     /// Names of others that were heard and did not say goodbye.
     others: HashSet<String>,
-    /// Somebody gave our name up, or is about to, and its goodbye may come after what we say now.
+    /// A goodbye for our name is on its way, and may come after what we say now.
     is_to_repeat: bool,
 }
 
@@ -69,10 +70,9 @@ impl Advertiser {
     /// Starts advertising on every interface but loopback, with the addresses each has now or gets later. Listens for
     /// a moment first whether others have the name.
     pub fn start(advert: Advert) -> Result<Self, DiscoveryError> {
-        let daemon = Daemon::start()?;
-        daemon.0.set_ip_check_interval(ADDRESS_CHECK_SECONDS)?;
+        let daemon = Daemon::start(ADDRESS_CHECK_SECONDS)?;
         let mut advertiser = Self {
-            heard: daemon.0.browse(SERVICE_TYPE)?,
+            heard: daemon.thread().browse(SERVICE_TYPE)?,
             claim: Claim::new(&advert.host),
             daemon,
             current: advert,
@@ -91,17 +91,28 @@ impl Advertiser {
         if advert.host != self.current.host {
             self.claim = Claim::new(&advert.host);
         }
+        let renewals = self.daemon.renewals();
+        self.daemon.look_after()?;
+        let is_renewed = self.daemon.renewals() != renewals;
+        if is_renewed {
+            self.heard = self.daemon.thread().browse(SERVICE_TYPE)?;
+            // The old one said goodbye. Who hears that first, and the new announcement before the goodbye took effect a
+            // second later, notices neither: so it comes with the next call.
+            self.is_to_repeat = true;
+            self.current = advert;
+            return Ok(self);
+        }
         let is_new = advert != self.current;
         self.current = advert;
         let verdict = self.listen()?;
         if self.claim.instance() != before {
             // The status comes when the goodbye is out; nothing here depends on it.
             let name = format!("{before}.{SERVICE_TYPE}");
-            let _status = self.daemon.0.unregister(&name)?;
+            let _status = self.daemon.thread().unregister(&name)?;
         }
         let was_to_repeat = std::mem::replace(&mut self.is_to_repeat, verdict == Verdict::Repeat);
         match verdict {
-            Verdict::Fine if !is_new && !was_to_repeat => self.daemon.check()?,
+            Verdict::Fine if !is_new && !was_to_repeat => {}
             _ => self.announce()?,
         }
         Ok(self)
@@ -119,7 +130,7 @@ impl Advertiser {
 
     fn announce(&self) -> Result<(), DiscoveryError> {
         let info = service_info(&self.current, &self.claim)?;
-        Ok(self.daemon.0.register(info)?)
+        Ok(self.daemon.thread().register(info)?)
     }
 
     /// Takes another name when the first choice is somebody's already.
@@ -166,7 +177,7 @@ impl Advertiser {
         }
         if self.heard.is_disconnected() {
             // mdns-sd ends a subscription whose reader was too slow for a flood; what it knows comes again.
-            self.heard = self.daemon.0.browse(SERVICE_TYPE)?;
+            self.heard = self.daemon.thread().browse(SERVICE_TYPE)?;
         }
         Ok(verdict)
     }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use mdns_sd::ResolvedService;
 
+use crate::daemon::Daemon;
 use crate::hint::Hint;
 use crate::watch::{Heard, Watch};
-use crate::{Daemon, DiscoveryError, SERVICE_TYPE};
+use crate::{DiscoveryError, SERVICE_TYPE};
 
 /// A machine that boots listens before it has an address; its questions go out this soon after it got one.
 pub(crate) const INTERFACES_LOOK_SECONDS: u32 = 1;
@@ -29,8 +30,7 @@ pub enum Change {
 impl Browser {
     /// Asks the network for providers, on every interface but loopback.
     pub fn start() -> Result<Self, DiscoveryError> {
-        let daemon = Daemon::start()?;
-        daemon.0.set_ip_check_interval(INTERFACES_LOOK_SECONDS)?;
+        let daemon = Daemon::start(INTERFACES_LOOK_SECONDS)?;
         let watch = Watch::start(&daemon, SERVICE_TYPE)?;
         Ok(Self { watch, daemon })
     }
@@ -40,18 +40,20 @@ impl Browser {
     ///
     /// An error means that the search is over: this machine took its sockets away.
     pub fn next(&mut self, limit: Duration) -> Result<Option<Hint>, DiscoveryError> {
-        self.watch.next(&self.daemon, limit, |heard| match heard {
-            Heard::There(service) => usable(&service),
-            Heard::Gone(_) => None,
-        })
+        self.watch
+            .next(&mut self.daemon, limit, |heard| match heard {
+                Heard::There(service) => usable(&service),
+                Heard::Gone(_) => None,
+            })
     }
 
     /// The same, and hears of providers that go as well.
     pub fn next_change(&mut self, limit: Duration) -> Result<Option<Change>, DiscoveryError> {
-        self.watch.next(&self.daemon, limit, |heard| match heard {
-            Heard::There(service) => usable(&service).map(Change::There),
-            Heard::Gone(name) => Some(Change::Gone(Hint::id_of(&name))),
-        })
+        self.watch
+            .next(&mut self.daemon, limit, |heard| match heard {
+                Heard::There(service) => usable(&service).map(Change::There),
+                Heard::Gone(name) => Some(Change::Gone(Hint::id_of(&name))),
+            })
     }
 }
 

@@ -14,9 +14,10 @@ use crate::advertise::{are_own, own_addresses, set_interfaces};
 use crate::browse::INTERFACES_LOOK_SECONDS;
 use crate::claim::random;
 use crate::crowd::Crowd;
+use crate::daemon::Daemon;
 use crate::hint::{addresses_of, instance_of, txt};
 use crate::watch::{Heard, Watch};
-use crate::{Daemon, DiscoveryError, PEER_SERVICE_TYPE};
+use crate::{DiscoveryError, PEER_SERVICE_TYPE};
 
 /// Before the number in an instance name.
 const PREFIX: &str = "peer-";
@@ -27,6 +28,9 @@ const DIGITS: usize = 16;
 /// A machine listens for a moment before it speaks, each another one up to this long: of ten thousand that start at once
 /// most hear enough others before it is their turn.
 const LISTEN_FIRST_MAX: Duration = Duration::from_millis(300);
+
+/// After a goodbye others forget a name within a second (RFC 6762 section 10.1); what is said before then is lost on some.
+const GOODBYE_TIME: Duration = Duration::from_millis(1_200);
 
 /// Where this machine serves what it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +57,8 @@ pub struct Peers {
     crowd: Crowd,
     /// When this machine may speak.
     speak_at: Instant,
-    is_announced: bool,
+    /// Which of the daemon's lives announces it.
+    announced_by: Option<u32>,
     watch: Watch,
     daemon: Daemon,
 }
@@ -62,8 +67,7 @@ impl Peers {
     /// Asks the network who else fetches what this manifest lists, on every interface but loopback, and announces this
     /// machine if it shares.
     pub fn start(manifest: Digest, share: Option<Share>) -> Result<Self, DiscoveryError> {
-        let daemon = Daemon::start()?;
-        daemon.0.set_ip_check_interval(INTERFACES_LOOK_SECONDS)?;
+        let daemon = Daemon::start(INTERFACES_LOOK_SECONDS)?;
         let number = random();
         let wait = LISTEN_FIRST_MAX.mul_f64(fraction(number));
         Ok(Self {
@@ -71,7 +75,7 @@ impl Peers {
             share,
             crowd: Crowd::new(format!("{PREFIX}{number:0DIGITS$x}")),
             speak_at: Instant::now() + wait,
-            is_announced: false,
+            announced_by: None,
             watch: Watch::start(&daemon, PEER_SERVICE_TYPE)?,
             daemon,
         })
@@ -84,8 +88,13 @@ impl Peers {
     pub fn next(&mut self, limit: Duration) -> Result<Option<PeerHint>, DiscoveryError> {
         let end = Instant::now() + limit;
         loop {
-            self.announce_or_not()?;
             let now = Instant::now();
+            let is_renewed = self.announced_by.is_some() && !self.is_announced();
+            if is_renewed {
+                self.announced_by = None;
+                self.speak_at = now + GOODBYE_TIME;
+            }
+            self.announce_or_not()?;
             let pause = match self.speak_at {
                 at if at > now && at < end => at,
                 _ => end,
@@ -93,20 +102,22 @@ impl Peers {
             let (crowd, share) = (&mut self.crowd, self.share.as_ref());
             let manifest = &self.manifest;
             let limit = pause.saturating_duration_since(now);
-            let found = self.watch.next(&self.daemon, limit, |heard| match heard {
-                Heard::Gone(name) => {
-                    crowd.left(instance_of(&name, PEER_SERVICE_TYPE));
-                    None
-                }
-                Heard::There(service) => {
-                    let hint = PeerHint::from_service(&service, manifest)?;
-                    if hint.id == crowd.own() || is_here(&service, share) {
-                        return None;
+            let found = self
+                .watch
+                .next(&mut self.daemon, limit, |heard| match heard {
+                    Heard::Gone(name) => {
+                        crowd.left(instance_of(&name, PEER_SERVICE_TYPE));
+                        None
                     }
-                    crowd.joined(&hint.id);
-                    Some(hint)
-                }
-            })?;
+                    Heard::There(service) => {
+                        let hint = PeerHint::from_service(&service, manifest)?;
+                        if hint.id == crowd.own() || is_here(&service, share) {
+                            return None;
+                        }
+                        crowd.joined(&hint.id);
+                        Some(hint)
+                    }
+                })?;
             if found.is_some() || Instant::now() >= end {
                 return Ok(found);
             }
@@ -115,7 +126,7 @@ impl Peers {
 
     /// Whether this machine announces itself now.
     pub fn is_announced(&self) -> bool {
-        self.is_announced
+        self.announced_by == Some(self.daemon.renewals())
     }
 
     fn announce_or_not(&mut self) -> Result<(), DiscoveryError> {
@@ -123,19 +134,19 @@ impl Peers {
             return Ok(());
         };
         let wanted = self.crowd.is_to_announce() && Instant::now() >= self.speak_at;
-        match (self.is_announced, wanted) {
+        match (self.is_announced(), wanted) {
             (false, true) => {
                 let info = service_info(share, &self.manifest, self.crowd.own())?;
-                self.daemon.0.register(info)?;
+                self.daemon.thread().register(info)?;
             }
             (true, false) => {
                 let name = format!("{}.{PEER_SERVICE_TYPE}", self.crowd.own());
                 // The status comes when the goodbye is out; nothing here depends on it.
-                let _status = self.daemon.0.unregister(&name)?;
+                let _status = self.daemon.thread().unregister(&name)?;
             }
             _ => {}
         }
-        self.is_announced = wanted;
+        self.announced_by = wanted.then(|| self.daemon.renewals());
         Ok(())
     }
 }

@@ -6,11 +6,17 @@ use std::time::{Duration, Instant};
 
 use mdns_sd::{Receiver, RecvTimeoutError, ResolvedService, ServiceEvent};
 
-use crate::{Daemon, DiscoveryError};
+use crate::DiscoveryError;
+use crate::daemon::Daemon;
+
+/// Between two looks at the daemon while nobody says anything.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A subscription to one service type; it lives as long as the daemon it asks.
 pub(crate) struct Watch {
     service_type: &'static str,
+    /// Which of the daemon's lives is subscribed to.
+    renewals: u32,
     events: Receiver<ServiceEvent>,
 }
 
@@ -30,28 +36,33 @@ impl Watch {
     ) -> Result<Self, DiscoveryError> {
         Ok(Self {
             service_type,
-            events: daemon.0.browse(service_type)?,
+            renewals: daemon.renewals(),
+            events: daemon.thread().browse(service_type)?,
         })
     }
 
     /// Waits for something that `take` makes use of; `None` when the time is over.
     pub(crate) fn next<T>(
         &mut self,
-        daemon: &Daemon,
+        daemon: &mut Daemon,
         limit: Duration,
         mut take: impl FnMut(Heard) -> Option<T>,
     ) -> Result<Option<T>, DiscoveryError> {
         let end = Instant::now() + limit;
         loop {
-            let heard = match self.events.recv_deadline(end) {
+            daemon.look_after()?;
+            if self.renewals != daemon.renewals() {
+                *self = Self::start(daemon, self.service_type)?;
+            }
+            let look = end.min(Instant::now() + LOOK_INTERVAL);
+            let heard = match self.events.recv_deadline(look) {
                 Ok(ServiceEvent::ServiceResolved(service)) => Some(Heard::There(service)),
                 Ok(ServiceEvent::ServiceRemoved(_, name)) => Some(Heard::Gone(name)),
-                Ok(_) => None,
-                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Ok(_) | Err(RecvTimeoutError::Timeout) => None,
                 // mdns-sd ends a subscription whose reader was too slow for a flood of answers: subscribe again. What
                 // it knows comes first then, so nothing is lost.
                 Err(RecvTimeoutError::Disconnected) => {
-                    self.events = daemon.0.browse(self.service_type)?;
+                    self.events = daemon.thread().browse(self.service_type)?;
                     None
                 }
             };

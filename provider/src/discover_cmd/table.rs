@@ -60,6 +60,8 @@ pub(super) struct Provider {
     via: Vec<Via>,
     near: Option<Near>,
     misses: u8,
+    /// Somebody said that it goes. Anybody can say that, so it counts when it cannot be reached any more.
+    is_leaving: bool,
     /// Whether it is being measured.
     is_asked: bool,
     /// When it was measured last.
@@ -125,6 +127,7 @@ impl Table {
             via: vec![via],
             near: None,
             misses: 0,
+            is_leaving: false,
             is_asked: false,
             asked_at: None,
         });
@@ -162,11 +165,11 @@ impl Table {
     /// Somebody said goodbye on the local network.
     pub(super) fn gone(&mut self, id: &str) {
         for known in &mut self.providers {
-            if known.hint.id == id {
-                known.via.retain(|via| *via != Via::Mdns);
+            if known.hint.id == id && known.via.contains(&Via::Mdns) {
+                known.is_leaving = true;
+                known.asked_at = None;
             }
         }
-        self.providers.retain(|known| !known.via.is_empty());
     }
 
     /// The ids and addresses of those that are to be measured now. A `watch` measures again and again.
@@ -174,7 +177,7 @@ impl Table {
         let mut due = Vec::new();
         for known in &mut self.providers {
             let pause = match known.near {
-                Some(_) if !is_watched => continue,
+                Some(_) if !is_watched && !known.is_leaving => continue,
                 Some(_) if known.misses == 0 => CHECK_AFTER,
                 _ => RETRY_AFTER,
             };
@@ -194,15 +197,20 @@ impl Table {
         };
         known.is_asked = false;
         known.asked_at = Some(now);
+        let is_leaving = std::mem::take(&mut known.is_leaving);
         match near {
             Some(_) => (known.near, known.misses) = (near, 0),
             None => {
                 known.misses = known.misses.saturating_add(1);
-                if known.misses >= MISSES_MAX {
+                if known.misses >= MISSES_MAX || is_leaving {
                     known.near = None;
+                }
+                if is_leaving {
+                    known.via.retain(|via| *via != Via::Mdns);
                 }
             }
         }
+        self.providers.retain(|known| !known.via.is_empty());
     }
 
     /// All providers, the nearest first, those that cannot be reached last.
@@ -230,6 +238,7 @@ impl Provider {
             self.via.push(via);
             self.via.sort_unstable();
         }
+        self.is_leaving &= via != Via::Mdns;
         self.peer_id = peer_id.or(self.peer_id.take());
         // What is announced next to us is newer than what somebody keeps for others.
         if via == Via::Mdns || self.via == [via] {

@@ -22,7 +22,7 @@ use libp2p::core::upgrade::Version;
 use libp2p::futures::StreamExt as _;
 use libp2p::kad::{self, QueryId};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{PeerId, StreamProtocol, Swarm, Transport as _, identify, noise, tcp, yamux};
+use libp2p::{PeerId, StreamProtocol, Swarm, Transport as _, identify, noise, ping, tcp, yamux};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
@@ -49,12 +49,17 @@ const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/phase/kad/1.0.0");
 /// What `identify` tells others.
 const IDENTIFY_PROTOCOL: &str = "/phase/1.0.0";
 
+/// The library asks once for each connection; nobody here needs more, and a connection ends long before this.
+const PING_INTERVAL: Duration = Duration::from_secs(86_400);
+
 #[derive(NetworkBehaviour)]
 struct Behaviour {
     // First: what it denies, the others never see.
     gate: Gate,
     identify: identify::Behaviour,
     kad: kad::Behaviour<Store>,
+    // Last and least: members of other programs (js-libp2p) take nobody into their tables who does not answer it.
+    ping: ping::Behaviour,
 }
 
 /// See the module.
@@ -302,6 +307,7 @@ fn swarm(config: &Config, is_loopback_used: Arc<AtomicBool>) -> Result<Swarm<Beh
         .boxed();
     let behaviour = Behaviour {
         gate: Gate::default(),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
         identify: identify::Behaviour::new(
             identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), keypair.public())
                 .with_agent_version(concat!("plasmd/", env!("CARGO_PKG_VERSION")).to_owned())

@@ -98,7 +98,10 @@ fn one_that_is_found_twice_is_one() {
         assert_eq!(ranked[0].id(), peer);
         assert_eq!(ranked[0].found_by(), ["mdns", "dht"]);
         table.gone(name);
+        table.measured(name, None, SECOND);
+        table.measured(peer, None, SECOND);
         assert_eq!(table.ranked().len(), 1, "the DHT still has it");
+        assert_eq!(table.ranked()[0].found_by(), ["dht"]);
     }
     // Two with one address in one place are two: it is their business.
     let mut table = table();
@@ -106,7 +109,34 @@ fn one_that_is_found_twice_is_one() {
     table.hear(hint("b", "stable", &["10.0.0.1:80"]), Via::Mdns);
     assert_eq!(ids(&table), ["a", "b"]);
     table.gone("a");
+    table.measured("a", None, SECOND);
     assert_eq!(ids(&table), ["b"]);
+}
+
+#[test]
+fn nobody_says_goodbye_for_another() {
+    let mut table = table();
+    let there = || hint("a", "stable", &["10.0.0.1:80"]);
+    table.hear(there(), Via::Mdns);
+    table.measured("a", near("10.0.0.1:80", 1), SECOND);
+    assert!(table.due(SECOND, false).is_empty());
+    table.gone("a");
+    assert_eq!(
+        table.due(SECOND, false).len(),
+        1,
+        "it is looked at, at once"
+    );
+    table.measured("a", near("10.0.0.1:80", 1), SECOND);
+    assert_eq!(ids(&table), ["a"]);
+    // Who came back in the meantime is not leaving.
+    table.gone("a");
+    table.hear(there(), Via::Mdns);
+    table.due(SECOND, false);
+    table.measured("a", None, SECOND);
+    assert_eq!(ids(&table), ["a"]);
+    table.gone("a");
+    table.measured("a", None, SECOND);
+    assert!(ids(&table).is_empty());
 }
 
 #[test]
