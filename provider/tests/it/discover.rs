@@ -86,17 +86,32 @@ impl Rig {
     }
 
     pub(crate) fn stop_provider(&mut self) {
-        let pid = i32::try_from(self.serve).ok().and_then(Pid::from_raw);
+        self.stop(self.serve);
+    }
+
+    /// The process of the provider.
+    pub(crate) fn served_by(&self) -> u32 {
+        self.serve
+    }
+
+    /// Ends a provider in order.
+    pub(crate) fn stop(&mut self, provider: u32) {
+        let pid = i32::try_from(provider).ok().and_then(Pid::from_raw);
         kill_process(pid.unwrap(), Signal::TERM).unwrap();
-        let code = self.lan.wait(self.serve, Duration::from_secs(10));
+        let code = self.lan.wait(provider, Duration::from_secs(10));
         assert_eq!(code, Some(0));
     }
 
     /// Runs a tool on the client.
     pub(crate) fn tool(&self, name: &str, arguments: &[&str]) -> Output {
+        self.tool_on("client", name, arguments)
+    }
+
+    /// Runs a tool on a host.
+    pub(crate) fn tool_on(&self, host: &str, name: &str, arguments: &[&str]) -> Output {
         let program = self.lan.directory().join(name).display().to_string();
         self.lan
-            .command("client", &program)
+            .command(host, &program)
             .args(arguments)
             .output()
             .unwrap()
@@ -228,18 +243,8 @@ fn what_cannot_be_found_is_explained() {
 #[test]
 fn avahi_finds_a_provider_and_hears_its_goodbye() {
     let test = "avahi_finds_a_provider";
-    for (program, package) in [
-        ("avahi-daemon", "avahi-daemon"),
-        ("avahi-browse", "avahi-utils"),
-        ("dbus-daemon", "dbus"),
-    ] {
-        if !has_program(program) {
-            skip(
-                test,
-                &format!("{program} (package {package}) is not installed"),
-            );
-            return;
-        }
+    if !has_avahi(test) {
+        return;
     }
     let Some(mut rig) = Rig::new(test) else {
         return;
@@ -279,8 +284,26 @@ fn avahi_finds_a_provider_and_hears_its_goodbye() {
     assert!(gone, "avahi did not hear the goodbye");
 }
 
+/// Whether avahi is installed; skips the test if not.
+pub(crate) fn has_avahi(test: &str) -> bool {
+    for (program, package) in [
+        ("avahi-daemon", "avahi-daemon"),
+        ("avahi-browse", "avahi-utils"),
+        ("dbus-daemon", "dbus"),
+    ] {
+        if !has_program(program) {
+            skip(
+                test,
+                &format!("{program} (package {package}) is not installed"),
+            );
+            return false;
+        }
+    }
+    true
+}
+
 /// A D-Bus and an avahi of their own on the client; gives the address of the bus.
-fn start_avahi(lan: &mut Lan) -> String {
+pub(crate) fn start_avahi(lan: &mut Lan) -> String {
     let folder = lan.directory().to_owned();
     let bus = folder.join("bus").display().to_string();
     fs::write(folder.join("bus.conf"), BUS.replace("BUS", &bus)).unwrap();

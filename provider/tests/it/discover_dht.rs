@@ -15,7 +15,7 @@ use crate::discover::{Rig, URL, stderr, stdout};
 const FIRST: &str = "10.78.0.3:4011";
 
 /// A node on a host until `stop` is dropped; `ready` is told its id.
-fn node(
+pub(crate) fn node(
     rig: &Rig,
     host: &str,
     announced: Option<SocketAddr>,

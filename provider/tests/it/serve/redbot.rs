@@ -1,47 +1,14 @@
 //! What REDbot, the linter of HTTP's caching, validation and ranges, has to say of our answers: nothing bad.
 
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 
+use crate::foreign::{python, run};
 use crate::provider::{Provider, Tree};
 
 /// The version whose opinion is asked.
 const REDBOT: &str = "redbot==2.7.1";
-
-/// Installs REDbot once for all runs of this build, from wherever pip takes packages. Otherwise, why that is not possible.
-fn installed() -> Result<PathBuf, String> {
-    let venv = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(REDBOT.replace("==", "-"));
-    let program = venv.join("bin/redbot");
-    // One that was kept may be of another Python by now.
-    if run(Command::new(&program).arg("--help")).is_err() {
-        run(Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(&venv))?;
-        // Offline, this ends after a few seconds.
-        let mut pip = Command::new("timeout");
-        pip.arg("120").arg(venv.join("bin/pip"));
-        pip.args(["install", "--quiet", "--disable-pip-version-check"]);
-        run(pip.args(["--retries", "0", "--timeout", "10", REDBOT]))?;
-        run(Command::new(&program).arg("--help"))?;
-    }
-    Ok(program)
-}
-
-fn run(command: &mut Command) -> Result<Output, String> {
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
-    if output.status.success() {
-        return Ok(output);
-    }
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty());
-    Err(last
-        .unwrap_or("it failed without a word")
-        .replace(": ", ", "))
-}
 
 /// All notes, with those inside of others.
 fn notes(from: &Value, found: &mut Vec<(String, String, String)>) {
@@ -54,7 +21,7 @@ fn notes(from: &Value, found: &mut Vec<(String, String, String)>) {
 
 #[test]
 fn redbot_finds_nothing_wrong() {
-    let redbot = match installed() {
+    let redbot = match python(REDBOT, "redbot", &["--help"]) {
         Ok(redbot) => redbot,
         Err(why) => {
             println!("SKIPPED: redbot_finds_nothing_wrong: {REDBOT} cannot be installed: {why}");
