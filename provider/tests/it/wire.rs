@@ -164,7 +164,8 @@ fn without_the_dht_nobody_is_connected_to_and_nobody_is_let_in() {
     // By default it listens, connects to whom it is told of, and its entry is taken there.
     let speaks = until(PATIENCE, || {
         let (member, speaking) = (dht(MEMBER), dht("10.78.0.3"));
-        member["peers"] == 1 && !speaking["last_published"].is_null()
+        let is_silent_up = !dht("10.78.0.1").is_null();
+        is_silent_up && member["peers"] == 1 && !speaking["last_published"].is_null()
     });
     assert!(speaks, "{} {}", dht(MEMBER), dht("10.78.0.3"));
     assert!(wire.of(SPEAKING, is_dht) > 3);
