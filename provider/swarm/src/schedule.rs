@@ -378,7 +378,7 @@ impl Schedule {
         let outside = self.outside(now);
         let mut asked = BTreeSet::new();
         let mut room = self.room();
-        for index in self.idle_in_order() {
+        for index in self.idle_in_order(&outside) {
             let is_origin = self.sources[index].is_origin();
             if room[usize::from(is_origin)] == 0 {
                 continue;
@@ -392,7 +392,7 @@ impl Schedule {
                     Action::Shrink { source, .. } => {
                         asked.insert(source);
                     }
-                    Action::Stop { source } => self.sources[source].set_stopping(),
+                    Action::Stop { source } => self.sources[source].give_way(),
                     Action::Fetch { .. } | Action::Look { .. } => {}
                 }
                 actions.push(action);

@@ -108,19 +108,21 @@ impl Schedule {
         self.is_turn
     }
 
-    /// Idle sources: near peers first and the origin last; the fastest origin first, and peers by chance.
-    pub(super) fn idle_in_order(&mut self) -> Vec<usize> {
+    /// Idle sources: near peers first and the origin last, unless it is urgent; the fastest origin first, and peers by
+    /// chance.
+    pub(super) fn idle_in_order(&mut self, outside: &Outside) -> Vec<usize> {
+        let place = if outside.is_urgent { 0 } else { 3 };
         let mut idle: Vec<usize> = (0..self.sources.len())
             .filter(|&index| self.sources[index].state == State::Idle)
             .collect();
         self.random.shuffle(&mut idle);
         let rank = |&index: &usize| match self.sources[index].kind {
-            Kind::Peer { near: true } => (0, 0.0, 0),
-            Kind::Peer { near: false } => (1, 0.0, 0),
+            Kind::Peer { near: true } => (1, 0.0, 0),
+            Kind::Peer { near: false } => (2, 0.0, 0),
             // In the order they were given while nothing is known.
             Kind::Origin => {
                 let rate = self.sources[index].rate.unwrap_or(f64::INFINITY);
-                (2, -rate, index)
+                (place, -rate, index)
             }
         };
         idle.sort_by(|a, b| {

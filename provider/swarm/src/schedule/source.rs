@@ -107,6 +107,13 @@ impl Source {
         };
     }
 
+    /// Its last piece is given to somebody else. Of a peer that is the same as to bring nothing: one that never does would
+    /// get the piece again and again.
+    pub(super) fn give_way(&mut self) {
+        self.stalled = !self.is_origin();
+        self.set_stopping();
+    }
+
     pub(super) fn set_stopping(&mut self) {
         if let State::Busy { stopping, .. } = &mut self.state {
             *stopping = true;
