@@ -5,7 +5,6 @@
 //! flat, and the origin sends hardly more than one copy.
 
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,7 +19,7 @@ use super::limits::{
 };
 use super::plot::{Curve, Plot};
 use super::process::Busy;
-use super::race;
+use super::race::{self, Runner};
 use super::server::Running;
 use crate::facts;
 
@@ -95,7 +94,7 @@ fn shared(bench: &Bench, files: &Files, clients: usize) -> Result<Race> {
     let origin = Running::plasmd_on(plasmd, files, (&lan, ORIGIN), &[])?;
     let url = format!("http://{}:{}", Lan::address(ORIGIN), origin.port());
     let folder = |client: usize| files.folder().join(format!("client-{client}"));
-    let commands = (1..=clients).map(|client| {
+    let runners = (1..=clients).map(|client| {
         let mut fetch = lan.command(client, plasmd);
         fetch
             .args(["fetch", "--quiet", "--artifact", "rootfs"])
@@ -105,9 +104,13 @@ fn shared(bench: &Bench, files: &Files, clients: usize) -> Result<Race> {
             .arg("--output")
             .arg(folder(client))
             .arg(&url);
-        fetch
+        // It stays a while for those who still fetch, but then it has everything: the manifest comes last.
+        Runner {
+            command: fetch,
+            done: Some(folder(client).join("manifest.json")),
+        }
     });
-    let race = run(&lan, clients, commands.collect());
+    let race = run(&lan, clients, runners.collect());
     for client in 1..=clients {
         let path = folder(client);
         let fetched = std::fs::metadata(path.join("rootfs.squashfs"));
@@ -147,18 +150,21 @@ fn plain(bench: &Bench, files: &Files, clients: usize) -> Result<Race> {
     let origin = Running::nginx_on(&bench.programs.nginx, files, (&lan, ORIGIN))?;
     let path = Files::path(facts::CHANNEL, "rootfs.squashfs");
     let url = format!("http://{}:{}{path}", Lan::address(ORIGIN), origin.port());
-    let commands = (1..=clients).map(|client| {
+    let runners = (1..=clients).map(|client| {
         let mut curl = lan.command(client, Path::new("curl"));
         curl.args(["-sSf", "-o", "/dev/null", &url]);
-        curl
+        Runner {
+            command: curl,
+            done: None,
+        }
     });
-    run(&lan, clients, commands.collect())
+    run(&lan, clients, runners.collect())
 }
 
-fn run(lan: &Lan, clients: usize, commands: Vec<Command>) -> Result<Race> {
+fn run(lan: &Lan, clients: usize, runners: Vec<Runner>) -> Result<Race> {
     let before = lan.sent_bytes(ORIGIN)?;
     let busy = Busy::start();
-    let last_s = race::last(commands, SWARM_LIMIT)?.as_secs_f64();
+    let last_s = race::last(runners, SWARM_LIMIT)?.as_secs_f64();
     Ok(Race {
         clients,
         last_s,
