@@ -1,3 +1,5 @@
+//! The format: what may be written, bit by bit, and what a signer may not say.
+
 use super::*;
 
 /// The key of these tests: an Ed25519 seed of 32 times 7.
