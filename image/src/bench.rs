@@ -38,6 +38,7 @@ pub mod rack;
 pub mod report;
 pub mod server;
 pub mod serving;
+pub mod simulate;
 pub mod storm;
 pub mod swarm;
 pub mod tftp;
@@ -143,6 +144,7 @@ impl Bench<'_> {
             Part::Tftp => tftp::measure(self, &mut notes),
             Part::Swarm => swarm::measure(self, &mut notes, &mut plots),
             Part::Discovery => discovery::measure(self, &mut notes),
+            Part::Simulate => simulate::measure(self, &mut notes, &mut plots),
             Part::Instructions => instructions::measure(self, &mut notes),
             Part::Machines => machines::measure(self, images, arguments.accel, &mut notes),
             Part::Rack => rack::measure(self, images, arguments.accel, &mut notes),

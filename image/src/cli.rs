@@ -136,6 +136,8 @@ pub enum Part {
     Swarm,
     /// Providers found by mDNS and by a DHT of 50 members, a third of which vanish
     Discovery,
+    /// Ten thousand machines in racks, simulated with the very schedule that real ones run
+    Simulate,
     /// Instructions of the hot paths, counted by callgrind
     Instructions,
     /// Sizes, boot times and memory of the appliance in QEMU
@@ -156,6 +158,7 @@ impl Part {
             Self::Tftp => "tftp",
             Self::Swarm => "swarm",
             Self::Discovery => "discovery",
+            Self::Simulate => "simulate",
             Self::Instructions => "instructions",
             Self::Machines => "machines",
             Self::Rack => "rack",

@@ -24,6 +24,8 @@ pub enum Unit {
     Instructions,
     /// How often, how many.
     Count,
+    /// A part of all, of 1.
+    Share,
 }
 
 impl Unit {
@@ -40,6 +42,7 @@ impl Unit {
             Self::Instructions if value >= 1e6 => format!("{:.2} M", value / 1e6),
             Self::Instructions => format!("{value:.0}"),
             Self::Count => format!("{value:.0}"),
+            Self::Share => format!("{:.1} %", value * 100.0),
         }
     }
 
@@ -427,5 +430,6 @@ mod tests {
         check(Unit::CpuSecondsPerGb, 0.2, "0.200 s/GB");
         check(Unit::Instructions, 12_345.0, "12345");
         check(Unit::Instructions, 12_345_678.0, "12.35 M");
+        check(Unit::Share, 0.012_3, "1.2 %");
     }
 }

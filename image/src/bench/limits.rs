@@ -243,3 +243,27 @@ pub const ALL_SECONDS: &str = "3";
 
 /// The members of a DHT have found each other by then, on a busy machine too.
 pub const DHT_START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Machines that are simulated: a large data centre after a power cut.
+pub const SIMULATED_MACHINES: usize = 10_000;
+
+/// Numbers of machines of the curve.
+pub const SIMULATED_SIZES: [usize; 4] = [10, 100, 1_000, SIMULATED_MACHINES];
+
+/// Machines of one rack.
+pub const SIMULATED_RACK: usize = 40;
+
+/// What each of them fetches, in MiB: the same as in the measured swarm.
+pub const SIMULATED_MIB: u64 = SWARM_MIB;
+
+/// Which part of the machines vanishes in halls where that happens.
+pub const SIMULATED_CHURN: f64 = 0.2;
+
+/// And which part lies.
+pub const SIMULATED_LIARS: f64 = 0.1;
+
+/// Until the last has it: this many times what is possible at all.
+pub const SIMULATED_RATIO_MAX: f64 = 2.0;
+
+/// What the origin sends, in copies of the image.
+pub const SIMULATED_EGRESS_MAX: f64 = 5.0;

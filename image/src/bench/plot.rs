@@ -12,6 +12,9 @@ use serde::Serialize;
 /// Size of every plot in pixels: the width of a page of the README.
 const SIZE: (u32, u32) = (860, 460);
 
+/// A logarithmic axis over this factor or more has a mark at every power of ten, one over less at every doubling.
+const DECADES_FROM: f64 = 200.0;
+
 /// How far from black and white; each line takes the next, and they differ in lightness too.
 const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 98, 177),
@@ -34,6 +37,12 @@ pub struct Axis {
 }
 
 impl Axis {
+    /// What it counts by when it counts by factors.
+    fn base(&self) -> f64 {
+        let is_short = self.greatest / self.least < DECADES_FROM;
+        if is_short { 2.0 } else { 10.0 }
+    }
+
     /// An axis that shows all of `values`: from nothing, or, on a logarithmic one, from the least of them.
     fn over(name: &str, values: impl Iterator<Item = f64>, logarithmic: bool) -> Self {
         let (least, greatest) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), value| {
@@ -155,9 +164,9 @@ impl Plot {
             self.up.least..self.up.greatest,
         );
         if self.logarithmic {
-            let chart = builder
-                .build_cartesian_2d(across.log_scale().base(2.0), up.log_scale().base(2.0))?;
-            self.lines(chart)
+            let across = across.log_scale().base(self.across.base());
+            let up = up.log_scale().base(self.up.base());
+            self.lines(builder.build_cartesian_2d(across, up)?)
         } else {
             self.lines(builder.build_cartesian_2d(across, up)?)
         }
