@@ -81,7 +81,16 @@ impl Provider {
     /// # Errors
     /// When the port is taken.
     pub fn serve(lan: &Lan, port: u16, answers: Answers) -> Result<Self> {
-        Self::listen(lan.inside(|| TcpListener::bind((HOST, port)))?, answers)
+        Self::serve_at(lan, HOST, port, answers)
+    }
+
+    /// The same at another address of the host.
+    ///
+    /// # Errors
+    /// When the port is taken, or the host has no such address.
+    pub fn serve_at(lan: &Lan, address: &str, port: u16, answers: Answers) -> Result<Self> {
+        let listener = lan.inside(|| TcpListener::bind((address, port)))?;
+        Self::listen(listener, answers)
     }
 
     fn listen(listener: TcpListener, answers: Answers) -> Result<Self> {

@@ -271,6 +271,21 @@ impl Lan {
         Ok(())
     }
 
+    /// The same for what a host itself sends.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn slow_down_uplink(&self, station: &Station, mbit: u32) -> Result<()> {
+        let rate = format!("{mbit}mbit");
+        let inside = ["netns", "exec", &station.namespace];
+        let shape = [
+            "tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", &rate, "burst",
+            "128kb", "latency", "200ms",
+        ];
+        proc::must("ip", inside.into_iter().chain(shape), "")?;
+        Ok(())
+    }
+
     /// Gives the host one more address on the LAN, with its prefix length.
     ///
     /// # Errors

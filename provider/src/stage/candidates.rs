@@ -12,6 +12,10 @@ use fetch::Url;
 /// Addresses that are kept: a rack of machines that all announce themselves, several times.
 const CANDIDATES_MAX: usize = 256;
 
+/// Addresses that are kept of one host, unless somebody decided for this machine: it may serve from several containers, and
+/// one host alone must not fill the table.
+const AT_ONE_HOST_MAX: usize = 8;
+
 /// Announcements wait this long for what a boot server says, which somebody decided for this machine.
 const ANNOUNCED_WAIT: Duration = Duration::from_secs(2);
 
@@ -79,6 +83,15 @@ impl Candidates {
             known.way = known.way.min(way);
             known.manifest = manifest.or(known.manifest);
             return;
+        }
+        let is_there = |one: &Candidate| one.url.host() == url.host();
+        let at_host = self.known.iter().filter(|one| is_there(one)).count();
+        if way != Way::Named && at_host >= AT_ONE_HOST_MAX {
+            let failed = |one: &Candidate| is_there(one) && one.failures > 0 && !one.is_asked;
+            let Some(leaves) = self.known.iter().position(failed) else {
+                return;
+            };
+            self.known.swap_remove(leaves);
         }
         if self.known.len() >= CANDIDATES_MAX {
             let Some(leaves) = self.leaves(way) else {
@@ -174,7 +187,8 @@ mod tests {
     use super::*;
 
     fn url(number: usize) -> Url {
-        format!("http://10.0.0.1:{number}/m.json").parse().unwrap()
+        let (net, host) = (number / 250, number % 250 + 1);
+        format!("http://10.0.{net}.{host}/m.json").parse().unwrap()
     }
 
     fn after(now: Instant, seconds: u64) -> Instant {
@@ -218,6 +232,27 @@ mod tests {
         }
         let asked = std::iter::from_fn(|| table.next(after(now, 5)));
         assert!(asked.take(CANDIDATES_MAX).any(|asked| asked == url(3)));
+    }
+
+    #[test]
+    fn one_host_does_not_fill_the_table() {
+        let now = Instant::now();
+        let mut table = Candidates::new(1);
+        let at = |port: u16| -> Url { format!("http://10.0.0.1:{port}/m.json").parse().unwrap() };
+        for port in 1..100 {
+            table.heard(Way::Announced, at(port), None, now);
+        }
+        assert_eq!(table.known.len(), AT_ONE_HOST_MAX);
+        // What failed there makes room for what is new there.
+        let later = after(now, 2);
+        let failed = table.next(later).unwrap();
+        table.failed(&failed, later);
+        table.heard(Way::Announced, at(200), None, later);
+        assert_eq!(
+            (table.rank(&failed), table.known.len()),
+            (None, AT_ONE_HOST_MAX)
+        );
+        assert!(table.rank(&at(200)).is_some());
     }
 
     #[test]

@@ -64,8 +64,9 @@ fn peers(texts: &[String]) -> Vec<Bootstrap> {
 }
 
 async fn look(bootstrap: Vec<Bootstrap>, query: Query, heard: SyncSender<Heard>) {
+    let mut told = Vec::new();
     loop {
-        match look_once(bootstrap.clone(), query.clone(), &heard).await {
+        match look_once(bootstrap.clone(), query.clone(), &heard, &mut told).await {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => tracing::warn!(%error, "the distributed table cannot be joined"),
@@ -79,6 +80,7 @@ async fn look_once(
     bootstrap: Vec<Bootstrap>,
     query: Query,
     heard: &SyncSender<Heard>,
+    told: &mut Vec<String>,
 ) -> Result<bool, DhtError> {
     let dht = Dht::start(Config {
         identity: Identity::generate(),
@@ -90,7 +92,11 @@ async fn look_once(
     })?;
     let mut found = dht.find(query);
     while let Some(hint) = found.next().await {
-        tracing::info!(provider = %hint.id, addresses = ?hint.addresses, "found in the distributed table");
+        // The next look finds them again.
+        if told.len() < SOURCES_MAX && !told.contains(&hint.id) {
+            tracing::info!(provider = %hint.id, addresses = ?hint.addresses, "found in the distributed table");
+            told.push(hint.id.clone());
+        }
         if !send(heard, Heard::of(Way::Elsewhere, &hint)) {
             return Ok(false);
         }
