@@ -195,7 +195,6 @@ pub(crate) fn arguments(
             let (port, http) = (limits::DHT_PORT.to_string(), options.port.to_string());
             arguments.extend(own(&["--artifacts", crate::root::ARTIFACTS]));
             arguments.extend(own(&["--channel", channel, "--arch", arch]));
-            arguments.extend(own(&["--trust-root", crate::root::TRUST_ROOT]));
             arguments.extend(own(&["--http-port", &http, "--dht-port", &port]));
             arguments.extend(dht(options));
         }
@@ -460,7 +459,7 @@ mod tests {
         check(
             Role::Dht,
             "phase.port=80 phase.bootstrap=10.0.0.1,/ip4/10.0.0.2/tcp/4011",
-            "dht --artifacts /run/phase/artifacts --channel beta --arch x86_64 --trust-root /etc/phase/trust-root.json \
+            "dht --artifacts /run/phase/artifacts --channel beta --arch x86_64 \
              --http-port 80 --dht-port 4011 --bootstrap=10.0.0.1 --bootstrap=/ip4/10.0.0.2/tcp/4011",
         );
         let serve = "serve --appliance --artifacts /run/phase/artifacts --channel beta --arch x86_64 --bind ::";

@@ -126,3 +126,62 @@ fn a_port_that_is_taken_is_an_error_for_those_who_asked_for_it() {
         "{listening}"
     );
 }
+
+#[test]
+fn the_role_of_the_appliance_announces_what_lies_in_the_directory() {
+    let Some(mut rig) = rig("the_role_of_the_appliance_announces") else {
+        return;
+    };
+    rig.start_on("provider", "first", &["--no-mdns", "--dhcp", "off"]);
+    let folder = rig.lan.directory().to_owned();
+    let artifacts = folder.join("artifacts");
+    let mut role = rig.lan.command("client", PLASMD);
+    role.args(["dht", "--artifacts"]).arg(&artifacts);
+    role.args([
+        "--channel",
+        "stable",
+        "--arch",
+        "x86_64",
+        "--http-port",
+        "8080",
+    ]);
+    // One that cannot be understood costs the other nothing.
+    role.args([
+        "--dht-port",
+        "4011",
+        "--bootstrap=10.78.0.1",
+        "--bootstrap=a b",
+    ]);
+    let role = rig.lan.start("role", role);
+    let silent = until(PATIENCE, || {
+        rig.lan.log("role").contains("the manifest: not found")
+    });
+    assert!(silent, "{}", rig.lan.log("role"));
+    assert_eq!(dht(&rig, "provider", "10.78.0.1:8080")["stored"], 0);
+    // `serve` of the appliance puts it there, and then it is announced.
+    let made = std::process::Command::new(PLASMD)
+        .args([
+            "manifest",
+            "create",
+            "--channel",
+            "stable",
+            "--arch",
+            "x86_64",
+        ])
+        .args(["--version", "1", "--sequence", "1", "--artifacts"])
+        .arg(&artifacts)
+        .arg("--key")
+        .arg(folder.join("key-of-first"))
+        .arg("--out")
+        .arg(artifacts.join("stable/x86_64/manifest.json"))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let mut state = Value::Null;
+    let stored = until(PATIENCE, || {
+        state = dht(&rig, "provider", "10.78.0.1:8080");
+        state["stored"].as_u64() > Some(0)
+    });
+    assert!(stored, "{state}\n{}", rig.lan.log("role"));
+    stop(&mut rig, role);
+}

@@ -122,6 +122,14 @@ pub(crate) fn has_memory_left(machine: &Machine) -> Result<()> {
         "PID 1 takes more than 8 MiB: {}",
         line.text
     );
+    // The line names the roles that run.
+    for role in ["net", "serve", "dht"] {
+        ensure!(
+            figure(role)? < 24 << 10,
+            "{role} takes more than 24 MiB: {}",
+            line.text
+        );
+    }
     ensure!(
         figure("available")? > 64 << 10,
         "less than 64 MiB are left: {}",
