@@ -9,6 +9,7 @@
 //! | `fast` | plain requests, answered and sent without hyper |
 //! | `record`, `answered` | what became of a request, for counters and logs |
 //! | `egress` | one rate for the artifacts of all connections |
+//! | `uploads` | rights to send what is only in part there |
 //! | `stream`, `wire` | one connection's bytes, and what hyper does with them |
 //! | `tls` | handshakes, with a deadline and a bound |
 //! | `inlet` | what comes in: strict about what is a request, before hyper sees it |
@@ -34,4 +35,5 @@ pub(crate) mod stream;
 pub(crate) mod target;
 
 pub(crate) mod tls;
+pub(crate) mod uploads;
 pub(crate) mod wire;

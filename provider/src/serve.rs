@@ -51,6 +51,7 @@ use tokio::sync::watch;
 
 use crate::control::{self, Listening};
 use crate::exit::{CommandError, Exit};
+use crate::http::limits::WRITE_STALL_MAX;
 use crate::http::server::{self, Bounds};
 use crate::listen;
 use crate::listen::args::DhcpMode;
@@ -79,6 +80,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
             .connections_per_address
             .map(|max| usize::try_from(max).unwrap_or(usize::MAX)),
         drain_max: Duration::from_secs(args.ending.drain_max),
+        stall_max: WRITE_STALL_MAX,
     };
     let notifier = Arc::new(Notifier::from_env());
     let user = confine::user(&args.confine)?;

@@ -41,7 +41,9 @@ use crate::memory::Reserve;
 use crate::serve::metrics::Metrics;
 use crate::share::desk::Desk;
 pub(crate) use crate::share::held::Held;
-use crate::share::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, DRAIN_MAX, LINGER_LOOK};
+use crate::share::limits::{
+    CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, DRAIN_MAX, LINGER_LOOK, STALL_MAX,
+};
 pub(crate) use crate::share::nearby::Nearby;
 
 /// What is shared, and how.
@@ -130,6 +132,7 @@ pub(crate) fn start(setup: Setup) -> io::Result<Sharing> {
         connections_max: server::connections_max(CONNECTIONS_MAX),
         per_address_max: Some(CONNECTIONS_PER_ADDRESS_MAX),
         drain_max: DRAIN_MAX,
+        stall_max: STALL_MAX,
     };
     let (stop, mut stopped) = watch::channel(false);
     let shutdown = async move {

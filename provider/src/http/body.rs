@@ -9,10 +9,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
+use std::time::Instant;
 
 use artifact_store::OpenFile;
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
+
+use crate::http::uploads::Right;
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -50,8 +52,10 @@ enum Readable {
 pub(crate) struct Upload {
     /// The file, in which every byte lies at its own offset.
     pub(crate) file: Arc<File>,
+    /// When its client must have taken all of it.
+    pub(crate) until: Instant,
     /// Kept for as long as it is used.
-    pub(crate) _right: Option<Arc<OwnedSemaphorePermit>>,
+    pub(crate) _right: Option<Arc<Right>>,
 }
 
 impl Body {
@@ -103,6 +107,7 @@ impl FilePart {
 
     /// Gives the next bytes to a socket by reference; at most `size`.
     pub(crate) fn send_to(&self, socket: impl AsFd, size: u64) -> io::Result<usize> {
+        self.file.check_time()?;
         let size = usize::try_from(size.min(self.left())).unwrap_or(usize::MAX);
         let mut at = self.at;
         // Network file systems may be interrupted.
@@ -118,6 +123,7 @@ impl FilePart {
     /// Reads the next bytes into `room`; at least one. Before the last ones are given out, the file must still be what its
     /// digest was told of: when it was overwritten meanwhile, the client gets a cut connection instead of a complete lie.
     pub(crate) fn read(&self, room: &mut [u8]) -> io::Result<usize> {
+        self.file.check_time()?;
         let wanted = usize::try_from(self.left()).map_or(room.len(), |left| left.min(room.len()));
         let read = loop {
             match self.file.read_at(&mut room[..wanted], self.at) {
@@ -142,6 +148,17 @@ impl Readable {
         match self {
             Self::Hashed(file) => file.read_at(room, at),
             Self::Verified(upload) => upload.file.read_at(room, at),
+        }
+    }
+
+    /// Whether its client still has time to take it.
+    fn check_time(&self) -> io::Result<()> {
+        match self {
+            Self::Verified(upload) if Instant::now() > upload.until => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client takes too little for the place it has",
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -28,7 +28,6 @@ use tokio::time::Instant;
 use crate::http::heads::{Budget, Share};
 use crate::http::limits::{
     HEAD_WAIT_MAX, HEADS_SIZE_MAX, IDLE_MAX, RATE_MIN, RATE_WINDOW, ROOM_BATCH, SWEEP_PERIOD,
-    WRITE_STALL_MAX,
 };
 use crate::serve::metrics::{Cut, Metrics};
 
@@ -107,6 +106,8 @@ pub(crate) struct Caps {
     pub(crate) per_address: usize,
     /// Whether this machine's own addresses are counted too.
     pub(crate) counts_loopback: bool,
+    /// Time a client may take to accept no byte at all.
+    pub(crate) stall_max: Duration,
 }
 
 /// All places.
@@ -222,7 +223,7 @@ impl Seats {
             let mut list = self.lock();
             for taken in list.taken.values_mut() {
                 taken.watch_rate(now);
-                if let Some(cut) = taken.is_late(now) {
+                if let Some(cut) = taken.is_late(now, self.caps.stall_max) {
                     taken.leave(cut, &metrics);
                 }
             }
@@ -334,13 +335,13 @@ impl Taken {
         self.looked = (now, sent);
     }
 
-    fn is_late(&self, now: u64) -> Option<Cut> {
+    fn is_late(&self, now: u64, stall_max: Duration) -> Option<Cut> {
         let state = self.seat.state.load(Ordering::Relaxed);
         let (wait_max, cut) = match Waits::of(state) {
             Waits::Busy | Waits::Handshake | Waits::Leaves => return None,
             Waits::Idle => (IDLE_MAX, Cut::Idle),
             Waits::Head => (HEAD_WAIT_MAX, Cut::Head),
-            Waits::Write => (WRITE_STALL_MAX, Cut::Write),
+            Waits::Write => (stall_max, Cut::Write),
         };
         // A state may be older than it says by the time between two sweeps, never younger.
         (now.saturating_sub(state >> KIND_BITS) > millis(wait_max)).then_some(cut)

@@ -112,6 +112,8 @@ pub(crate) struct Bounds {
     pub(crate) per_address_max: Option<usize>,
     /// Time that running downloads have to end.
     pub(crate) drain_max: Duration,
+    /// Time a client may take to accept no byte at all before its connection is cut.
+    pub(crate) stall_max: Duration,
 }
 
 impl Bounds {
@@ -121,6 +123,7 @@ impl Bounds {
             encrypted: ENCRYPTED_MAX,
             per_address: self.per_address_max.unwrap_or(CONNECTIONS_PER_ADDRESS_MAX),
             counts_loopback: self.per_address_max.is_some(),
+            stall_max: self.stall_max,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,17 +16,20 @@ use http_semantics::labels::{Facts, Labels};
 use hyper::body::Incoming;
 use swarm::peers::Question;
 use swarm::{Map, PieceSet, Pieces};
-use tokio::sync::Semaphore;
 
 use crate::http::answered::Answered;
 use crate::http::body::{Body, Upload};
 use crate::http::egress::Egress;
 use crate::http::server::Handler;
 use crate::http::target::{self, ArtifactTarget, Target};
+use crate::http::uploads::{Pace, Uploads};
 use crate::http::{refuse, respond};
 use crate::serve::metrics::{add, get};
 use crate::share::held::Held;
-use crate::share::limits::{MET_PERIOD, UPLOADS_MAX};
+use crate::share::limits::{
+    MET_PERIOD, UPLOAD_GRACE, UPLOAD_RATE_MIN, UPLOAD_RATE_PART, UPLOADS_MAX,
+    UPLOADS_PER_ADDRESS_MAX,
+};
 use crate::share::linger::Seen;
 use crate::share::register::{Register, question};
 use crate::share::{Setup, Shared};
@@ -44,7 +48,7 @@ pub(super) struct Desk {
     /// The chunks of all artifacts.
     pieces: Pieces,
     register: Register,
-    uploads: Arc<Semaphore>,
+    uploads: Uploads,
     bytes: AtomicU64,
     sent: AtomicU64,
     busy: AtomicU64,
@@ -132,8 +136,8 @@ impl Desk {
             manifest,
             pieces: Pieces::of(setup.held.iter().map(|held| held.artifact())),
             register: Register::new(),
+            uploads: Uploads::new(pace(setup.egress.as_ref())),
             setup,
-            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             bytes: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             busy: AtomicU64::new(0),
@@ -154,7 +158,7 @@ impl Desk {
     /// What is seen of the others.
     pub(super) fn seen(&self) -> Seen {
         Seen {
-            uploads: UPLOADS_MAX - self.uploads.available_permits(),
+            uploads: self.uploads.running(),
             quiet_for: self.moved.ago(),
             wanting_for: self.wanted.ago(),
         }
@@ -182,7 +186,7 @@ impl Desk {
             {
                 respond::content(method, headers, self.manifest.clone())
             }
-            Target::Artifact(target) => self.artifact(method, headers, &target),
+            Target::Artifact(target) => self.artifact(client, method, headers, &target),
             Target::Refused(reason) => refuse::text(StatusCode::BAD_REQUEST, reason),
             _ => not_here(),
         }
@@ -256,6 +260,7 @@ impl Desk {
 
     fn artifact(
         &self,
+        client: IpAddr,
         method: &Method,
         headers: &HeaderMap,
         target: &ArtifactTarget,
@@ -273,19 +278,23 @@ impl Desk {
         if is_get && self.setup.memory.is_low() {
             return self.come_again("there is too little memory just now");
         }
-        let right = Arc::clone(&self.uploads).try_acquire_owned().ok();
+        let right = is_get.then(|| self.uploads.take(client)).flatten();
         if is_get && right.is_none() {
             return self.come_again("others are sent something just now");
         }
-        let upload = Upload {
-            file: Arc::clone(held.file()),
-            _right: right.map(Arc::new),
-        };
+        let right = right.map(Arc::new);
         let there = held.there();
-        let misses = Cell::new(false);
+        let (misses, size) = (Cell::new(false), Cell::new(0));
         let response = respond::answer(method, headers, labels, &|start, end| {
             if has(held.artifact(), &there, start..end) {
-                return Body::upload(upload.clone(), start, end);
+                // Of several ranges, each is sent after those before it.
+                size.set(size.get() + (end - start));
+                let upload = Upload {
+                    file: Arc::clone(held.file()),
+                    until: self.uploads.until(size.get()),
+                    _right: right.clone(),
+                };
+                return Body::upload(upload, start, end);
             }
             misses.set(true);
             Body::Empty
@@ -304,6 +313,18 @@ impl Desk {
         let fields = response.headers_mut();
         fields.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         response
+    }
+}
+
+/// How much is sent at once, when there may be a rate for all of it.
+fn pace(egress: Option<&Egress>) -> Pace {
+    let part = |egress: &Egress| NonZeroU64::new(egress.rate().get() / UPLOAD_RATE_PART);
+    let part = egress.map(|egress| part(egress).unwrap_or(NonZeroU64::MIN));
+    Pace {
+        uploads_max: UPLOADS_MAX,
+        per_address_max: UPLOADS_PER_ADDRESS_MAX,
+        rate_min: part.unwrap_or(UPLOAD_RATE_MIN).min(UPLOAD_RATE_MIN),
+        grace: UPLOAD_GRACE,
     }
 }
 

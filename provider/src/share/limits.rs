@@ -1,5 +1,6 @@
 //! Every number of sharing, with its reason.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// Connections at once: each of the machines of a few racks has one, and asks again when it is refused one.
@@ -12,6 +13,22 @@ pub(super) const CONNECTIONS_PER_ADDRESS_MAX: usize = 32;
 /// late everywhere. Simulated for sixteen machines: with 8 the last one needs 1.42 times as long as one alone, with 4 1.36
 /// times, with fewer more again.
 pub(super) const UPLOADS_MAX: usize = 4;
+
+/// Of them, how many one address may have: whoever asks for all of it leaves something to the others.
+pub(super) const UPLOADS_PER_ADDRESS_MAX: usize = 2;
+
+/// Bytes a second that whoever is sent something must take on average, or its answer is cut: half a megabit, of which the
+/// slowest network that machines boot over together has more. With a rate for all together it is this part of that rate,
+/// when that is less: each of the uploads gets more.
+pub(super) const UPLOAD_RATE_MIN: NonZeroU64 = NonZeroU64::new(64 * 1024).expect("it is not zero");
+pub(super) const UPLOAD_RATE_PART: u64 = 4 * UPLOADS_MAX as u64;
+
+/// Time besides: a lost packet or two, and the turns of others.
+pub(super) const UPLOAD_GRACE: Duration = Duration::from_secs(10);
+
+/// Time a client may take to accept no byte at all. Shorter than at a provider: there are few places, the others wait for
+/// one, and what was not taken is asked for again.
+pub(super) const STALL_MAX: Duration = Duration::from_secs(10);
 
 /// Uploads that are running when sharing ends are cut: whoever wants it to wait lingers before.
 pub(super) const DRAIN_MAX: Duration = Duration::ZERO;

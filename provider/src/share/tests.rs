@@ -25,7 +25,11 @@ struct Image {
 
 impl Image {
     fn new() -> Self {
-        let bytes: Vec<u8> = (0..3 * MIB + 5).map(|at| (at / 7) as u8).collect();
+        Self::of(3 * MIB + 5)
+    }
+
+    fn of(size: usize) -> Self {
+        let bytes: Vec<u8> = (0..size).map(|at| (at / 7) as u8).collect();
         let mut hasher = ArtifactHasher::new(bytes.len() as u64).unwrap();
         hasher.update(&bytes);
         let (digest, chunks) = hasher.finish().unwrap();
@@ -76,6 +80,11 @@ impl Image {
             egress: None,
             memory: Reserve::new(0),
         }
+    }
+
+    /// Has all of it arrive.
+    fn put_all(&self) {
+        (0..self.memory.artifact().chunks.chunk_count()).for_each(|chunk| self.put(chunk));
     }
 
     /// Has a chunk arrive.
@@ -197,7 +206,7 @@ async fn the_manifest_is_the_signed_one_and_nothing_else_is_shared() {
 #[tokio::test]
 async fn a_rate_holds_for_all_together() {
     let image = Image::new();
-    (0..4).for_each(|chunk| image.put(chunk));
+    image.put_all();
     let rate = NonZeroU64::new(20 << 20).unwrap();
     let egress = Some(Egress::new(rate));
     let sharing = start(Setup {
@@ -216,7 +225,7 @@ async fn a_rate_holds_for_all_together() {
 #[tokio::test]
 async fn without_memory_nothing_is_sent() {
     let image = Image::new();
-    (0..4).for_each(|chunk| image.put(chunk));
+    image.put_all();
     let memory = Reserve::new(u64::MAX);
     let sharing = start(Setup {
         memory,
@@ -231,7 +240,7 @@ async fn without_memory_nothing_is_sent() {
 #[tokio::test]
 async fn so_many_uploads_at_once_and_no_more() {
     let image = Image::new();
-    (0..4).for_each(|chunk| image.put(chunk));
+    image.put_all();
     // Slow enough that none ends before the last one is asked for.
     let egress = Some(Egress::new(NonZeroU64::new(1 << 16).unwrap()));
     let sharing = start(Setup {
@@ -264,10 +273,54 @@ async fn so_many_uploads_at_once_and_no_more() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_asks_and_does_not_read_keeps_nobody_out() {
+    let image = Image::of(24 * MIB);
+    image.put_all();
+    let sharing = start(image.setup()).unwrap();
+    let mut open = Vec::new();
+    for _ in 0..limits::UPLOADS_MAX {
+        let mut stream = TcpStream::connect(sharing.address()).await.unwrap();
+        let text = format!("{FILE} HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(text.as_bytes()).await.unwrap();
+        stream.readable().await.unwrap();
+        open.push(stream);
+    }
+    assert_eq!(sharing.desk.seen().uploads, limits::UPLOADS_MAX);
+    // The clock of the test is not the one of the world: it moves by itself when nothing happens.
+    let waited = tokio::time::Instant::now();
+    while sharing.desk.seen().uploads > 0 {
+        let waited = waited.elapsed();
+        assert!(waited < 3 * limits::STALL_MAX, "they are waited for");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(ask(&sharing, FILE, "Range: bytes=0-0\r\n").await.0, 206);
+}
+
+#[tokio::test]
+async fn lingering_ends_also_when_somebody_asks_for_ever() {
+    let image = Image::new();
+    let sharing = start(image.setup()).unwrap();
+    let most = Duration::from_millis(700);
+    assert_eq!(ask(&sharing, "GET /have", "").await.0, 200);
+    let asking = async {
+        loop {
+            ask(&sharing, "GET /have", "").await;
+            ask(&sharing, FILE, "").await;
+        }
+    };
+    let lingered = tokio::select! {
+        lingered = sharing.linger(most) => lingered,
+        () = asking => unreachable!("it never ends"),
+        () = tokio::time::sleep(60 * most) => panic!("it is held for ever"),
+    };
+    assert!(lingered >= most, "nobody was waited for: {lingered:?}");
+}
+
 #[tokio::test]
 async fn lingering_ends_when_nobody_wants_anything() {
     let image = Image::new();
-    (0..4).for_each(|chunk| image.put(chunk));
+    image.put_all();
     let egress = Some(Egress::new(NonZeroU64::new(6 << 20).unwrap()));
     let sharing = start(Setup {
         egress,

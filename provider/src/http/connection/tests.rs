@@ -76,6 +76,7 @@ fn connection(shelf: Shelf) -> Connection<Shelf> {
         total: 1,
         per_address: 1,
         counts_loopback: true,
+        stall_max: crate::http::limits::WRITE_STALL_MAX,
     };
     let metrics = Arc::new(Metrics::default());
     let client = IpAddr::from([127, 0, 0, 1]);

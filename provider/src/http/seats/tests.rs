@@ -3,12 +3,14 @@
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::http::limits::WRITE_STALL_MAX;
 
 const CAPS: Caps = Caps {
     total: 4,
     encrypted: 2,
     per_address: 3,
     counts_loopback: true,
+    stall_max: WRITE_STALL_MAX,
 };
 
 /// Seats under a sweeping clock.

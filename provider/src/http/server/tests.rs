@@ -49,6 +49,7 @@ fn start() -> Running {
         connections_max: 4,
         per_address_max: None,
         drain_max: DRAIN_MAX,
+        stall_max: WRITE_STALL_MAX,
     };
     let running = run(
         listeners,
