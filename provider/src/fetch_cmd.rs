@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use artifact_store::{Folder, MANIFEST_FILE, Partial, WriteError};
+use artifact_store::{Folder, MANIFEST_FILE, Partial, PartialView, WriteError};
 use boot_manifest::{
     Arch, Artifact, Channel, Digest, Expect, Expiry, Floor, MANIFEST_SIZE_MAX, Manifest, Verified,
     verify,
@@ -498,23 +498,28 @@ fn wanted<'a>(manifest: &'a Manifest, names: &[String]) -> Result<Vec<&'a Artifa
     Ok(manifest.artifacts.iter().filter(|one| asked(one)).collect())
 }
 
-/// An artifact that was asked for, and its partial file unless it is complete.
+/// An artifact that was asked for, what of it can be given to others, and its partial file unless it is complete.
 struct Begun {
     artifact: Artifact,
     path: PathBuf,
+    view: PartialView,
     partial: Option<Arc<Partial>>,
 }
 
 /// Finds out what is there.
 fn begin(wanted: &[&Artifact], folder: &Folder) -> Result<Vec<Begun>, WriteError> {
     let begin = |artifact: &&Artifact| {
-        let partial = match folder.holds(artifact)? {
-            true => None,
-            false => Some(Arc::new(folder.begin(artifact)?)),
+        let (view, partial) = match folder.complete(artifact)? {
+            Some(view) => (view, None),
+            None => {
+                let partial = folder.begin(artifact)?;
+                (partial.view(), Some(Arc::new(partial)))
+            }
         };
         Ok(Begun {
             artifact: (*artifact).clone(),
             path: folder.path().join(artifact.filename.as_str()),
+            view,
             partial,
         })
     };

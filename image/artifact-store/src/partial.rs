@@ -122,20 +122,30 @@ impl Folder {
         &self.path
     }
 
-    /// Whether the complete artifact is already there under its name: every byte is hashed.
-    pub fn holds(&self, artifact: &Artifact) -> Result<bool, WriteError> {
+    /// The complete artifact, when it is already there under its name: every byte is hashed. Unlike that of an artifact
+    /// being written, the file is one that others may write to.
+    pub fn complete(&self, artifact: &Artifact) -> Result<Option<PartialView>, WriteError> {
         let path = self.path.join(artifact.filename.as_str());
         let (file, stat) = match beneath::regular(&self.dir, artifact.filename.as_str()) {
             Ok(found) => found,
-            Err(OpenError::NotFound) => return Ok(false),
+            Err(OpenError::NotFound) => return Ok(None),
             Err(reason) => return Err(WriteError::Open { path, reason }),
         };
         if u64::try_from(stat.st_size) != Ok(artifact.size) {
-            return Ok(false);
+            return Ok(None);
         }
-        let digest = digest_of(&File::from(file), 0..artifact.size)
-            .map_err(|source| WriteError::Io { path, source })?;
-        Ok(digest == Some(artifact.digest))
+        let file = File::from(file);
+        let digest =
+            digest_of(&file, 0..artifact.size).map_err(|source| WriteError::Io { path, source })?;
+        if digest != Some(artifact.digest) {
+            return Ok(None);
+        }
+        let chunks = vec![ChunkState::There; artifact.chunks.chunk_count()];
+        Ok(Some(PartialView {
+            artifact: Arc::new(artifact.clone()),
+            file: Arc::new(file),
+            chunks: Arc::new(Mutex::new(chunks)),
+        }))
     }
 
     /// Starts or resumes writing `artifact`. Only one process can at a time.

@@ -36,8 +36,9 @@ impl Company {
         let swarm = (!args.no_peers && is_missing).then(Swarm::new);
         let (mut sharing, mut nearby) = (None, None);
         if let (Some(listen), Some(swarm)) = (args.share, &swarm) {
-            let partials = begun.iter().filter_map(|one| one.partial.as_ref());
-            let held = partials.map(|partial| Arc::new(partial.view()) as Arc<dyn Held>);
+            // What was complete before is as good to others as what is fetched now.
+            let views = begun.iter().map(|one| one.view.clone());
+            let held = views.map(|view| Arc::new(view) as Arc<dyn Held>);
             let server = serve(listen, manifest, held.collect(), swarm)?;
             let at = server.address();
             swarm.serves_at(at.port());

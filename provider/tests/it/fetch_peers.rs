@@ -1,8 +1,11 @@
 //! `phase-fetch` among others of its kind: with `--share` they give each other what they have.
 
-use std::net::TcpListener;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::desk::image::{Image, noise};
 use crate::desk::{Desk, Ended, days_ago, fresh_image, provider};
@@ -63,6 +66,50 @@ fn clients_that_share_take_from_each_other() {
     assert!(taken >= size as u64 / 2, "{taken} of 3 times {size}");
     // What was asked for twice, or broken off, is given and not kept.
     assert!(given >= taken, "{given} were given, {taken} taken");
+}
+
+/// What a machine answers to a GET, as soon as it answers at all.
+fn get(at: SocketAddr, target: &str) -> Vec<u8> {
+    let limit = Instant::now() + Duration::from_secs(60);
+    let mut stream = loop {
+        match TcpStream::connect(at) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(Instant::now() < limit, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn what_was_complete_before_is_given_too() {
+    let image = image_of(2);
+    let desk = Desk::new(&image);
+    lay_out(&image, &desk.path("artifacts"));
+    // Slow, so that there is time to ask.
+    let flags = ["--arch", "x86_64", "--limit-rate", "500K"];
+    let provider = Provider::start(&desk.path("artifacts"), &flags);
+    let (_, name, bytes) = &image.files[2];
+    fs::create_dir(desk.path("out")).unwrap();
+    fs::write(desk.path("out").join(name), bytes).unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = free.local_addr().unwrap();
+    drop(free);
+    let flags = ["--share", &place.to_string()];
+    let client = start(&desk, &provider.url(""), "out", &flags);
+    // Whoever asks for this is waited for.
+    let map = String::from_utf8(get(place, "/have")).unwrap();
+    assert!(map.contains("HTTP/1.1 200"), "{map}");
+    let answer = get(place, &format!("/stable/x86_64/{name}"));
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "it is not given");
+    assert!(answer.ends_with(bytes));
+    let ended = Ended::of(&client.wait_with_output().expect("it ends"));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    check_fetched(&image, &desk.path("out"));
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn the_name_appears_when_everything_is_there_and_not_before() {
     let content = bytes(3 * MIB + 5, 1);
     let artifact = artifact("vmlinuz", &content);
     let folder = Folder::open(dir.path()).unwrap();
-    assert!(!folder.holds(&artifact).unwrap());
+    assert!(!folder.complete(&artifact).unwrap().is_some());
     let partial = folder.begin(&artifact).unwrap();
     assert_eq!(partial.missing(), [0, 1, 2, 3]);
     for index in [3, 0, 2] {
@@ -51,7 +51,7 @@ fn the_name_appears_when_everything_is_there_and_not_before() {
     assert!(!dir.path().join("vmlinuz").exists());
     assert_eq!(partial.commit().unwrap(), dir.path().join("vmlinuz"));
     assert_eq!(fs::read(dir.path().join("vmlinuz")).unwrap(), content);
-    assert!(folder.holds(&artifact).unwrap());
+    assert!(folder.complete(&artifact).unwrap().is_some());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
@@ -284,7 +284,11 @@ fn what_lies_under_the_name_is_hashed_before_it_is_believed() {
         (b"", false),
     ] {
         fs::write(dir.path().join("vmlinuz"), found).unwrap();
-        assert_eq!(folder.holds(&artifact).unwrap(), expected, "{found:?}");
+        assert_eq!(
+            folder.complete(&artifact).unwrap().is_some(),
+            expected,
+            "{found:?}"
+        );
     }
 }
 
