@@ -115,8 +115,8 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     let processors = processors();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(processors.max(WORKERS_MIN))
-        // Besides hashing, what waits for init and for the announcing library.
-        .max_blocking_threads(processors.min(HASHERS_MAX) + 2)
+        // Besides hashing, what waits for init, for the announcing library, and for the name of a member of the DHT.
+        .max_blocking_threads(processors.min(HASHERS_MAX) + 3)
         .enable_all()
         .build()
         .map_err(|error| CommandError::local(format!("cannot start threads: {error}")))?;

@@ -59,7 +59,7 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
         .enable_all()
         .build()
         .map_err(|error| CommandError::local(format!("the runtime cannot be started: {error}")))?;
-    runtime.block_on(async {
+    let exit = runtime.block_on(async {
         let (stop, stopped) = watch::channel(false);
         let mut terminate = signal(SignalKind::terminate())
             .map_err(|error| CommandError::local(format!("cannot handle signals: {error}")))?;
@@ -91,7 +91,10 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
                 membership.state()
             ))),
         }
-    })
+    });
+    // A name that is still looked up must not hold up the end.
+    runtime.shutdown_background();
+    exit
 }
 
 /// The members that can be understood: one that cannot costs the others nothing.

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::str::FromStr;
 
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
+use tokio::sync::Semaphore;
 
 use super::DEFAULT_PORT;
 use super::limits::{
@@ -94,9 +95,9 @@ impl Bootstrap {
             Host::Address(ip) => return vec![SocketAddr::new(*ip, self.port)],
             Host::Name(name, family) => (name, *family),
         };
-        let looked_up = tokio::net::lookup_host((name.as_str(), self.port));
-        match tokio::time::timeout(NAME_TIME_MAX, looked_up).await {
-            Ok(Ok(addresses)) => addresses
+        let asked = (name.clone(), self.port);
+        match in_turn(move || asked.to_socket_addrs()).await {
+            Ok(addresses) => addresses
                 .filter(|address| match family {
                     Family::Any => true,
                     Family::V4 => address.is_ipv4(),
@@ -104,15 +105,32 @@ impl Bootstrap {
                 })
                 .take(BOOTSTRAP_ADDRESSES_MAX)
                 .collect(),
-            Ok(Err(error)) => {
+            Err(error) => {
                 tracing::debug!(%name, %error, "a bootstrap peer's name leads nowhere");
                 Vec::new()
             }
-            Err(_) => {
-                tracing::debug!(%name, "no answer about a bootstrap peer's name");
-                Vec::new()
-            }
         }
+    }
+}
+
+/// Whoever looks a name up.
+static TURN: Semaphore = Semaphore::const_new(1);
+
+/// Looks one name up after the other. Each holds one of the runtime's blocking threads for as long as the resolver likes, and
+/// the process needs the others: with a resolver that is down, a list of names must not hold up what is served.
+async fn in_turn<T: Send + 'static>(
+    look: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let turn = TURN.acquire().await.map_err(io::Error::other)?;
+    let looking = tokio::task::spawn_blocking(move || {
+        let looked_up = look();
+        // Not before: a look-up that nobody waits for any more holds its thread all the same.
+        drop(turn);
+        looked_up
+    });
+    match tokio::time::timeout(NAME_TIME_MAX, looking).await {
+        Ok(looked_up) => looked_up.map_err(io::Error::other)?,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 
@@ -240,6 +258,10 @@ fn is_host_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
     use super::*;
 
     const PEER: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
@@ -267,6 +289,38 @@ mod tests {
             let peer: Bootstrap = text.parse().unwrap();
             assert_eq!(peer.to_string(), expected, "{text}");
             assert_eq!(expected.parse::<Bootstrap>().unwrap(), peer, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_is_down_holds_one_thread_and_not_all() {
+        let (waiting, ends) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let released = Arc::new(Mutex::new(released));
+        let lookups: Vec<_> = (0..5)
+            .map(|_| {
+                let (waiting, ends) = (Arc::clone(&waiting), Arc::clone(&ends));
+                let released = Arc::clone(&released);
+                tokio::spawn(in_turn(move || {
+                    waiting.fetch_add(1, Ordering::SeqCst);
+                    let _gone = released.lock().unwrap().recv();
+                    ends.fetch_add(1, Ordering::SeqCst);
+                    Ok(())
+                }))
+            })
+            .collect();
+        for n in 0..lookups.len() {
+            while waiting.load(Ordering::SeqCst) == n {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // Whatever else the process has to do on these threads gets its turn.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            let now = (waiting.load(Ordering::SeqCst), ends.load(Ordering::SeqCst));
+            assert_eq!(now, (n + 1, n), "one after the other");
+            release.send(()).unwrap();
+        }
+        for lookup in lookups {
+            lookup.await.unwrap().unwrap();
         }
     }
 
