@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
@@ -17,9 +17,9 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId};
 
 use super::limits::{
-    BLOCK_TIME, FAULTS_MAX, FAULTY_MAX, INBOUND_MAX, INBOUND_PER_ADDRESS_MAX, INBOUND_PER_NET_MAX,
-    OUTBOUND_MAX, OUTBOUND_PER_ADDRESS_MAX, PUT_BURST, PUT_INTERVAL, PUT_NETS_MAX, UNREACHABLE_MAX,
-    UNREACHABLE_TIME,
+    ALLOWANCES_MAX, ARRIVAL_BURST, ARRIVAL_INTERVAL, BLOCK_TIME, FAULTS_MAX, FAULTY_MAX,
+    INBOUND_MAX, INBOUND_PER_ADDRESS_MAX, INBOUND_PER_NET_MAX, OUTBOUND_MAX,
+    OUTBOUND_PER_ADDRESS_MAX, PUT_BURST, PUT_INTERVAL, UNREACHABLE_MAX, UNREACHABLE_TIME,
 };
 use super::net::{self, Net};
 
@@ -28,6 +28,8 @@ use super::net::{self, Net};
 pub(super) enum Denied {
     #[error("as many connections as there may be")]
     Full,
+    #[error("too many in too short a time")]
+    TooOften,
     #[error("nothing good came from there")]
     Blocked,
     #[error("not reached a moment ago")]
@@ -53,22 +55,81 @@ struct Faults {
     last: Instant,
 }
 
+/// How often each address may do something: so many times at once, and then one in each interval.
+#[derive(Debug)]
+struct Allowances {
+    burst: u32,
+    interval: Duration,
+    of: HashMap<IpAddr, Allowance>,
+}
+
 #[derive(Debug)]
 struct Allowance {
     left: u32,
     since: Instant,
 }
 
+impl Allowances {
+    fn new(burst: u32, interval: Duration) -> Self {
+        let of = HashMap::new();
+        Self {
+            burst,
+            interval,
+            of,
+        }
+    }
+
+    /// Whether it may be done from there once more now.
+    fn take(&mut self, ip: IpAddr) -> bool {
+        let (ip, now) = (ip.to_canonical(), Instant::now());
+        if self.of.len() >= ALLOWANCES_MAX && !self.of.contains_key(&ip) {
+            let oldest = self.of.iter().min_by_key(|(_, allowance)| allowance.since);
+            if let Some(oldest) = oldest.map(|(ip, _)| *ip) {
+                self.of.remove(&oldest);
+            }
+        }
+        let fresh = Allowance {
+            left: self.burst,
+            since: now,
+        };
+        let allowance = self.of.entry(ip).or_insert(fresh);
+        let elapsed = now.duration_since(allowance.since);
+        let earned = elapsed.as_millis() / self.interval.as_millis();
+        let earned = u32::try_from(earned).unwrap_or(self.burst).min(self.burst);
+        if earned > 0 {
+            allowance.left = (allowance.left + earned).min(self.burst);
+            allowance.since = now;
+        }
+        let is_allowed = allowance.left > 0;
+        allowance.left = allowance.left.saturating_sub(1);
+        is_allowed
+    }
+}
+
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gate {
     connections: HashMap<ConnectionId, Connection>,
     faults: HashMap<IpAddr, Faults>,
-    puts: HashMap<Net, Allowance>,
+    puts: Allowances,
+    arrivals: Allowances,
     /// Peers that were not reached a moment ago. Others go on naming them, and each try costs a search its time.
     unreachable: HashMap<PeerId, Instant>,
     /// Connections denied so far.
     pub(super) denied: u64,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            connections: HashMap::new(),
+            faults: HashMap::new(),
+            puts: Allowances::new(PUT_BURST, PUT_INTERVAL),
+            arrivals: Allowances::new(ARRIVAL_BURST, ARRIVAL_INTERVAL),
+            unreachable: HashMap::new(),
+            denied: 0,
+        }
+    }
 }
 
 impl Gate {
@@ -123,33 +184,9 @@ impl Gate {
         faults.count >= FAULTS_MAX
     }
 
-    /// Whether a network may publish once more now.
-    pub(super) fn may_put(&mut self, net: Net) -> bool {
-        let now = Instant::now();
-        if self.puts.len() >= PUT_NETS_MAX && !self.puts.contains_key(&net) {
-            let oldest = self
-                .puts
-                .iter()
-                .min_by_key(|(_, allowance)| allowance.since);
-            if let Some(oldest) = oldest.map(|(net, _)| *net) {
-                self.puts.remove(&oldest);
-            }
-        }
-        let fresh = Allowance {
-            left: PUT_BURST,
-            since: now,
-        };
-        let allowance = self.puts.entry(net).or_insert(fresh);
-        let elapsed = now.duration_since(allowance.since);
-        let earned = elapsed.as_millis() / PUT_INTERVAL.as_millis();
-        let earned = u32::try_from(earned).unwrap_or(PUT_BURST).min(PUT_BURST);
-        if earned > 0 {
-            allowance.left = (allowance.left + earned).min(PUT_BURST);
-            allowance.since = now;
-        }
-        let is_allowed = allowance.left > 0;
-        allowance.left = allowance.left.saturating_sub(1);
-        is_allowed
+    /// Whether somebody there may publish once more now.
+    pub(super) fn may_put(&mut self, ip: IpAddr) -> bool {
+        self.puts.take(ip)
     }
 
     fn is_blocked(&self, ip: IpAddr) -> bool {
@@ -158,7 +195,7 @@ impl Gate {
             .is_some_and(|faults| faults.count >= FAULTS_MAX && faults.last.elapsed() < BLOCK_TIME)
     }
 
-    fn admit(&self, ip: IpAddr) -> Result<(), Denied> {
+    fn admit(&mut self, ip: IpAddr) -> Result<(), Denied> {
         if self.is_blocked(ip) {
             return Err(Denied::Blocked);
         }
@@ -170,9 +207,12 @@ impl Gate {
         let is_crowded = !ip.is_loopback()
             && (from(&|other| other == ip) >= INBOUND_PER_ADDRESS_MAX
                 || from(&|other| Net::from(other) == Net::from(ip)) >= INBOUND_PER_NET_MAX);
-        match is_crowded || inbound().count() >= INBOUND_MAX {
-            true => Err(Denied::Full),
-            false => Ok(()),
+        if is_crowded || inbound().count() >= INBOUND_MAX {
+            return Err(Denied::Full);
+        }
+        match ip.is_loopback() || self.arrivals.take(ip) {
+            true => Ok(()),
+            false => Err(Denied::TooOften),
         }
     }
 
@@ -300,6 +340,8 @@ impl NetworkBehaviour for Gate {
 
 #[cfg(test)]
 mod tests {
+    use libp2p::swarm::{ListenError, ListenFailure};
+
     use super::*;
 
     fn arrive(gate: &mut Gate, number: usize, ip: [u8; 4]) -> bool {
@@ -360,21 +402,43 @@ mod tests {
     }
 
     #[test]
-    fn a_network_publishes_as_much_as_it_may_and_others_too() {
+    fn an_address_publishes_as_much_as_it_may_and_its_neighbours_too() {
         let mut gate = Gate::default();
-        let net = |n: usize| {
+        let ip = |n: usize| {
             let [high, low] = u16::try_from(n).unwrap().to_be_bytes();
-            Net::V4([10, high, low])
+            IpAddr::from([10, 0, high, low])
         };
-        let taken = (0..1000).filter(|_| gate.may_put(net(0))).count();
+        let taken = (0..1000).filter(|_| gate.may_put(ip(1))).count();
         let burst = usize::try_from(PUT_BURST).unwrap();
         // The test itself may take a moment, in which more is earned.
         assert!((burst..burst + 100).contains(&taken), "{taken}");
-        assert!(gate.may_put(net(1)));
-        for n in 0..4 * PUT_NETS_MAX {
-            gate.may_put(net(n));
+        assert!(gate.may_put(ip(2)));
+        for n in 0..4 * ALLOWANCES_MAX {
+            gate.may_put(ip(n));
         }
-        assert_eq!(gate.puts.len(), PUT_NETS_MAX);
+        assert_eq!(gate.puts.of.len(), ALLOWANCES_MAX);
+    }
+
+    #[test]
+    fn whoever_comes_and_goes_without_end_is_let_in_now_and_then_only() {
+        let (mut gate, restless) = (Gate::default(), [10, 0, 0, 1]);
+        let remote = net::multiaddr((restless, 9).into());
+        let mut come = |number: usize| {
+            let is_in = arrive(&mut gate, number, restless);
+            let gone = FromSwarm::ListenFailure(ListenFailure {
+                local_addr: &remote,
+                send_back_addr: &remote,
+                error: &ListenError::Aborted,
+                connection_id: ConnectionId::new_unchecked(number),
+                peer_id: None,
+            });
+            gate.on_swarm_event(gone);
+            is_in
+        };
+        let admitted = (0..1000).filter(|number| come(*number)).count();
+        let burst = usize::try_from(ARRIVAL_BURST).unwrap();
+        assert!((burst..burst + 100).contains(&admitted), "{admitted}");
+        assert!(arrive(&mut gate, 1000, [10, 0, 0, 2]));
     }
 
     #[test]

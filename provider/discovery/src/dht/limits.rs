@@ -40,14 +40,15 @@ pub(super) const CLOCK_EARLIEST: u64 = 1_767_225_600;
 /// Records of one key that are kept and read: more providers than a client ever asks.
 pub(super) const RECORDS_PER_KEY_MAX: usize = 32;
 
-/// Records of one key from one network (IPv4 /24, IPv6 /48): a rack has room, and one network cannot fill a key.
-pub(super) const RECORDS_PER_KEY_AND_NET_MAX: usize = 8;
+/// Records of one key from one address: a few machines behind one router. What a network (IPv4 /24, IPv6 /48) may have is
+/// bounded only where others want the place: all machines of a LAN are one network.
+pub(super) const RECORDS_PER_KEY_AND_ADDRESS_MAX: usize = 8;
 
 /// Records kept for others in all, about 300 bytes each.
 pub(super) const RECORDS_MAX: usize = 512;
 
-/// Records of all keys from one network.
-pub(super) const RECORDS_PER_NET_MAX: usize = 64;
+/// Records of all keys from one address.
+pub(super) const RECORDS_PER_ADDRESS_MAX: usize = 64;
 
 /// Records that this node publishes itself: channels and architectures of one provider.
 pub(super) const OWN_RECORDS_MAX: usize = 8;
@@ -74,14 +75,15 @@ pub(super) const QUERY_TIME_MAX: Duration = Duration::from_secs(10);
 /// Connecting, with the handshake: a lost packet, and a slow machine.
 pub(super) const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
 
-/// A connection nobody uses is closed: each costs memory on both sides.
-pub(super) const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
+/// A connection nobody uses is closed: each costs memory on both sides, and one of few places. A look-up uses it for well
+/// under a second.
+pub(super) const IDLE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Connections from others at the same time.
 pub(super) const INBOUND_MAX: usize = 128;
 
-/// Of those, from one network: a rack that starts has room, and leaves room for others.
-pub(super) const INBOUND_PER_NET_MAX: usize = 64;
+/// Of those, from one network: all machines of a LAN may be one, and a quarter is left for others.
+pub(super) const INBOUND_PER_NET_MAX: usize = 96;
 
 /// And from one address, where several may be behind one router.
 pub(super) const INBOUND_PER_ADDRESS_MAX: usize = 8;
@@ -119,14 +121,22 @@ pub(super) const BLOCK_TIME: Duration = Duration::from_secs(600);
 /// Addresses with faults that are remembered; the oldest is forgotten first.
 pub(super) const FAULTY_MAX: usize = 256;
 
-/// Publications taken from one network at once, and then one per [`PUT_INTERVAL`]: each costs a signature check.
+/// Publications taken from one address at once, and then one per [`PUT_INTERVAL`]: each costs a signature check. Not by
+/// network: a neighbour that floods must not keep the others of its LAN from publishing.
 pub(super) const PUT_BURST: u32 = 64;
 
 /// See [`PUT_BURST`].
 pub(super) const PUT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Networks whose publications are counted; the one that was quiet for longest is forgotten first.
-pub(super) const PUT_NETS_MAX: usize = 256;
+/// Connections taken from one address at once, and then one per [`ARRIVAL_INTERVAL`]: each costs a handshake, and comes with
+/// a new [`TRAFFIC_BURST`].
+pub(super) const ARRIVAL_BURST: u32 = 32;
+
+/// See [`ARRIVAL_BURST`].
+pub(super) const ARRIVAL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Addresses whose publications and connections are counted; the one that was quiet for longest is forgotten first.
+pub(super) const ALLOWANCES_MAX: usize = 512;
 
 /// Bootstrap peers that are used.
 pub(super) const BOOTSTRAP_MAX: usize = 64;

@@ -2,9 +2,10 @@
 //!
 //! Pure: the time is an argument. A record is taken from its signer only, over a connection that proves who that is. So
 //! nobody can bring back an old record or fill a set with keys that nobody connects with, and what counts against a
-//! network is where the signer really is, not what it claims. No network can push out others: when there is no room, only
-//! a network that has more than the newcomer's loses a place. Within its share, what is over gives way: machines that
-//! start anew have another key each time, and not all of them say goodbye.
+//! network is where the signer really is, not what it claims. As long as there is room anybody gets a place, whole racks of
+//! one network too. Without room, what is over gives way first: machines that start anew have another key each time, and not
+//! all of them say goodbye. Then only a network that has more than the newcomer's loses a place, or within the newcomer's own
+//! network an address that has more than the newcomer's. So nobody can push out others.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -14,7 +15,7 @@ use libp2p::PeerId;
 
 use super::envelope::{Envelope, join};
 use super::limits::{
-    RECORDS_MAX, RECORDS_PER_KEY_AND_NET_MAX, RECORDS_PER_KEY_MAX, RECORDS_PER_NET_MAX,
+    RECORDS_MAX, RECORDS_PER_ADDRESS_MAX, RECORDS_PER_KEY_AND_ADDRESS_MAX, RECORDS_PER_KEY_MAX,
     UNHEARD_TIME,
 };
 use super::net::Net;
@@ -29,8 +30,11 @@ pub(super) enum Place {
 }
 
 impl Place {
-    fn is_in(self, net: Net) -> bool {
-        matches!(self, Self::From(ip) if Net::from(ip) == net)
+    fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Own => None,
+            Self::From(ip) => Some(ip),
+        }
     }
 }
 
@@ -110,31 +114,59 @@ impl Shelves {
 
     fn add(&mut self, key: &str, kept: Kept, now: Duration) -> Result<(), Refused> {
         if let Place::From(ip) = kept.place {
-            let net = Net::from(ip);
-            let in_set = self.sets.get(key).map_or(0, |set| count(set, net));
-            let in_all = count(self.sets.values().flatten(), net);
+            let is_there = |kept: &Kept| kept.place == Place::From(ip);
+            let is_over = |kept: &Kept| is_there(kept) && kept.is_over(now);
             let is_in_set = |set: &str| set == key;
-            let in_net = |kept: &Kept| kept.place.is_in(net) && kept.is_over(now);
-            if in_set >= RECORDS_PER_KEY_AND_NET_MAX {
-                self.remove(is_in_set, in_net)?;
-            } else if in_all >= RECORDS_PER_NET_MAX {
-                self.remove(|_| true, in_net)?;
+            if self.count(is_in_set, is_there) >= RECORDS_PER_KEY_AND_ADDRESS_MAX {
+                self.remove(is_in_set, is_over)?;
+            } else if self.count(|_| true, is_there) >= RECORDS_PER_ADDRESS_MAX {
+                self.remove(|_| true, is_over)?;
             }
-            if self
-                .sets
-                .get(key)
-                .is_some_and(|set| set.len() >= RECORDS_PER_KEY_MAX)
-            {
-                let net = heaviest(self.sets.get(key).into_iter().flatten(), in_set)?;
-                self.remove(is_in_set, |kept| kept.place.is_in(net))?;
+            if self.count(is_in_set, |_| true) >= RECORDS_PER_KEY_MAX {
+                self.make_room(is_in_set, ip, now)?;
             }
             if self.len() >= RECORDS_MAX {
-                let net = heaviest(self.sets.values().flatten(), in_all)?;
-                self.remove(|_| true, |kept| kept.place.is_in(net))?;
+                self.make_room(|_| true, ip, now)?;
             }
         }
         self.sets.entry(key.to_owned()).or_default().push(kept);
         Ok(())
+    }
+
+    /// Takes one record away for somebody from that address.
+    fn make_room(
+        &mut self,
+        is_in: impl Fn(&str) -> bool + Copy,
+        ip: IpAddr,
+        now: Duration,
+    ) -> Result<(), Refused> {
+        let is_over = |kept: &Kept| kept.place != Place::Own && kept.is_over(now);
+        if self.remove(is_in, is_over).is_ok() {
+            return Ok(());
+        }
+        let sets = self.sets.iter().filter(|(key, _)| is_in(key));
+        let places = sets.flat_map(|(_, set)| set.iter().filter_map(|kept| kept.place.ip()));
+        let places: Vec<IpAddr> = places.collect();
+        let own = Net::from(ip);
+        let net = match heaviest(places.iter().map(|place| Net::from(*place)), own, 1) {
+            Some(net) => net,
+            None => own,
+        };
+        let in_net = places
+            .iter()
+            .copied()
+            .filter(|place| Net::from(*place) == net);
+        // Of another network somebody goes in any case; of the newcomer's own only one who has more than it.
+        let more = if net == own { 1 } else { 0 };
+        let from = heaviest(in_net, ip, more).ok_or(Refused::Full)?;
+        self.remove(is_in, |kept| kept.place == Place::From(from))
+    }
+
+    fn count(&self, is_in: impl Fn(&str) -> bool, is_meant: impl Fn(&Kept) -> bool) -> usize {
+        let sets = self.sets.iter().filter(|(key, _)| is_in(key));
+        sets.flat_map(|(_, set)| set)
+            .filter(|kept| is_meant(kept))
+            .count()
     }
 
     /// Takes that record away, of those that may be, which was not heard of for longest.
@@ -188,24 +220,16 @@ impl Shelves {
     }
 }
 
-fn count<'a>(kept: impl IntoIterator<Item = &'a Kept>, net: Net) -> usize {
-    let kept = kept.into_iter().filter(|kept| kept.place.is_in(net));
-    kept.count()
-}
-
-/// The network with the most records, if a newcomer of a network with `fewer` may have one of its places.
-fn heaviest<'a>(kept: impl Iterator<Item = &'a Kept>, fewer: usize) -> Result<Net, Refused> {
-    let mut counts = BTreeMap::<Net, usize>::new();
-    for kept in kept {
-        if let Place::From(ip) = kept.place {
-            *counts.entry(Net::from(ip)).or_default() += 1;
-        }
+/// Whoever has the most places, if that is by more than `more` more than the newcomer has.
+fn heaviest<T: Ord + Copy>(places: impl Iterator<Item = T>, newcomer: T, more: usize) -> Option<T> {
+    let mut counts = BTreeMap::<T, usize>::new();
+    for place in places {
+        *counts.entry(place).or_default() += 1;
     }
+    let own = counts.get(&newcomer).copied().unwrap_or_default();
     let most = counts.into_iter().max_by_key(|(_, count)| *count);
-    let (net, _) = most
-        .filter(|(_, most)| *most > fewer + 1)
-        .ok_or(Refused::Full)?;
-    Ok(net)
+    most.filter(|(_, most)| *most > own + more)
+        .map(|(place, _)| place)
 }
 
 #[cfg(test)]
@@ -251,7 +275,15 @@ mod tests {
     }
 
     fn from(net: u8) -> Place {
-        Place::From(IpAddr::from([10, 0, net, 1]))
+        from_machine(net, 1)
+    }
+
+    fn from_machine(net: u8, last: u8) -> Place {
+        Place::From(IpAddr::from([10, 0, net, last]))
+    }
+
+    fn kept_of(shelves: &Shelves, places: &[Place]) -> usize {
+        shelves.count(|_| true, |kept| places.contains(&kept.place))
     }
 
     fn kept(shelves: &Shelves, channel: &str) -> usize {
@@ -288,13 +320,80 @@ mod tests {
     }
 
     #[test]
-    fn a_network_has_its_share_of_a_key_and_no_more() {
+    fn an_address_has_its_share_of_a_key_and_no_more() {
         let mut shelves = Shelves::default();
         for n in 0..100 {
             let put = shelves.put(new("stable"), from(1), START);
-            assert_eq!(put.is_ok(), n < RECORDS_PER_KEY_AND_NET_MAX, "{n}");
+            assert_eq!(put.is_ok(), n < RECORDS_PER_KEY_AND_ADDRESS_MAX, "{n}");
         }
         shelves.put(new("stable"), from(2), START).unwrap();
+    }
+
+    #[test]
+    fn all_machines_of_one_network_are_kept_while_there_is_room() {
+        let mut shelves = Shelves::default();
+        for last in 0..100 {
+            let put = shelves.put(new("stable"), from_machine(1, last), START);
+            assert_eq!(
+                put.is_ok(),
+                usize::from(last) < RECORDS_PER_KEY_MAX,
+                "{last}"
+            );
+        }
+        assert_eq!(kept(&shelves, "stable"), RECORDS_PER_KEY_MAX);
+        // Others take places of it until all have as many.
+        for last in 0..100 {
+            let put = shelves.put(new("stable"), from_machine(2, last), START);
+            assert_eq!(
+                put.is_ok(),
+                usize::from(last) < RECORDS_PER_KEY_MAX / 2,
+                "{last}"
+            );
+        }
+        assert_eq!(kept(&shelves, "stable"), RECORDS_PER_KEY_MAX);
+    }
+
+    #[test]
+    fn a_neighbour_with_many_names_takes_nobodys_place() {
+        let mut shelves = Shelves::default();
+        let honest: Vec<Place> = (10..15).map(|last| from_machine(1, last)).collect();
+        for place in &honest {
+            shelves.put(new("stable"), *place, START).unwrap();
+        }
+        // Four addresses with all the names they may have would fill the set, again and again.
+        for n in 0..100 {
+            let later = START + Duration::from_secs(n);
+            for last in 1..=4 {
+                let _full = shelves.put(new("stable"), from_machine(1, last), later);
+            }
+        }
+        assert_eq!(kept(&shelves, "stable"), RECORDS_PER_KEY_MAX);
+        assert_eq!(kept_of(&shelves, &honest), honest.len());
+        // And somebody who comes late gets a place of theirs.
+        let late = from_machine(1, 99);
+        shelves.put(new("stable"), late, START).unwrap();
+        assert_eq!(kept_of(&shelves, &honest), honest.len());
+        // From elsewhere too.
+        shelves.put(new("stable"), from(2), START).unwrap();
+        assert_eq!(kept_of(&shelves, &honest), honest.len());
+    }
+
+    #[test]
+    fn in_a_full_set_what_is_over_goes_first() {
+        let (mut shelves, leaving) = (Shelves::default(), PeerId::random());
+        shelves
+            .put(envelope(leaving, "stable", 1), from(0), START)
+            .unwrap();
+        for net in 1..RECORDS_PER_KEY_MAX {
+            let net = u8::try_from(net).unwrap();
+            shelves.put(new("stable"), from(net), START).unwrap();
+        }
+        let full = shelves.put(new("stable"), from(200), START);
+        assert_eq!(full, Err(Refused::Full), "everybody has one");
+        shelves
+            .put(at(leaving, "stable", 2, &[]), from(0), START)
+            .unwrap();
+        assert_eq!(shelves.put(new("stable"), from(200), START), Ok(()));
     }
 
     #[test]
@@ -305,7 +404,7 @@ mod tests {
             .put(envelope(first, "stable", 1), from(99), START)
             .unwrap();
         for net in 0..50 {
-            for _ in 0..RECORDS_PER_KEY_AND_NET_MAX {
+            for _ in 0..RECORDS_PER_KEY_AND_ADDRESS_MAX {
                 // Later ones may find no place any more.
                 let _full = shelves.put(new("stable"), from(net), START);
             }
@@ -329,14 +428,14 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_keys_from_one_network_leaves_room_for_others() {
+    fn a_flood_of_keys_from_one_address_leaves_room_for_others() {
         let mut shelves = Shelves::default();
         for n in 0..1000 {
             let put = shelves.put(new(&format!("c{n}")), from(1), START);
-            assert_eq!(put.is_ok(), n < RECORDS_PER_NET_MAX, "{n}");
+            assert_eq!(put.is_ok(), n < RECORDS_PER_ADDRESS_MAX, "{n}");
         }
         for net in 2..11 {
-            for n in 0..RECORDS_PER_NET_MAX {
+            for n in 0..RECORDS_PER_ADDRESS_MAX {
                 let _full = shelves.put(new(&format!("c{n}")), from(net), START);
             }
         }
@@ -349,7 +448,7 @@ mod tests {
     fn the_nodes_own_record_always_has_a_place() {
         let mut shelves = Shelves::default();
         for net in 0..10 {
-            for n in 0..RECORDS_PER_NET_MAX {
+            for n in 0..RECORDS_PER_ADDRESS_MAX {
                 let _full = shelves.put(new(&format!("c{n}")), from(net), START);
             }
         }
@@ -392,7 +491,7 @@ mod tests {
         shelves
             .put(envelope(leaving, "stable", 1), from(1), START)
             .unwrap();
-        for _ in 1..RECORDS_PER_KEY_AND_NET_MAX {
+        for _ in 1..RECORDS_PER_KEY_AND_ADDRESS_MAX {
             shelves.put(new("stable"), from(1), START).unwrap();
         }
         assert_eq!(
@@ -409,7 +508,7 @@ mod tests {
         );
         // All of them missed their renewal but the last one.
         let later = START + UNHEARD_TIME + Duration::from_secs(1);
-        for _ in 0..RECORDS_PER_KEY_AND_NET_MAX {
+        for _ in 0..RECORDS_PER_KEY_AND_ADDRESS_MAX {
             assert_eq!(shelves.put(new("stable"), from(1), later), Ok(()));
         }
         assert_eq!(

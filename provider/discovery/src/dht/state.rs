@@ -49,9 +49,9 @@ pub enum Refusal {
     NotTheSigner,
     /// One as new is there already.
     Stale,
-    /// No room, or its network had its share.
+    /// No room, or its address had its share.
     Full,
-    /// More than one network may publish in that time.
+    /// More than one address may publish in that time.
     TooOften,
     /// More in one answer or search than is looked at.
     TooMany,

@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 
 use super::super::envelope::{Envelope, Record, Span, join, split};
 use super::super::limits::{SEARCH_PAUSE_MAX, SEARCH_PAUSE_MIN, SEARCHES_MAX};
-use super::super::net::Net;
 use super::super::search::{Query, Search, check_time};
 use super::super::shelf::{Place, Refused};
 use super::super::store::unix_now;
@@ -146,7 +145,7 @@ impl Node {
         let gate = &mut self.swarm.behaviour_mut().gate;
         // It went away meanwhile.
         let ip = gate.ip(connection).ok_or(Refusal::NotTheSigner)?;
-        if !gate.may_put(Net::from(ip)) {
+        if !gate.may_put(ip) {
             return Err(Refusal::TooOften);
         }
         let [bytes] = split(&record.value)?[..] else {

@@ -411,7 +411,7 @@ async fn connections_that_say_nothing_give_their_places_back() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_names_has_no_more_than_one_networks_share() {
+async fn a_crowd_of_names_has_no_more_than_one_addresses_share() {
     let hub = start(config(&[])).await;
     let mut rogues = Vec::new();
     for last in 1..=12 {
