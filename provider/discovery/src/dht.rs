@@ -20,6 +20,7 @@
 //! | `publish` | when own records are published again |
 //! | `reach` | whether others can reach this node |
 //! | `gate`, `transport`, `net` | who may connect, and what may be dialled |
+//! | `pace` | how much may go over one connection |
 //! | `identity`, `saved`, `bootstrap` | the key, the peers of the last run, the peers to begin with |
 //! | `node` | the one task that owns it all |
 
@@ -30,6 +31,7 @@ mod identity;
 mod limits;
 mod net;
 mod node;
+mod pace;
 mod publish;
 mod reach;
 mod saved;

@@ -138,6 +138,12 @@ pub(super) const ARRIVAL_INTERVAL: Duration = Duration::from_millis(500);
 /// Addresses whose publications and connections are counted; the one that was quiet for longest is forgotten first.
 pub(super) const ALLOWANCES_MAX: usize = 512;
 
+/// Bytes of one connection, both ways together, that pass at once: several full sets and the questions for them.
+pub(super) const TRAFFIC_BURST: u32 = 256 << 10;
+
+/// And then in a second: whoever asks without end gets two full sets in that time.
+pub(super) const TRAFFIC_PER_SECOND: u32 = 32 << 10;
+
 /// Bootstrap peers that are used.
 pub(super) const BOOTSTRAP_MAX: usize = 64;
 

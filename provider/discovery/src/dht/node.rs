@@ -35,6 +35,7 @@ use super::limits::{
     QUERY_TIME_MAX, REFRESH_PAUSE, REPLICAS, SAVE_FIRST, STREAMS_PER_CONNECTION_MAX, TICK,
 };
 use super::net::{multiaddr, socket_address};
+use super::pace::Paced;
 use super::publish::Publisher;
 use super::reach::Reach;
 use super::saved::Saved;
@@ -300,6 +301,7 @@ fn swarm(config: &Config, is_loopback_used: Arc<AtomicBool>) -> Result<Swarm<Beh
         is_loopback_used,
     };
     let transport = guarded
+        .map(|stream, _| Paced::new(stream))
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
         .multiplex(yamux)
