@@ -383,7 +383,7 @@ fn discovery(page: &mut Page, beside: &Beside) {
         ),
         (
             "plasmd_dht_stored_at",
-            "Members that took the entry of this provider the last time.",
+            "Members that answered when the entry of this provider was put at them the last time; one without room answers too.",
             dht.announced.iter().map(|one| one.stored_at).sum(),
         ),
     ];
