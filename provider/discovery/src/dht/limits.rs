@@ -139,7 +139,7 @@ pub(super) const ARRIVAL_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) const ALLOWANCES_MAX: usize = 512;
 
 /// Bytes of one connection, both ways together, that pass at once: several full sets and the questions for them.
-pub(super) const TRAFFIC_BURST: u32 = 256 << 10;
+pub(super) const TRAFFIC_BURST: u32 = 128 << 10;
 
 /// And then in a second: whoever asks without end gets two full sets in that time.
 pub(super) const TRAFFIC_PER_SECOND: u32 = 32 << 10;
