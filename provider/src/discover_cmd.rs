@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::discover_cmd::near::Measure;
 use crate::discover_cmd::show::Watched;
-use crate::discover_cmd::table::{Near, Table, Via};
+use crate::discover_cmd::table::{Near, Number, Table, Via};
 use crate::discover_cmd::wide::Wide;
 use crate::exit::{CommandError, Exit};
 use crate::out;
@@ -201,8 +201,8 @@ struct Search<'a> {
     news: Receiver<News>,
     wide: Wide,
     measure: Measure,
-    /// Measurements under way, each of the provider with this id.
-    measuring: JoinSet<(String, Option<Near>)>,
+    /// Measurements under way, each of the provider with this number.
+    measuring: JoinSet<(Number, Option<Near>)>,
     started_at: Instant,
     end: Option<Instant>,
     watched: Watched,
@@ -278,16 +278,16 @@ impl<'a> Search<'a> {
                 News::Gone(id) => self.table.gone(&id),
             },
             hint = self.wide.next() => self.table.hear(hint, Via::Dht),
-            Some(Ok((id, near))) = self.measuring.join_next() => {
-                self.table.measured(&id, near, self.started_at.elapsed());
+            Some(Ok((number, near))) = self.measuring.join_next() => {
+                self.table.measured(number, near, self.started_at.elapsed());
             }
             () = tokio::time::sleep_until(until) => {}
         }
         let now = self.started_at.elapsed();
-        for (id, hint) in self.table.due(now, self.args.watch) {
+        for (number, hint) in self.table.due(now, self.args.watch) {
             let measure = self.measure.clone();
             self.measuring
-                .spawn(async move { (id, measure.nearest(hint.addresses).await) });
+                .spawn(async move { (number, measure.nearest(hint.addresses).await) });
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::discover_cmd::table::{Provider, Table};
+use crate::discover_cmd::table::{Number, Provider, Table};
 use crate::discover_cmd::{Args, Format};
 use crate::out;
 
@@ -49,7 +49,7 @@ fn line(provider: &Provider, quiet: bool) -> String {
 
 /// What somebody who watches was told.
 #[derive(Debug, Default)]
-pub(super) struct Watched(BTreeMap<String, Told>);
+pub(super) struct Watched(BTreeMap<Number, Told>);
 
 #[derive(Debug, Clone, PartialEq)]
 struct Told {
@@ -70,16 +70,16 @@ impl Watched {
                 line: line(provider, args.quiet),
                 object: provider.to_json(),
             };
-            now.insert(hint.id.clone(), told);
+            now.insert(provider.number, told);
         }
         let lost = self
             .0
             .iter()
-            .filter(|(id, _)| !now.contains_key(*id))
+            .filter(|(number, _)| !now.contains_key(*number))
             .map(|(_, told)| told.news("lost", args.format));
         let mut lines: Vec<String> = lost.collect();
-        for (id, told) in &now {
-            match self.0.get(id) {
+        for (number, told) in &now {
+            match self.0.get(number) {
                 None => lines.push(told.news("found", args.format)),
                 Some(before) if before.facts != told.facts => {
                     lines.push(told.news("changed", args.format));

@@ -44,6 +44,10 @@ impl Via {
     }
 }
 
+/// Tells providers from each other; no two that are heard of in one run have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Number(u64);
+
 /// An address that accepts connections, and how long that took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Near {
@@ -54,6 +58,8 @@ pub(super) struct Near {
 /// A provider of the wanted channel and architecture.
 #[derive(Debug)]
 pub(super) struct Provider {
+    /// What it is called here. Its names are chosen by others, who may choose the same.
+    pub(super) number: Number,
     pub(super) hint: Hint,
     /// Its id in the DHT, which is proven there, when it was found there.
     peer_id: Option<String>,
@@ -74,6 +80,8 @@ pub(super) struct Table {
     channel: Channel,
     arch: Arch,
     providers: Vec<Provider>,
+    /// Of the next one.
+    next: Number,
     others: Vec<String>,
 }
 
@@ -83,6 +91,7 @@ impl Table {
             channel,
             arch,
             providers: Vec::new(),
+            next: Number(0),
             others: Vec::new(),
         }
     }
@@ -111,17 +120,16 @@ impl Table {
             known.hear(hint, via, peer_id);
             return;
         }
-        let has_room = hint.addresses.iter().all(|address| {
-            let same = |found: &&Provider| {
-                let mut addresses = found.hint.addresses.iter();
-                addresses.any(|other| other.ip() == address.ip())
-            };
-            self.providers.iter().filter(same).count() < AT_ONE_ADDRESS_MAX
-        });
-        if !has_room || (self.providers.len() >= PROVIDERS_MAX && !self.make_room()) {
+        if !self.make_room_at(&hint) {
             return;
         }
+        if self.providers.len() >= PROVIDERS_MAX && !self.make_room(|_| true) {
+            return;
+        }
+        let number = self.next;
+        self.next = Number(number.0.wrapping_add(1));
         self.providers.push(Provider {
+            number,
             hint,
             peer_id,
             via: vec![via],
@@ -148,17 +156,31 @@ impl Table {
         })
     }
 
-    /// Drops the one that has been unreachable for longest.
-    fn make_room(&mut self) -> bool {
+    /// Whether there is room at each IP address of this one, after one that cannot be reached made it where it had to: anybody
+    /// can make up providers at the address of another.
+    fn make_room_at(&mut self, hint: &Hint) -> bool {
+        hint.addresses.iter().all(|address| {
+            let is_here = |found: &Provider| {
+                let mut addresses = found.hint.addresses.iter();
+                addresses.any(|other| other.ip() == address.ip())
+            };
+            let here = self.providers.iter().filter(|found| is_here(found)).count();
+            here < AT_ONE_ADDRESS_MAX || self.make_room(is_here)
+        })
+    }
+
+    /// Drops the one of `those` that has been unreachable for longest.
+    fn make_room(&mut self, those: impl Fn(&Provider) -> bool) -> bool {
         let unreachable = |found: &&Provider| found.near.is_none() && found.misses > 0;
         let longest = self
             .providers
             .iter()
             .filter(unreachable)
+            .filter(|found| those(found))
             .max_by_key(|found| (found.misses, Reverse(found.asked_at)))
-            .map(|found| found.hint.id.clone());
-        let Some(id) = longest else { return false };
-        self.providers.retain(|found| found.hint.id != id);
+            .map(|found| found.number);
+        let Some(number) = longest else { return false };
+        self.providers.retain(|found| found.number != number);
         true
     }
 
@@ -172,8 +194,8 @@ impl Table {
         }
     }
 
-    /// The ids and addresses of those that are to be measured now. A `watch` measures again and again.
-    pub(super) fn due(&mut self, now: Duration, is_watched: bool) -> Vec<(String, Hint)> {
+    /// Those that are to be measured now, and where they say to be. A `watch` measures again and again.
+    pub(super) fn due(&mut self, now: Duration, is_watched: bool) -> Vec<(Number, Hint)> {
         let mut due = Vec::new();
         for known in &mut self.providers {
             let pause = match known.near {
@@ -184,15 +206,16 @@ impl Table {
             let is_time = known.asked_at.is_none_or(|at| now >= at + pause);
             if is_time && !known.is_asked {
                 known.is_asked = true;
-                due.push((known.hint.id.clone(), known.hint.clone()));
+                due.push((known.number, known.hint.clone()));
             }
         }
         due
     }
 
     /// What came of it.
-    pub(super) fn measured(&mut self, id: &str, near: Option<Near>, now: Duration) {
-        let Some(known) = self.providers.iter_mut().find(|known| known.hint.id == id) else {
+    pub(super) fn measured(&mut self, number: Number, near: Option<Near>, now: Duration) {
+        let mut providers = self.providers.iter_mut();
+        let Some(known) = providers.find(|known| known.number == number) else {
             return;
         };
         known.is_asked = false;

@@ -64,12 +64,17 @@ fn peers(texts: &[String]) -> Vec<Bootstrap> {
 }
 
 async fn look(bootstrap: Vec<Bootstrap>, query: Query, heard: SyncSender<Heard>) {
-    let mut told = Vec::new();
+    let (mut told, mut warned) = (Vec::new(), false);
     loop {
         match look_once(bootstrap.clone(), query.clone(), &heard, &mut told).await {
             Ok(true) => {}
             Ok(false) => return,
-            Err(error) => tracing::warn!(%error, "the distributed table cannot be joined"),
+            // A machine whose network is not up yet has no sockets for it.
+            Err(error) if !warned => {
+                tracing::warn!(%error, "the distributed table cannot be joined yet");
+                warned = true;
+            }
+            Err(error) => tracing::debug!(%error, "the distributed table cannot be joined"),
         }
         tokio::time::sleep(LOOK_PAUSE).await;
     }

@@ -27,6 +27,17 @@ fn near(address: &str, millis: u64) -> Option<Near> {
     })
 }
 
+fn number(table: &Table, id: &str) -> Option<Number> {
+    let found = table.providers.iter().find(|found| found.hint.id == id);
+    found.map(|found| found.number)
+}
+
+fn measured(table: &mut Table, id: &str, near: Option<Near>, now: Duration) {
+    if let Some(number) = number(table, id) {
+        table.measured(number, near, now);
+    }
+}
+
 fn ids(table: &Table) -> Vec<&str> {
     let ranked = table.ranked();
     ranked.iter().map(|found| found.hint.id.as_str()).collect()
@@ -55,9 +66,9 @@ fn the_nearest_comes_first_and_the_unreachable_last() {
     }
     assert!(table.nearest().is_none());
     assert_eq!(table.due(SECOND, false).len(), 3);
-    table.measured("b", near("10.0.0.2:80", 9), SECOND);
-    table.measured("c", near("10.0.0.3:80", 2), SECOND);
-    table.measured("a", None, SECOND);
+    measured(&mut table, "b", near("10.0.0.2:80", 9), SECOND);
+    measured(&mut table, "c", near("10.0.0.3:80", 2), SECOND);
+    measured(&mut table, "a", None, SECOND);
     assert_eq!(ids(&table), ["c", "b", "a"]);
     let nearest = table.nearest().unwrap();
     assert_eq!(
@@ -74,7 +85,7 @@ fn the_url_is_at_the_address_that_is_nearest() {
     table.hear(hint("a", "stable", &both), Via::Mdns);
     let url = |table: &Table| table.ranked()[0].url();
     assert!(url(&table).starts_with("http://10.0.0.1:80/"));
-    table.measured("a", near("[fd00::1]:80", 1), SECOND);
+    measured(&mut table, "a", near("[fd00::1]:80", 1), SECOND);
     assert!(url(&table).starts_with("http://[fd00::1]:80/"));
     // It has another address now: what was measured is worth nothing.
     table.hear(hint("a", "stable", &["10.0.0.9:80"]), Via::Mdns);
@@ -98,8 +109,8 @@ fn one_that_is_found_twice_is_one() {
         assert_eq!(ranked[0].id(), peer);
         assert_eq!(ranked[0].found_by(), ["mdns", "dht"]);
         table.gone(name);
-        table.measured(name, None, SECOND);
-        table.measured(peer, None, SECOND);
+        measured(&mut table, name, None, SECOND);
+        measured(&mut table, peer, None, SECOND);
         assert_eq!(table.ranked().len(), 1, "the DHT still has it");
         assert_eq!(table.ranked()[0].found_by(), ["dht"]);
     }
@@ -109,7 +120,7 @@ fn one_that_is_found_twice_is_one() {
     table.hear(hint("b", "stable", &["10.0.0.1:80"]), Via::Mdns);
     assert_eq!(ids(&table), ["a", "b"]);
     table.gone("a");
-    table.measured("a", None, SECOND);
+    measured(&mut table, "a", None, SECOND);
     assert_eq!(ids(&table), ["b"]);
 }
 
@@ -118,7 +129,7 @@ fn nobody_says_goodbye_for_another() {
     let mut table = table();
     let there = || hint("a", "stable", &["10.0.0.1:80"]);
     table.hear(there(), Via::Mdns);
-    table.measured("a", near("10.0.0.1:80", 1), SECOND);
+    measured(&mut table, "a", near("10.0.0.1:80", 1), SECOND);
     assert!(table.due(SECOND, false).is_empty());
     table.gone("a");
     assert_eq!(
@@ -126,16 +137,16 @@ fn nobody_says_goodbye_for_another() {
         1,
         "it is looked at, at once"
     );
-    table.measured("a", near("10.0.0.1:80", 1), SECOND);
+    measured(&mut table, "a", near("10.0.0.1:80", 1), SECOND);
     assert_eq!(ids(&table), ["a"]);
     // Who came back in the meantime is not leaving.
     table.gone("a");
     table.hear(there(), Via::Mdns);
     table.due(SECOND, false);
-    table.measured("a", None, SECOND);
+    measured(&mut table, "a", None, SECOND);
     assert_eq!(ids(&table), ["a"]);
     table.gone("a");
-    table.measured("a", None, SECOND);
+    measured(&mut table, "a", None, SECOND);
     assert!(ids(&table).is_empty());
 }
 
@@ -154,7 +165,7 @@ fn a_flood_is_cut_off_and_keeps_no_real_provider_out() {
     assert!(!ids(&table).contains(&"real"));
     // As soon as one turns out to be an invention there is room.
     table.due(SECOND, false);
-    table.measured("7", None, SECOND);
+    measured(&mut table, "7", None, SECOND);
     table.hear(real(), Via::Mdns);
     assert!(ids(&table).contains(&"real") && !ids(&table).contains(&"7"));
     assert_eq!(table.ranked().len(), PROVIDERS_MAX);
@@ -179,16 +190,51 @@ fn who_watches_looks_again_and_one_lost_packet_is_no_loss() {
     let mut now = SECOND;
     assert_eq!(table.due(now, true).len(), 1);
     assert!(table.due(now, true).is_empty(), "it is being measured");
-    table.measured("a", near("10.0.0.1:80", 1), now);
+    measured(&mut table, "a", near("10.0.0.1:80", 1), now);
     assert!(table.due(now + CHECK_AFTER, false).is_empty());
     now += CHECK_AFTER;
     assert_eq!(table.due(now, true).len(), 1);
-    table.measured("a", None, now);
+    measured(&mut table, "a", None, now);
     assert!(table.nearest().is_some());
     now += RETRY_AFTER;
     assert_eq!(table.due(now, true).len(), 1);
-    table.measured("a", None, now);
+    measured(&mut table, "a", None, now);
     assert!(table.nearest().is_none());
     now += RETRY_AFTER;
     assert_eq!(table.due(now, true).len(), 1, "it may come back");
+}
+
+#[test]
+fn inventions_at_the_address_of_another_do_not_keep_it_out() {
+    let mut table = table();
+    for port in 1..1_000 {
+        let address = format!("10.0.0.1:{port}");
+        table.hear(hint(&port.to_string(), "stable", &[&address]), Via::Mdns);
+    }
+    let real = || hint("real", "stable", &["10.0.0.1:8080", "[fd00::1]:8080"]);
+    table.hear(real(), Via::Mdns);
+    assert!(!ids(&table).contains(&"real"));
+    for (number, _) in table.due(SECOND, false) {
+        table.measured(number, None, SECOND);
+    }
+    table.hear(real(), Via::Mdns);
+    assert!(ids(&table).contains(&"real"));
+    assert_eq!(table.ranked().len(), AT_ONE_ADDRESS_MAX);
+}
+
+#[test]
+fn nobody_is_measured_for_another_of_the_same_name() {
+    let mut table = table();
+    table.hear(hint("12D3KooWA", "stable", &["10.0.0.1:80"]), Via::Dht);
+    table.hear(hint("12D3KooWA", "stable", &["10.0.0.66:80"]), Via::Mdns);
+    let due = table.due(SECOND, false);
+    assert_eq!(due.len(), 2);
+    for (number, hint) in due {
+        let is_real = hint.addresses[0] == "10.0.0.1:80".parse().unwrap();
+        let near = is_real.then(|| near("10.0.0.1:80", 1)).flatten();
+        table.measured(number, near, SECOND);
+    }
+    let nearest = table.nearest().unwrap();
+    assert!(nearest.url().starts_with("http://10.0.0.1:80/"));
+    assert!(!table.ranked()[1].is_reachable());
 }
