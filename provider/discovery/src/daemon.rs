@@ -4,6 +4,7 @@
 //! does anything else. So it is asked now and then how much it holds; one that holds too much, or is too busy to answer, is
 //! replaced by a new one. Who is really there answers the new one's question, so nothing is lost but the flood.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,9 @@ const TIMERS_MAX: i64 = 1 << 18;
 
 /// One thread starts at a time, so that it is known which sockets are whose.
 static STARTING: Mutex<()> = Mutex::new(());
+
+/// A flood is told of once: those who listen anew now and then would tell of it each time.
+static IS_TOLD: AtomicBool = AtomicBool::new(false);
 
 /// A running mDNS thread that is stopped, and waited for, when dropped.
 pub(crate) struct Daemon {
@@ -114,9 +118,9 @@ impl Daemon {
     }
 
     fn renew(&mut self) -> Result<(), DiscoveryError> {
-        match self.renewals {
-            0 => tracing::warn!("a flood of multicast DNS on this network: listening anew"),
-            times => tracing::debug!(times, "the flood of multicast DNS goes on"),
+        match IS_TOLD.swap(true, Ordering::Relaxed) {
+            false => tracing::warn!("a flood of multicast DNS on this network: listening anew"),
+            true => tracing::debug!(times = self.renewals, "the flood of multicast DNS goes on"),
         }
         for socket in &self.sockets {
             socket.deafen();
