@@ -47,7 +47,7 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
         "provider",
         "`http://HOST[:PORT][/...]`",
         "looked for: by DHCP, by mDNS, then by the DHT",
-        "fetch the artifacts there, verify them with the keys built into this image, boot them by kexec",
+        "fetch the artifacts there, verify them with the keys built into this image, boot them by kexec; machines that fetch the same help",
     ),
     row(
         "channel",
@@ -59,13 +59,13 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
         "mode",
         "`internet`, `local`, `private`",
         "`internet`",
-        "`local` stays on the LAN, without the DHT; `private` announces nothing, looks for no provider, tells none how far the boot came, and takes a random host name",
+        "`local` stays on the LAN, without the DHT; `private` announces nothing, looks for no provider, takes chunks from no other machine and gives none while it fetches, tells no provider how far the boot came, and takes a random host name",
     ),
     row(
         "mdns",
         "`on`, `off`",
         "`on`",
-        "announce the provider on the LAN, and look for one by mDNS (always off in mode `private`)",
+        "announce on the LAN what this machine serves or shares, and look for others by mDNS (always off in mode `private`)",
     ),
     row(
         "dht",
@@ -77,7 +77,7 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
         "bootstrap",
         "`A[,B...]`: `HOST[:PORT]` or multiaddresses, at most 8",
         "none",
-        "machines that are part of the DHT already; without one nobody is found by it",
+        "members of the DHT to begin with; without one nobody is found there, and nobody finds this machine there",
     ),
     row(
         "name",
@@ -90,7 +90,7 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
         "share",
         "`on`, `off`, bytes per second like `20M`",
         "`on`",
-        "while this machine fetches, give others what it has verified so far; at most so much per second (always off in mode `private`)",
+        "while this machine fetches, give others what it has verified so far; at most so much per second. `off` gives nothing and still takes (always off in mode `private`)",
     ),
     row(
         "dhcp",
