@@ -34,7 +34,7 @@ fn the_name_appears_when_everything_is_there_and_not_before() {
     let content = bytes(3 * MIB + 5, 1);
     let artifact = artifact("vmlinuz", &content);
     let folder = Folder::open(dir.path()).unwrap();
-    assert!(!folder.complete(&artifact).unwrap().is_some());
+    assert!(folder.complete(&artifact).unwrap().is_none());
     let partial = folder.begin(&artifact).unwrap();
     assert_eq!(partial.missing(), [0, 1, 2, 3]);
     for index in [3, 0, 2] {
