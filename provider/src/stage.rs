@@ -50,6 +50,10 @@ use crate::trust;
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
+/// The longest pause of a machine that shares with others: who left for its next kernel serves again within half a minute,
+/// and is heard of before.
+const COMPANY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
 /// A provider that was found, and not named by a person, may bring nothing for this long: then another one is looked for.
 const STALL_TIME: Duration = Duration::from_secs(60);
 
@@ -437,6 +441,9 @@ impl Stage {
                         return Err(Failure { code: LOST, reason });
                     }
                     self.wait(error, &mut pause).await?;
+                    if company.is_some() {
+                        pause = pause.min(COMPANY_PAUSE_MAX);
+                    }
                 }
             }
         }

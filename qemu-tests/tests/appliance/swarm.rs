@@ -49,6 +49,8 @@ const LINE_MBIT: u32 = 32;
 const HOST_BYTES: [u8; 4] = [10, 77, 0, 1];
 /// The uplink of a provider that four machines fetch from at once.
 const UPLINK_MBIT: u32 = 24;
+/// The line of each of those machines.
+const RACK_LINE_MBIT: u32 = 10;
 /// Machines that boot at once.
 const RACK: u8 = 4;
 /// Until all of the image is somewhere in the rack: half a minute of that uplink, on a busy host.
@@ -102,13 +104,13 @@ fn rogue_announcements(story: &Story) -> Result<()> {
         Answer::Endless(Vec::new().into()),
         Answer::Elsewhere(format!("http://{HOST}:1/manifest.json")),
     ];
-    let mut liars = Vec::new();
+    let (mut liars, mut lies_told) = (Vec::new(), Vec::new());
     let mut packets = nonsense();
     for (port, lie) in (8081_u16..).zip(lies) {
         let mut answers = honest(images)?;
         replace(&mut answers, "manifest.json", |_| lie)?;
         liars.push(hostile::Provider::serve(&lan, port, answers)?);
-        packets.push(announcement(&format!("liar-{port}"), HOST_BYTES, port));
+        lies_told.push(announcement(&format!("liar-{port}"), HOST_BYTES, port));
     }
     for last in SILENT {
         packets.push(announcement(
@@ -142,29 +144,29 @@ fn rogue_announcements(story: &Story) -> Result<()> {
         ("http_port", "-1"),
     ];
     packets.push(announcement_with("odd", HOST_BYTES, 8081, &odd));
+    let machine = story.boot(&lan, "b", 1, &netbooted(images, "phase.reboot_wait=600"))?;
+    machine.wait_for("phase: looking for a provider on the network", BOOT_LIMIT)?;
+    let rogue = Rogue::shout(&lan, lies_told.clone())?;
+    // It asks the liars, and says on its screen what is wrong with them.
+    machine.wait_for("nothing yet: trying again: ", BOOT_LIMIT)?;
+    ensure!(
+        liars.iter().any(|liar| !liar.asked().is_empty()),
+        "no liar was asked"
+    );
+    drop(rogue);
+    packets.extend(lies_told);
     let _rogue = Rogue::shout(&lan, packets)?;
     let provider = Provider::start(&lan, images, &Settings::flags(&["--dhcp", "off"]))?;
     story.note(format!(
         "{} is honest, among 200 who are not",
         provider.url()
     ));
-    let machine = story.boot(&lan, "b", 1, &netbooted(images, "phase.reboot_wait=600"))?;
-    machine.wait_for("phase: looking for a provider on the network", BOOT_LIMIT)?;
     machine.wait_for(
         "phase: kexec into sha256:",
         BOOT_LIMIT + Duration::from_secs(30),
     )?;
     let at = machine.wait_until_serving(BOOT_LIMIT)?;
-    let asked = liars.iter().any(|liar| !liar.asked().is_empty());
-    let fell = pits.iter().any(|pit| {
-        // Nobody took what came, so it waits still.
-        pit.set_nonblocking(true)
-            .is_ok_and(|()| pit.accept().is_ok())
-    });
-    ensure!(
-        asked || fell,
-        "nobody was asked who lies: they were not heard"
-    );
+    drop(pits);
     serves_the_signed_manifest(&lan, images, &at)
 }
 
@@ -209,10 +211,20 @@ fn without_their_provider(story: &Story) -> Result<()> {
         .zip(names)
         .map(|(card, name)| story.boot(&lan, name, card, &spec))
         .collect::<Result<_>>()?;
+    // So slow that the rack has everything together long before one of them has.
+    for machine in &rack {
+        lan.slow_down(&machine.taps()[0], RACK_LINE_MBIT)?;
+    }
     let digest = Digest::of(&images.bytes("manifest.json")?).to_string();
     together_they_have_everything(&lan, images, &rack, &digest)?;
     drop(provider);
     story.note("the machines have everything together; the provider is switched off");
+    for machine in &rack {
+        ensure!(
+            !machine.said("image verified")?,
+            "a machine had everything before the provider was switched off"
+        );
+    }
     // From here on it is the same as in every other boot: init has verified all of it again.
     for machine in &rack {
         machine.wait_for("image verified", BOOT_LIMIT * 2)?;
