@@ -159,6 +159,29 @@ async fn with_nobody_there_a_search_ends_with_its_time() {
 }
 
 #[tokio::test]
+async fn whoever_searches_asks_a_member_that_is_not_ready_again_and_again() {
+    // It lets nobody in, as a member does that is full; a node that nobody waits for would come six times in a minute.
+    let full = tokio::net::TcpListener::bind(LOOPBACK).await.unwrap();
+    let at = full.local_addr().unwrap().to_string();
+    let misled = Config {
+        bootstrap: vec![at.parse().unwrap()],
+        ..client(&[])
+    };
+    let seeker = start(misled).await;
+    let _found = seeker.find(Query {
+        time_max: 2 * LIMIT,
+        ..query()
+    });
+    let begun = tokio::time::Instant::now();
+    let asked = async {
+        for _ in 0..8 {
+            drop(full.accept().await.unwrap());
+        }
+    };
+    assert!(tokio::time::timeout_at(begun + LIMIT, asked).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_record_outlives_a_third_of_the_nodes() {
     let hub = start(config(&[])).await;
     let mut nodes = Vec::new();

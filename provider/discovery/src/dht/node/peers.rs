@@ -21,7 +21,9 @@ impl Node {
     pub(super) fn join(&mut self) {
         let is_alone = self.table_size() == 0;
         let now = Instant::now();
-        self.join_pause = match is_alone {
+        // Somebody who searches has seconds, and a member that is just starting or full has room a moment later.
+        let is_patient = is_alone && self.searches.is_empty();
+        self.join_pause = match is_patient {
             true => (self.join_pause * 2).clamp(JOIN_PAUSE_MIN, JOIN_PAUSE_MAX),
             false => JOIN_PAUSE_MIN,
         };

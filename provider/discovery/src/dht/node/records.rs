@@ -10,7 +10,7 @@ use libp2p::swarm::ConnectionId;
 use tokio::sync::mpsc;
 
 use super::super::envelope::{Envelope, Record, Span, join, split};
-use super::super::limits::{SEARCH_PAUSE_MAX, SEARCH_PAUSE_MIN, SEARCHES_MAX};
+use super::super::limits::{JOIN_PAUSE_MIN, SEARCH_PAUSE_MAX, SEARCH_PAUSE_MIN, SEARCHES_MAX};
 use super::super::search::{Query, Search, check_time};
 use super::super::shelf::{Place, Refused};
 use super::super::store::unix_now;
@@ -198,6 +198,10 @@ impl Node {
             next_at: now,
             pause: SEARCH_PAUSE_MIN,
         });
+        if self.table_size() == 0 {
+            // Not after the long pause of a node that nobody waited for.
+            self.join_at = self.join_at.min(now + JOIN_PAUSE_MIN);
+        }
         self.advance_searches();
     }
 
