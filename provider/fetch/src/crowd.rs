@@ -47,6 +47,8 @@ pub(crate) struct Crowd {
     /// Clients that keep a connection to a peer for its maps, by the number of its source.
     lookers: BTreeMap<usize, Client>,
     asked: JoinSet<Asked>,
+    /// Some list was answered, or was not to be had.
+    has_heard: bool,
 }
 
 /// Somebody who keeps a list of peers.
@@ -107,6 +109,7 @@ impl Crowd {
             tried: BTreeMap::new(),
             lookers: BTreeMap::new(),
             asked: JoinSet::new(),
+            has_heard: false,
         };
         for (address, _) in crowd.swarm.known() {
             crowd.heard_of(address, address.ip());
@@ -171,6 +174,16 @@ impl Crowd {
             }
         }
         servers
+    }
+
+    /// Whether others can have from this machine what it fetches.
+    pub(crate) fn shares(&self) -> bool {
+        self.swarm.port().is_some()
+    }
+
+    /// Whether nobody is known yet, and the first answers are still to come.
+    pub(crate) fn is_expecting(&self) -> bool {
+        !self.has_heard && self.waiting.is_empty() && self.lists.iter().any(|list| list.is_asked)
     }
 
     /// When to call [`Self::step`] again though nothing was told.
@@ -271,6 +284,7 @@ impl Crowd {
         client: Client,
         answer: Result<Answer, FetchError>,
     ) {
+        self.has_heard = true;
         let now = Instant::now();
         let Some(list) = self.lists.iter_mut().find(|list| list.base == *base) else {
             return;

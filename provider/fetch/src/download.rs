@@ -133,6 +133,7 @@ impl<'a, S: Sink> Download<'a, S> {
 
     async fn work(&mut self) -> Result<(), FetchError> {
         self.tell_progress();
+        self.meet().await;
         loop {
             self.welcome();
             self.act();

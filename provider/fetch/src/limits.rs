@@ -110,6 +110,10 @@ pub(crate) const REJOIN_PAUSE: Duration = Duration::from_secs(30);
 pub(crate) const LISTS_MAX: usize = 64;
 pub(crate) const LISTS_AT_ONCE: usize = 8;
 
+/// A machine that shares waits this long for the first list before its first piece: to begin with a piece that another one
+/// begins with as well costs the origin more than this.
+pub(crate) const FIRST_LIST_TIME: Duration = Duration::from_millis(500);
+
 /// Between two questions to one peer for its list. The lists of servers are asked for as often as these say. Three times in
 /// the life of an entry, so that two may be lost.
 pub(crate) const GOSSIP_PAUSE: Duration = Duration::from_secs(10);

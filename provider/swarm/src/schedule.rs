@@ -15,7 +15,8 @@
 //! - As soon as there are peers, runs are short, and a long one under way is cut. Near peers are asked for what the fewest
 //!   of them have, ties by chance. Whatever a near peer has, or is just getting, nobody is asked for who is not near; and
 //!   the origin for nothing that any peer has. When nothing was kept for a while these rules are suspended, so that nobody
-//!   who makes false claims can hold up a download.
+//!   who makes false claims can hold up a download. To a machine that has no near peers, as where each has a network of its
+//!   own, all peers are near.
 //! - When nothing is left to hand out, an idle source takes the tail of the run that would take longest, and in the end
 //!   the very piece that a stalled one holds up. A piece is with one source at a time, so that nobody can overwrite what
 //!   another one delivered.
@@ -215,6 +216,8 @@ pub struct Schedule {
     /// How many near peers have a piece, and how many others.
     near: Vec<u16>,
     far: Vec<u16>,
+    /// There are near peers.
+    has_near: bool,
     /// Where an origin goes on when there are no peers.
     cursor: usize,
     /// When a piece was kept last.
@@ -244,6 +247,7 @@ impl Schedule {
             suspects: BTreeMap::new(),
             near: vec![0; count],
             far: vec![0; count],
+            has_near: false,
             cursor,
             progress: Duration::ZERO,
             piece_time: 0.0,
@@ -371,6 +375,8 @@ impl Schedule {
         self.stop_stalled(now, &mut actions);
         self.stop_convicts(&mut actions);
         self.revive(now);
+        let has_near = self.peers().any(|index| self.sources[index].is_near());
+        self.has_near = has_near;
         self.look(now, &mut actions);
         if self.has_peers() {
             self.shorten(&mut actions);
@@ -408,10 +414,10 @@ impl Schedule {
         if self.plan.scattered {
             self.cursor = run.end;
         }
-        let source = &mut self.sources[index];
-        if !source.is_near() {
+        if !self.is_close(index) {
             self.is_turn = false;
         }
+        let source = &mut self.sources[index];
         source.start(run, now);
     }
 

@@ -2,14 +2,36 @@
 
 use swarm::{Event, Kind, PieceSet};
 
-use crate::crowd::{Looked, Newcomer, peer_url};
-use crate::download::Download;
+use crate::crowd::{Crowd, Looked, Newcomer, peer_url};
+use crate::download::{Download, news};
+use crate::limits::FIRST_LIST_TIME;
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::sources::{Mirror, sources};
 use crate::url::Url;
 
 impl<S: Sink> Download<'_, S> {
+    /// Waits a moment for the first list of peers, when machines that share may start together: a request for everything,
+    /// made in ignorance of the others, is for what they ask for too.
+    pub(super) async fn meet(&mut self) {
+        let Some(crowd) = &self.crowd else {
+            return;
+        };
+        if !crowd.shares() {
+            return;
+        }
+        let pause = tokio::time::sleep(FIRST_LIST_TIME);
+        tokio::pin!(pause);
+        self.welcome();
+        while self.crowd.as_ref().is_some_and(Crowd::is_expecting) {
+            tokio::select! {
+                biased;
+                looked = news(&mut self.crowd) => self.looked_at(looked),
+                () = &mut pause => return,
+            }
+        }
+    }
+
     /// Lets those join that were found.
     pub(super) fn welcome(&mut self) {
         let Some(crowd) = &mut self.crowd else {

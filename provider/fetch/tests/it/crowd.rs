@@ -254,6 +254,22 @@ fn who_serves_is_told_to_all_and_finds_peers_without_an_origin_that_knows_any() 
     }
 }
 
+/// Machines that are switched on together would all ask the origin for long runs, and so for the same.
+#[test]
+fn who_shares_hears_of_others_before_it_asks_for_a_piece() {
+    let image = image_of(16);
+    let other = peer(&image, |_| false, |_, _, _| None);
+    let origin = origin(&image, &[address(&other)], |_, _, _| None);
+    let swarm = Swarm::new();
+    swarm.serves_at(4_243);
+    fetch_all(&image, &[&origin], &swarm, patient()).reports();
+    let requests = origin.requests();
+    let first = requests.iter().find(|one| is_file(one)).expect("a piece");
+    // The small file has one piece, and is asked for without a range.
+    let length = first.range.map_or(0, |(first, last)| last - first + 1);
+    assert!(length <= MIB as u64, "{length}");
+}
+
 #[test]
 fn nine_liars_of_ten_cost_time_and_nothing_else() {
     let image = image_of(8);

@@ -42,6 +42,20 @@ impl Schedule {
         }
     }
 
+    /// Whether a peer is near, as far as there is a difference: those of a machine that has no near ones are all alike to it.
+    pub(super) fn is_close(&self, index: usize) -> bool {
+        let source = &self.sources[index];
+        !source.is_origin() && (source.is_near() || !self.has_near)
+    }
+
+    /// How many of these have a piece.
+    fn close_copies(&self, piece: usize) -> u16 {
+        match self.has_near {
+            true => self.near[piece],
+            false => self.far[piece],
+        }
+    }
+
     /// How long nothing may come before the origin is asked for what others have or get.
     pub(super) fn patience(&self) -> Duration {
         scaled(self.piece_time, PATIENCE_FACTOR, PATIENCE_MIN, PATIENCE_MAX)
@@ -68,13 +82,13 @@ impl Schedule {
             CLAIM_TIME_MAX,
         );
         let (mut busy, mut contenders) = (0, 1);
-        for index in self.peers().filter(|&index| self.sources[index].is_near()) {
+        for index in self.peers().filter(|&index| self.is_close(index)) {
             let source = &self.sources[index];
             let mut is_outside = false;
             for piece in source.believed(now, claim_time) {
                 outside.coming.insert(piece);
                 outside.copies[piece] += 1;
-                is_outside |= self.near[piece] == 0;
+                is_outside |= self.close_copies(piece) == 0;
             }
             busy += usize::from(is_outside);
             contenders += usize::from(!source.have.is_full());
@@ -97,7 +111,7 @@ impl Schedule {
         let unseen = self
             .free
             .without(coming)
-            .filter(|&piece| self.near[piece] == 0);
+            .filter(|&piece| self.close_copies(piece) == 0);
         let room = OUTSIDE_AT_ONCE.min(unseen.count()).saturating_sub(busy);
         if room == 0 {
             self.is_turn = false;
@@ -117,8 +131,8 @@ impl Schedule {
             .collect();
         self.random.shuffle(&mut idle);
         let rank = |&index: &usize| match self.sources[index].kind {
-            Kind::Peer { near: true } => (1, 0.0, 0),
-            Kind::Peer { near: false } => (2, 0.0, 0),
+            Kind::Peer { .. } if self.is_close(index) => (1, 0.0, 0),
+            Kind::Peer { .. } => (2, 0.0, 0),
             // In the order they were given while nothing is known.
             Kind::Origin => {
                 let rate = self.sources[index].rate.unwrap_or(f64::INFINITY);
@@ -179,7 +193,7 @@ impl Schedule {
     /// Among peers: what the fewest near ones have, of what this one is the right one to ask for.
     fn rarest(&mut self, index: usize, outside: &Outside) -> Option<Range<usize>> {
         let source = &self.sources[index];
-        let is_near = source.is_near();
+        let is_near = self.is_close(index);
         if !is_near && !outside.is_turn && !outside.is_urgent {
             return None;
         }
@@ -187,14 +201,14 @@ impl Schedule {
         let may_ask = |piece: usize| {
             let is_last_resort = is_near
                 || outside.is_urgent
-                || (self.near[piece] == 0
+                || (self.close_copies(piece) == 0
                     && !outside.coming.contains(piece)
                     && (!is_origin || self.far[piece] == 0));
             is_last_resort && self.may_try(index, piece)
         };
         let rarity = |piece: usize| {
             let coming = outside.copies[piece];
-            (self.near[piece] + coming, self.far[piece])
+            (self.close_copies(piece) + coming, self.far[piece])
         };
         let (mut best, mut first, mut ties) = ((u16::MAX, u16::MAX), None, 0);
         let mut random = self.random.clone();

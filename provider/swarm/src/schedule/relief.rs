@@ -20,7 +20,7 @@ impl Schedule {
     ) -> Option<Action> {
         let helper = &self.sources[index];
         // Who is not near does not take from those who are, unless they are held up.
-        let from_outside = !helper.is_near() && self.has_peers();
+        let from_outside = !self.is_close(index) && self.has_peers();
         let mut best: Option<(f64, Action)> = None;
         for (victim, source) in self.sources.iter().enumerate() {
             let Some(run) = source.run().filter(|_| !asked.contains(&victim)) else {
@@ -103,8 +103,7 @@ impl Schedule {
                 continue;
             };
             let length = self.run_length(index, current, CROWD_RUN_TIME, 0);
-            // One more is begun most likely, and a run that was cut to this length is not cut again at each piece.
-            let end = current + 2 * length + 1;
+            let end = current + length;
             if end < run.end {
                 actions.push(Action::Shrink { source: index, end });
             }
