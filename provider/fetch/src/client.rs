@@ -4,7 +4,7 @@
 //! bytes, or into a [`FetchError`] that names the URL. Cookies, credentials and compression are not spoken. A connection
 //! ends with the [`Answer`] or [`Client`] that holds it.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ pub(crate) struct Client {
     manner: Manner,
     idle: Option<Connection>,
     /// Where the last answer came from; a proxy's address when one was in between.
-    answered_from: Option<IpAddr>,
+    answered_from: Option<SocketAddr>,
 }
 
 /// A header that arrived, and the body that may follow.
@@ -63,7 +63,7 @@ impl Client {
     }
 
     /// The address that the last answer came from.
-    pub(crate) fn answered_from(&self) -> Option<IpAddr> {
+    pub(crate) fn answered_from(&self) -> Option<SocketAddr> {
         self.answered_from
     }
 

@@ -5,7 +5,7 @@
 //! HTTP are known.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ pub(crate) struct Connection {
     /// The proxy that reads the requests, if one does.
     proxy: Option<Intercept>,
     /// Of the other end.
-    address: Option<IpAddr>,
+    address: Option<SocketAddr>,
 }
 
 impl Drop for Connection {
@@ -72,7 +72,7 @@ impl Connection {
     }
 
     /// The address of the other end.
-    pub(crate) fn address(&self) -> Option<IpAddr> {
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
@@ -121,7 +121,7 @@ impl Dialer {
             None => connect_to(url, url.host(), url.port(), deadline).await?,
             Some((_, host, port)) => connect_to(url, host, *port, deadline).await?,
         };
-        let address = stream.peer_addr().ok().map(|address| address.ip());
+        let address = stream.peer_addr().ok();
         let left = deadline.saturating_sub(began.elapsed());
         let opening = async {
             match (tls, proxy) {

@@ -74,7 +74,7 @@ enum About {
     List {
         base: Url,
         /// The address that answered.
-        by: Option<IpAddr>,
+        by: Option<SocketAddr>,
         answer: Result<Answer, FetchError>,
     },
     Map {
@@ -280,7 +280,7 @@ impl Crowd {
     fn listed(
         &mut self,
         base: &Url,
-        by: Option<IpAddr>,
+        by: Option<SocketAddr>,
         client: Client,
         answer: Result<Answer, FetchError>,
     ) {
@@ -302,7 +302,9 @@ impl Crowd {
                 tracing::debug!(%base, peers = answer.peers.len(), "peers were named");
                 // Who did not say from where cannot tell of addresses that mean something only there.
                 for peer in answer.peers {
-                    self.heard_of(peer.address, by.unwrap_or(IpAddr::from([0, 0, 0, 0])));
+                    let address = seen_from_here(peer.address, by);
+                    let by = by.map_or(IpAddr::from([0, 0, 0, 0]), |by| by.ip());
+                    self.heard_of(address, by);
                 }
             }
             Err(error) => {
@@ -340,6 +342,19 @@ impl Crowd {
             self.waiting.push_back(Newcomer { address, is_near });
         }
     }
+}
+
+/// An address that somebody told: one of a single link is reached by the interface by which the teller is, whatever the
+/// teller calls its own.
+fn seen_from_here(mut address: SocketAddr, told_by: Option<SocketAddr>) -> SocketAddr {
+    if let SocketAddr::V6(address) = &mut address {
+        let scope = match told_by {
+            Some(SocketAddr::V6(by)) if address.ip().is_unicast_link_local() => by.scope_id(),
+            _ => 0,
+        };
+        address.set_scope_id(scope);
+    }
+    address
 }
 
 /// The URL of what a peer serves.
@@ -403,4 +418,25 @@ async fn ask_map(
 
 fn not_this(url: &Url, error: &swarm::FormatError) -> FetchError {
     FetchError::not_http(url, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_one_link_is_reached_as_its_teller_is() {
+        for (address, told_by, expected) in [
+            ("[fe80::5]:80", Some("[fe80::1%3]:8080"), "[fe80::5%3]:80"),
+            ("[fe80::5%9]:80", Some("[fe80::1%3]:8080"), "[fe80::5%3]:80"),
+            ("[fe80::5%9]:80", Some("[fd00::1]:8080"), "[fe80::5]:80"),
+            ("[fe80::5%9]:80", None, "[fe80::5]:80"),
+            ("[fd00::5]:80", Some("[fe80::1%3]:8080"), "[fd00::5]:80"),
+            ("10.0.0.5:80", Some("[fe80::1%3]:8080"), "10.0.0.5:80"),
+        ] {
+            let told_by = told_by.map(|by| by.parse().unwrap());
+            let seen = seen_from_here(address.parse().unwrap(), told_by);
+            assert_eq!(seen.to_string(), expected, "{address} {told_by:?}");
+        }
+    }
 }

@@ -35,7 +35,7 @@ use crate::http::fast::send::with_room;
 use crate::http::fast::{self, Look, Plain};
 use crate::http::limits::{HEAD_SIZE_MAX, REQUESTS_READ_SIZE};
 use crate::http::seats::{Place, Waits};
-use crate::http::server::Handler;
+use crate::http::server::{Handler, Scope};
 use crate::http::stream::Stream;
 use crate::http::tls::Tls;
 use crate::serve::metrics::{self, Cut, Metrics, Reason};
@@ -44,6 +44,8 @@ use crate::serve::metrics::{self, Cut, Metrics, Reason};
 pub(crate) struct Connection<H> {
     /// The other side.
     pub(crate) client: IpAddr,
+    /// By which interface it came, when its address needs that.
+    pub(crate) scope: Option<Scope>,
     /// What answers.
     pub(crate) handler: Arc<H>,
     /// What counts.

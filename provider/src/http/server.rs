@@ -30,6 +30,21 @@ use crate::http::seats::{Caps, Full, Place, Seats};
 use crate::http::tls::Tls;
 use crate::serve::metrics::{self, Cut, Metrics, Reason};
 
+/// The interface by which a client came, among the extensions of its request: without it an IPv6 address of one link alone
+/// is no address. Only such clients' requests have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Scope(pub(crate) u32);
+
+impl Scope {
+    /// That of an address, when it has one.
+    pub(crate) fn of(peer: SocketAddr) -> Option<Self> {
+        match peer {
+            SocketAddr::V6(peer) if peer.scope_id() != 0 => Some(Self(peer.scope_id())),
+            _ => None,
+        }
+    }
+}
+
 /// What answers requests.
 pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers one request of `client`.
@@ -191,7 +206,7 @@ impl<H: Handler> Acceptor<H> {
                     metrics::add(&self.metrics.connections_total, 1);
                     let client = peer.ip().to_canonical();
                     if let Some(place) = self.place(client).await {
-                        self.spawn(stream, client, place);
+                        self.spawn(stream, client, Scope::of(peer), place);
                     }
                 }
                 Err(error) if is_about_one_client(&error) => {}
@@ -228,10 +243,11 @@ impl<H: Handler> Acceptor<H> {
         }
     }
 
-    fn spawn(&self, stream: TcpStream, client: IpAddr, place: Place) {
+    fn spawn(&self, stream: TcpStream, client: IpAddr, scope: Option<Scope>, place: Place) {
         let id = place.id();
         let connection = Connection {
             client,
+            scope,
             handler: Arc::clone(&self.handler),
             metrics: Arc::clone(&self.metrics),
             place,

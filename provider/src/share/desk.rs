@@ -1,7 +1,7 @@
 //! From a request to an answer, out of what is there.
 
 use std::cell::Cell;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use boot_manifest::{Artifact, Timestamp};
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_semantics::labels::{Facts, Labels};
 use hyper::body::Incoming;
 use swarm::peers::Question;
@@ -20,7 +20,7 @@ use swarm::{Map, PieceSet, Pieces};
 use crate::http::answered::Answered;
 use crate::http::body::{Body, Upload};
 use crate::http::egress::Egress;
-use crate::http::server::Handler;
+use crate::http::server::{Handler, Scope};
 use crate::http::target::{self, ArtifactTarget, Target};
 use crate::http::uploads::{Pace, Uploads};
 use crate::http::{refuse, respond};
@@ -79,7 +79,7 @@ impl Handler for Desk {
     async fn handle(&self, client: IpAddr, request: Request<Incoming>) -> Response<Body> {
         let mut response = match refuse::expectation(&request) {
             Some(response) => response,
-            None => self.answer(client, request.method(), request.uri(), request.headers()),
+            None => self.answer(client, &request),
         };
         refuse::close_unread(&request, &mut response);
         refuse::suit(request.headers(), &mut response);
@@ -164,13 +164,8 @@ impl Desk {
         }
     }
 
-    fn answer(
-        &self,
-        client: IpAddr,
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
-    ) -> Response<Body> {
+    fn answer(&self, client: IpAddr, request: &Request<Incoming>) -> Response<Body> {
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
         let target = target::parse(uri.path());
         let is_registering = method == Method::POST && target == Target::Peers;
         if method != Method::GET && method != Method::HEAD && !is_registering {
@@ -179,7 +174,10 @@ impl Desk {
         let manifest = &self.setup.manifest;
         match target {
             Target::Have => self.have(uri.query()),
-            Target::Peers => self.peers(client, method, uri.query()),
+            Target::Peers => {
+                let scope = request.extensions().get().copied();
+                self.peers((client, scope), method, uri.query())
+            }
             Target::DefaultManifest => respond::content(method, headers, self.manifest.clone()),
             Target::Manifest(channel, arch)
                 if channel == manifest.channel && arch == manifest.arch =>
@@ -223,7 +221,12 @@ impl Desk {
     }
 
     /// `GET /peers?manifest=sha256:HEX`, and `POST` of the same with `&port=N` from one that is to be on the list.
-    fn peers(&self, client: IpAddr, method: &Method, query: Option<&str>) -> Response<Body> {
+    fn peers(
+        &self,
+        (client, scope): (IpAddr, Option<Scope>),
+        method: &Method,
+        query: Option<&str>,
+    ) -> Response<Body> {
         let question = match self.asked(method, query) {
             Ok(question) => question,
             Err(response) => return *response,
@@ -237,7 +240,7 @@ impl Desk {
         }
         let asked = self.register.ask(client, &question);
         if let Some(peer) = asked.registered {
-            self.setup.company.found(peer);
+            self.setup.company.found(by(peer, scope));
             if !question.complete {
                 self.wanted.is_now();
             }
@@ -316,6 +319,17 @@ impl Desk {
     }
 }
 
+/// An address with the interface by which it is reached, when it needs one.
+fn by(address: SocketAddr, scope: Option<Scope>) -> SocketAddr {
+    match (address, scope) {
+        (SocketAddr::V6(mut address), Some(Scope(scope))) => {
+            address.set_scope_id(scope);
+            address.into()
+        }
+        (address, _) => address,
+    }
+}
+
 /// How much is sent at once, when there may be a rate for all of it.
 fn pace(egress: Option<&Egress>) -> Pace {
     let part = |egress: &Egress| NonZeroU64::new(egress.rate().get() / UPLOAD_RATE_PART);
@@ -346,4 +360,22 @@ fn time(timestamp: Timestamp) -> SystemTime {
     let seconds = u64::try_from(timestamp.unix()).unwrap_or(0);
     let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
     time.unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_on_one_link_is_reached_by_the_interface_it_came_by() {
+        for (address, scope, expected) in [
+            ("[fe80::5]:80", Some(Scope(3)), "[fe80::5%3]:80"),
+            ("[fd00::5]:80", None, "[fd00::5]:80"),
+            ("10.0.0.5:80", None, "10.0.0.5:80"),
+        ] {
+            let found = by(address.parse().unwrap(), scope);
+            assert_eq!(found.to_string(), expected);
+            assert_eq!(Scope::of(found), scope);
+        }
+    }
 }

@@ -38,6 +38,12 @@ pub(crate) struct Asked {
     pub(crate) registered: Option<SocketAddr>,
 }
 
+/// An address as others can be told of it: by which interface of this machine it is reached means nothing to them. Whoever
+/// is told of an address of one link by somebody on that link knows by which of its own.
+fn told(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port())
+}
+
 impl Register {
     /// An empty list.
     pub(crate) fn new() -> Self {
@@ -65,7 +71,9 @@ impl Register {
     /// Enters somebody who is known otherwise. Whether there was room.
     pub(crate) fn enter(&self, manifest: &Digest, peer: SocketAddr, is_complete: bool) -> bool {
         let now = self.now();
-        let entered = self.table().register(manifest, peer, is_complete, now);
+        let entered = self
+            .table()
+            .register(manifest, told(peer), is_complete, now);
         entered.is_ok()
     }
 
@@ -121,6 +129,10 @@ mod tests {
         assert_eq!(reader.answer.peers.len(), 2);
         let counts = register.counts();
         assert_eq!((counts.partial, counts.complete), (1, 1));
+        let scoped = "[fe80::5%7]:80".parse().unwrap();
+        assert!(register.enter(&manifest, scoped, false));
+        let third = ask([10, 0, 0, 4], "");
+        assert!(addresses(&third).contains(&"[fe80::5]:80".to_owned()));
         let elsewhere = Question::parse(&format!("manifest={}", Digest::of(b"x"))).unwrap();
         let asked = register.ask([10, 0, 0, 1].into(), &elsewhere);
         assert!(asked.answer.peers.is_empty());

@@ -135,7 +135,7 @@ impl<H: Handler> Connection<H> {
     async fn answer(
         &self,
         account: &Account<'_>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<Response<Carried>, Infallible> {
         account.begins();
         let started = Instant::now();
@@ -149,6 +149,9 @@ impl<H: Handler> Connection<H> {
                 .map(|value| value.as_bytes().into())
         };
         let (agent, referer) = (field(USER_AGENT), field(REFERER));
+        if let Some(scope) = self.scope {
+            request.extensions_mut().insert(scope);
+        }
         let response = self.handler.handle(self.client, request).await;
         let promised = match response.body() {
             _ if method == Method::HEAD => 0,

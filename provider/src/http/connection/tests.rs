@@ -82,6 +82,7 @@ fn connection(shelf: Shelf) -> Connection<Shelf> {
     let client = IpAddr::from([127, 0, 0, 1]);
     Connection {
         client,
+        scope: None,
         handler: Arc::new(shelf),
         place: Seats::new(caps).take(client, false, &metrics).unwrap(),
         metrics,
