@@ -129,11 +129,11 @@ pub(super) const PUT_BURST: u32 = 64;
 pub(super) const PUT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Connections taken from one address at once, and then one per [`ARRIVAL_INTERVAL`]: each costs a handshake, and comes with
-/// a new [`TRAFFIC_BURST`].
-pub(super) const ARRIVAL_BURST: u32 = 32;
+/// a new [`TRAFFIC_BURST`]. A rack that boots behind one router must get in.
+pub(super) const ARRIVAL_BURST: u32 = 128;
 
 /// See [`ARRIVAL_BURST`].
-pub(super) const ARRIVAL_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const ARRIVAL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Addresses whose publications and connections are counted; the one that was quiet for longest is forgotten first.
 pub(super) const ALLOWANCES_MAX: usize = 512;
