@@ -34,8 +34,8 @@ use crate::out;
 const SEARCH_SECONDS: u64 = 30;
 
 /// After the first provider that can be reached, a nearer one has this long to show up: answers to one question come
-/// spread over 120 ms (RFC 6762 section 6).
-const NEARER_TIME: Duration = Duration::from_millis(250);
+/// spread over 120 ms (RFC 6762 section 6). Whoever shows up later is not worth the wait of everybody.
+const NEARER_TIME: Duration = Duration::from_millis(120);
 
 /// The same for programs, which want to know how many there are.
 const GATHER_TIME: Duration = Duration::from_millis(700);

@@ -235,6 +235,10 @@ pub const COLD_DHT_S: f64 = 3.0;
 /// Cold discoveries of each kind.
 pub const COLD_DISCOVERIES: usize = 5;
 
+/// Before each by mDNS nobody has asked for so long. An answer is not sent again within a second of the last one
+/// (RFC 6762 section 6), so that one who asks too soon after another waits for its own second question.
+pub const COLD_PAUSE: Duration = Duration::from_millis(1_500);
+
 /// One search, as `phase-discover` is told, in seconds.
 pub const DISCOVER_SECONDS: &str = "10";
 
