@@ -40,9 +40,10 @@ const NEARER_TIME: Duration = Duration::from_millis(120);
 /// The same for programs, which want to know how many there are.
 const GATHER_TIME: Duration = Duration::from_millis(700);
 
-/// The local network has this long to name a provider that can be reached; then the DHT is asked. Providers answer within
-/// 120 ms and connect in less.
-const LAN_FIRST: Duration = Duration::from_secs(1);
+/// The local network has this long to name a provider that can be reached; then the DHT is asked. A provider answers within
+/// 120 ms, but not within a second of having said the same to somebody else (RFC 6762 section 6): then it answers our
+/// second question, which comes after a second.
+const LAN_FIRST: Duration = Duration::from_millis(1_250);
 
 /// Between two looks at what is due.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);

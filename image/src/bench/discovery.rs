@@ -99,7 +99,7 @@ pub fn measure(bench: &Bench, notes: &mut Vec<String>) -> Result<Vec<Figure>> {
         net.records()?.len() as f64,
     ));
     notes.push(format!(
-        "every time is from the start of a new phase-discover process, which listens on the LAN for a second first; {DHT_LOOKUPS} lookups, {DHT_ASKERS} at a time; \
+        "every time is from the start of a new phase-discover process, which listens on the LAN alone for 1.25 s first; {DHT_LOOKUPS} lookups, {DHT_ASKERS} at a time; \
          links have no latency of their own; measured once, whatever the rounds"
     ));
     Ok(figures)

@@ -12,7 +12,7 @@ use super::Bench;
 use super::figure::{Figure, Goal, Samples, Unit};
 use super::limits::{
     SIMULATED_CHURN, SIMULATED_EGRESS_MAX, SIMULATED_LIARS, SIMULATED_MACHINES, SIMULATED_MIB,
-    SIMULATED_RACK, SIMULATED_RATIO_MAX, SIMULATED_SIZES,
+    SIMULATED_PEACEFUL, SIMULATED_RACK, SIMULATED_RATIO_MAX, SIMULATED_SIZES,
 };
 use super::plot::{Curve, Plot};
 
@@ -56,6 +56,17 @@ const HALLS: [Hall; 4] = [
 ];
 
 impl Hall {
+    /// The numbers of machines that are simulated.
+    fn sizes(self) -> impl Iterator<Item = usize> {
+        let most = match self.hostile {
+            true => SIMULATED_MACHINES,
+            false => SIMULATED_PEACEFUL,
+        };
+        SIMULATED_SIZES
+            .into_iter()
+            .filter(move |size| *size <= most)
+    }
+
     fn setup(self, machines: usize) -> Setup {
         let part = |part: f64| if self.hostile { part } else { 0.0 };
         Setup {
@@ -91,13 +102,13 @@ pub fn measure(
     let runs = runs()?;
     let largest = runs
         .iter()
-        .filter(|(_, machines, _)| *machines == SIMULATED_MACHINES);
+        .filter(|(hall, machines, _)| hall.sizes().max() == Some(*machines));
     let mut figures = Vec::new();
-    for (hall, _, outcome) in largest {
-        figures.extend(rows(*hall, outcome)?);
+    for (hall, machines, outcome) in largest {
+        figures.extend(rows(*hall, *machines, outcome)?);
     }
     notes.push(format!(
-        "{SIMULATED_MACHINES} machines with links of 1 Gbit/s in racks of {SIMULATED_RACK}, {SIMULATED_MIB} MiB; the origin's \
+        "machines with links of 1 Gbit/s in racks of {SIMULATED_RACK}, {SIMULATED_MIB} MiB; the origin's \
          link is a rack's. The least possible is what the links carry, and then one piece's time for each doubling of those \
          who have the last one"
     ));
@@ -110,7 +121,8 @@ fn runs() -> Result<Vec<Run>> {
     thread::scope(|scope| {
         let halls = HALLS.map(|hall| {
             scope.spawn(move || {
-                SIMULATED_SIZES.map(|machines| (hall, machines, hall.setup(machines).run()))
+                let run = |machines| (hall, machines, hall.setup(machines).run());
+                hall.sizes().map(run).collect::<Vec<Run>>()
             })
         });
         let mut runs = Vec::new();
@@ -124,7 +136,7 @@ fn runs() -> Result<Vec<Run>> {
     })
 }
 
-fn rows(hall: Hall, outcome: &Outcome) -> Result<Vec<Figure>> {
+fn rows(hall: Hall, machines: usize, outcome: &Outcome) -> Result<Vec<Figure>> {
     let row = |name: String, unit, goal, ours: f64, bound: Option<f64>| {
         let sample = |name: &str, value| Samples {
             name: name.into(),
@@ -149,7 +161,7 @@ fn rows(hall: Hall, outcome: &Outcome) -> Result<Vec<Figure>> {
     let image = outcome.image as f64;
     Ok(vec![
         row(
-            format!("{}: all have it", hall.name),
+            format!("{machines}, {}: all have it", hall.name),
             Unit::Seconds,
             Some(Goal::RatioAtMost(SIMULATED_RATIO_MAX)),
             time(1.0)?,
@@ -228,8 +240,9 @@ mod tests {
     #[test]
     fn in_a_hall_of_two_racks_everybody_gets_everything() {
         for hall in HALLS {
-            let outcome = hall.setup(2 * SIMULATED_RACK).run();
-            let rows = rows(hall, &outcome).unwrap();
+            let machines = 2 * SIMULATED_RACK;
+            let outcome = hall.setup(machines).run();
+            let rows = rows(hall, machines, &outcome).unwrap();
             assert_eq!(rows.len(), 5);
             // Times that do not rise with the part that has it, or fall below what is possible, are nonsense.
             let [all, most, half] = [0, 1, 2].map(|row: usize| rows[row].ours.median());
