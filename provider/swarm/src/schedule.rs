@@ -384,7 +384,7 @@ impl Schedule {
         let outside = self.outside(now);
         let mut asked = BTreeSet::new();
         let mut room = self.room();
-        for index in self.idle_in_order(&outside) {
+        for index in self.idle_in_order(&outside, room) {
             let is_origin = self.sources[index].is_origin();
             if room[usize::from(is_origin)] == 0 {
                 continue;

@@ -122,12 +122,15 @@ impl Schedule {
         self.is_turn
     }
 
-    /// Idle sources: near peers first and the origin last, unless it is urgent; the fastest origin first, and peers by
+    /// Idle sources of the kinds that there is room for: near peers first and the origin last, unless it is urgent; the fastest origin first, and peers by
     /// chance.
-    pub(super) fn idle_in_order(&mut self, outside: &Outside) -> Vec<usize> {
+    pub(super) fn idle_in_order(&mut self, outside: &Outside, room: [usize; 2]) -> Vec<usize> {
         let place = if outside.is_urgent { 0 } else { 3 };
         let mut idle: Vec<usize> = (0..self.sources.len())
-            .filter(|&index| self.sources[index].state == State::Idle)
+            .filter(|&index| {
+                let source = &self.sources[index];
+                source.state == State::Idle && room[usize::from(source.is_origin())] > 0
+            })
             .collect();
         self.random.shuffle(&mut idle);
         let rank = |&index: &usize| match self.sources[index].kind {
@@ -194,6 +197,9 @@ impl Schedule {
     fn rarest(&mut self, index: usize, outside: &Outside) -> Option<Range<usize>> {
         let source = &self.sources[index];
         let is_near = self.is_close(index);
+        if !self.free.meets(&source.have) {
+            return None;
+        }
         if !is_near && !outside.is_turn && !outside.is_urgent {
             return None;
         }

@@ -112,18 +112,26 @@ impl Schedule {
 
     /// Passes sentence on sources that are much slower than others of their kind for a while.
     pub(super) fn drop_slow(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let rates: Vec<(usize, bool, f64)> = self
-            .usable()
-            .filter_map(|index| {
-                let source = &self.sources[index];
-                Some((index, source.is_origin(), source.rate?))
-            })
-            .collect();
-        for &(index, is_origin, rate) in &rates {
-            let others = rates
-                .iter()
-                .filter(|(other, kind, _)| *other != index && *kind == is_origin);
-            let best = others.map(|(_, _, rate)| *rate).fold(0.0, f64::max);
+        // The fastest of each kind, and the next one for that one itself.
+        let mut best_two = [[0.0_f64; 2]; 2];
+        for index in self.usable() {
+            let source = &self.sources[index];
+            let [best, next] = &mut best_two[usize::from(source.is_origin())];
+            let rate = source.rate.unwrap_or_default();
+            *next = next.max(rate.min(*best));
+            *best = best.max(rate);
+        }
+        for index in 0..self.sources.len() {
+            let (is_origin, Some(rate)) =
+                (self.sources[index].is_origin(), self.sources[index].rate)
+            else {
+                continue;
+            };
+            if self.dropped(index).is_some() {
+                continue;
+            }
+            let [best, next] = best_two[usize::from(is_origin)];
+            let best = if rate == best { next } else { best };
             let source = &mut self.sources[index];
             let State::Busy { stopping, .. } = &mut source.state else {
                 continue;
