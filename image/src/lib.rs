@@ -4,6 +4,7 @@
 //! no root, no loop device, no clock. Everything that runs programs or touches the machine is in the other modules.
 
 pub mod accel;
+pub mod announce;
 pub mod bench;
 pub mod boot_files;
 pub mod boot_paths;

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use boot_manifest::{Manifest, TrustRoot, Verified};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::announce::{self, Announcement, Facts};
 use crate::build::{self, Images};
 use crate::packages::{self, Purpose};
 use crate::paths::{self, Paths};
@@ -76,6 +77,8 @@ pub fn command(paths: &Paths, arguments: &cli::Run, progress: &Progress) -> Resu
         &served,
         machine.started().elapsed(),
     );
+    // Until the machine is told to switch off. Nobody would have the time to look at one that ends at once.
+    let announced = (!arguments.once).then(|| announce(&served, arguments.port, progress));
     while !arguments.once && !stop.load(Ordering::Relaxed) {
         if let Some(status) = machine.ended()? {
             bail!(
@@ -88,6 +91,7 @@ pub fn command(paths: &Paths, arguments: &cli::Run, progress: &Progress) -> Resu
         }
         machine.line(Duration::from_millis(200));
     }
+    drop(announced);
     finish(&mut machine, &stop, progress)
 }
 
@@ -248,9 +252,23 @@ fn present(paths: &Paths, images: &Images, arguments: &cli::Run, served: &Served
         "  sudo dd if={} of=/dev/sdX bs=4M conv=fsync status=progress",
         file("phase.img")
     );
-    if !arguments.once {
-        println!("\nCtrl-C switches it off.");
+}
+
+/// Announces it to this host's programs, if that can be done, and says what else there is to say while it serves.
+fn announce(served: &Served, port: u16, progress: &Progress) -> Option<Announcement> {
+    let announced = Announcement::start(&Facts::of(&served.manifest, port));
+    match &announced {
+        Ok(announced) => println!(
+            "\nAnnounced as {} to the programs of this host (multicast DNS on the loopback interface); see it:\n  {}",
+            announced.instance(),
+            announce::BROWSE
+        ),
+        Err(error) => {
+            progress.announce("warning", &format!("not announced on this host: {error:#}"))
+        }
     }
+    println!("\nCtrl-C switches it off.");
+    announced.ok()
 }
 
 /// The command that starts a machine which has nothing but kernel and initramfs. QEMU's user network shows this host as 10.0.2.2.

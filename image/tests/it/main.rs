@@ -1,4 +1,5 @@
 //! Every kind of image, read back by programs that others wrote: cpio, unsquashfs, squashfs-ng, mtools, sfdisk, `object`.
+//! And the appliance that `cargo appliance run` announces, shown by avahi.
 //!
 //! With `PHASE_APPLIANCE_DIR` set, the images of `cargo appliance build` are read back too.
 
@@ -14,6 +15,7 @@ macro_rules! skip {
     }};
 }
 
+mod announce;
 mod disk;
 mod initramfs;
 mod package;
