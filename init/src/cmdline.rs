@@ -126,7 +126,7 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
         "origin",
         "URL",
         "none",
-        "set by kexec: where the running image was fetched; that provider is told how far the boot came, nothing else",
+        "set by kexec: where the running image was fetched; that provider is told how far the boot came, and lists this machine (unless `phase.share=off`), nothing else",
     ),
 ];
 

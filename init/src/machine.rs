@@ -114,6 +114,18 @@ impl Machine {
         }
     }
 
+    /// What `report` is told so that the provider lists this machine for others that fetch the same; a machine that gives
+    /// nothing is not listed.
+    fn registration(&self) -> Vec<String> {
+        match &self.status.artifacts {
+            Some(artifacts) if self.options.shares() => {
+                let (manifest, port) = (&artifacts.digest, self.options.port);
+                vec![format!("--manifest={manifest}"), format!("--port={port}")]
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Keeps a role running from now on.
     pub(crate) fn supervise(&mut self, role: Role, offer: Option<&Offer>) {
         let mut arguments = children::arguments(role, &self.options, &self.status.host, offer);
@@ -124,6 +136,7 @@ impl Machine {
                     format!("{stage}={}", uptime.as_millis()),
                 ]
             }));
+            arguments.extend(self.registration());
         }
         let slot = Slot {
             role,
@@ -535,6 +548,21 @@ mod tests {
         machine.staged = Some(Staged::Handoff(record, Vec::new()));
         machine.dismiss(Role::Stage);
         assert!(machine.take_staged().is_none());
+    }
+
+    #[test]
+    fn a_machine_that_gives_is_listed_where_it_came_from() {
+        let mut machine = machine();
+        assert!(machine.registration().is_empty(), "nothing is served yet");
+        let digest = boot_manifest::Digest::of(b"manifest");
+        machine.status.artifacts = Some(crate::screen::Artifacts {
+            digest: digest.to_string(),
+            ..crate::screen::Artifacts::default()
+        });
+        let expected = [format!("--manifest={digest}"), "--port=8080".to_owned()];
+        assert_eq!(machine.registration(), expected);
+        (machine.options, _) = crate::cmdline::parse("phase.share=off");
+        assert!(machine.registration().is_empty());
     }
 
     #[test]

@@ -1,16 +1,22 @@
-//! Tells the provider how far the boot of this machine came, for people who watch it there.
+//! Tells the provider how far the boot of this machine came, for people who watch it there, and that it serves the same image
+//! now, for machines that multicast does not lead here.
 //!
 //! `stage` tells of its own part; the machine that came out of it has its init start this as a role of its own, so that
 //! `serve` need not be able to connect to anything.
 //!
 //! One `POST /boot/report?mac=..&stage=..&ago=..` without a body for each stage. The provider shows it and believes it for
-//! nothing else; here nothing waits for it longer than [`REPORT_TIME`], and no boot fails because of it.
+//! nothing else; here nothing waits for it longer than [`REPORT_TIME`], and no boot fails because of it. Then, of a machine that
+//! gives to others, one `POST /peers?manifest=..&port=..&complete=true`: the provider lists it for some minutes, and whoever is
+//! told of it verifies what it gives as ever.
 
 use std::io;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
+use boot_manifest::Digest;
 use fetch::Url;
+use swarm::peers::Question;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -44,6 +50,27 @@ pub(crate) struct Args {
     /// A stage that was reached, and after how many milliseconds of this machine's uptime; can be given several times
     #[arg(long, value_name = "NAME=MS", required = true, value_parser = reached)]
     stage: Vec<(String, Duration)>,
+
+    /// The manifest of what this machine serves, to be on the provider's list of those who have it
+    #[arg(long, value_name = "DIGEST", requires = "port")]
+    manifest: Option<Digest>,
+
+    /// The HTTP port where this machine serves it
+    #[arg(long, value_name = "PORT", requires = "manifest")]
+    port: Option<NonZeroU16>,
+}
+
+impl Args {
+    /// What the provider is told so that others find this machine.
+    fn registration(&self) -> Option<Question> {
+        let (manifest, port) = (self.manifest?, self.port);
+        let complete = true;
+        port.is_some().then_some(Question {
+            manifest,
+            port,
+            complete,
+        })
+    }
 }
 
 /// One `--stage`.
@@ -59,30 +86,40 @@ fn reached(text: &str) -> Result<(String, Duration), &'static str> {
     }
 }
 
-/// Runs the role: tells of each stage in turn, and ends.
+/// Runs the role: tells of each stage in turn, registers this machine, and ends.
 pub(crate) fn run(args: &Args) -> Result<Exit, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| CommandError::local(format!("the runtime cannot be started: {error}")))?;
     for (name, at) in &args.stage {
-        let told = runtime.block_on(patiently(&args.to, name, *at));
+        let told = runtime.block_on(patiently(async || {
+            let stage = Stage {
+                ago: uptime().saturating_sub(*at).min(AGO_MAX),
+                ..Stage::now(name)
+            };
+            tell(&args.to, &stage).await
+        }));
         told.map_err(|error| {
             CommandError::failed(format!("{} was not told of {name}: {error}", args.to))
+        })?;
+    }
+    if let Some(registration) = args.registration() {
+        let registered =
+            runtime.block_on(patiently(async || register(&args.to, &registration).await));
+        registered.map_err(|error| {
+            CommandError::failed(format!("{} does not list this machine: {error}", args.to))
         })?;
     }
     Ok(Exit::Done)
 }
 
-async fn patiently(provider: &Url, name: &str, at: Duration) -> io::Result<()> {
+/// Says something again until it is heard; one that is heard and refused is not said again.
+async fn patiently(mut say: impl AsyncFnMut() -> io::Result<()>) -> io::Result<()> {
     let mut attempts = 0;
     loop {
-        let stage = Stage {
-            ago: uptime().saturating_sub(at).min(AGO_MAX),
-            ..Stage::now(name)
-        };
         attempts += 1;
-        match tell(provider, &stage).await {
+        match say().await {
             Err(error) if error.kind() != io::ErrorKind::Other && attempts < ATTEMPTS_MAX => {
                 tracing::debug!(%error, "the provider was not told yet");
                 tokio::time::sleep(ATTEMPT_PAUSE).await;
@@ -139,10 +176,27 @@ pub(crate) async fn tell(provider: &Url, stage: &Stage) -> io::Result<()> {
 }
 
 async fn exchange(provider: &Url, stage: &Stage) -> io::Result<()> {
-    let mut connection = TcpStream::connect((provider.host(), provider.port())).await?;
+    let connection = TcpStream::connect((provider.host(), provider.port())).await?;
     // The address the provider sees tells which of several cards leads there: its MAC is the one that booted.
     let mac = mac_of(connection.local_addr()?.ip())?;
-    let head = request(&provider.host_header(), &mac, stage);
+    let head = request(&provider.host_header(), &target(&mac, stage));
+    ask(connection, &head).await
+}
+
+/// Has `provider` list this machine: under the address that this connection comes from, which is where others reach it.
+async fn register(provider: &Url, registration: &Question) -> io::Result<()> {
+    let exchange = async {
+        let connection = TcpStream::connect((provider.host(), provider.port())).await?;
+        let target = format!("/peers?{registration}");
+        ask(connection, &request(&provider.host_header(), &target)).await
+    };
+    tokio::time::timeout(REPORT_TIME, exchange)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Sends a request, and reads whether it succeeded.
+async fn ask(mut connection: TcpStream, head: &str) -> io::Result<()> {
     connection.write_all(head.as_bytes()).await?;
     let mut status = [0; STATUS_SIZE];
     connection.read_exact(&mut status).await?;
@@ -155,17 +209,20 @@ async fn exchange(provider: &Url, stage: &Stage) -> io::Result<()> {
     }
 }
 
-fn request(host: &str, mac: &str, stage: &Stage) -> String {
+fn request(host: &str, target: &str) -> String {
+    format!(
+        "POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )
+}
+
+fn target(mac: &str, stage: &Stage) -> String {
     let Stage { name, ago, text } = stage;
     let ago = ago.as_millis();
     let text = text.as_ref().map_or_else(String::new, |text| {
         let text: String = text.chars().take(TEXT_CHARS_MAX).collect();
         format!("&text={}", encoded(&text))
     });
-    format!(
-        "POST /boot/report?mac={mac}&stage={name}&ago={ago}{text} HTTP/1.1\r\n\
-         Host: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    )
+    format!("/boot/report?mac={mac}&stage={name}&ago={ago}{text}")
 }
 
 /// Percent-encoded: letters, digits and a few marks stand for themselves.
@@ -201,7 +258,7 @@ mod tests {
             ago: Duration::from_millis(1_250),
             text: Some("bad-hash: \"kernel\"\r\nX: y ü".to_owned()),
         };
-        let head = request("10.0.0.1:8080", "02:00:00:00:00:01", &stage);
+        let head = request("10.0.0.1:8080", &target("02:00:00:00:00:01", &stage));
         assert_eq!(
             head,
             "POST /boot/report?mac=02:00:00:00:00:01&stage=failed&ago=1250\
@@ -209,7 +266,7 @@ mod tests {
              Host: 10.0.0.1:8080\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         );
         let long = Stage::failed(&"x".repeat(1000));
-        assert!(request("h", "m", &long).len() < 300);
+        assert!(request("h", &target("m", &long)).len() < 300);
     }
 
     #[test]

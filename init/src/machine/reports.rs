@@ -202,7 +202,7 @@ impl Machine {
         }
     }
 
-    /// Has the provider told that this machine serves, the first time it does.
+    /// Has the provider told that this machine serves, and list it for others, the first time it does.
     fn report_to_origin(&mut self) {
         let serves_already = self.reached.iter().any(|(stage, _)| *stage == SERVING);
         if self.options.told_of_the_boot().is_some() && !serves_already {

@@ -1,5 +1,6 @@
 //! What a provider tells machines that fetch the same at once, and how much it sends them.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use boot_manifest::Digest;
@@ -101,6 +102,44 @@ fn machines_that_fetch_are_told_of_each_other() {
     ] {
         assert!(metrics.contains(line), "{line} {metrics}");
     }
+}
+
+/// As a machine does it that came from this provider, and runs now.
+#[test]
+fn a_machine_that_serves_is_listed_where_it_came_from() {
+    let (tree, digest) = image();
+    let provider = start(&tree, &["--bind", "127.0.0.2", "--hide-clients"]);
+    let report = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_plasmd"))
+            .args(["report", "--to", &provider.url("/"), "--stage", "serving=1"])
+            .args(arguments)
+            .output()
+            .unwrap()
+    };
+    let listed = || {
+        let path = format!("/peers?manifest={digest}");
+        let answer = provider.curl(&path, &["--interface", "127.0.0.12"]);
+        answer.json()["peers"].clone()
+    };
+    // One that gives nothing only tells that it serves.
+    let told = report(&[]);
+    assert!(told.status.success(), "{told:?}");
+    assert_eq!(listed(), json!([]));
+    let manifest = digest.to_string();
+    let told = report(&["--manifest", &manifest, "--port", "8081"]);
+    assert!(told.status.success(), "{told:?}");
+    let itself = json!({ "address": "127.0.0.1:8081", "complete": true });
+    assert_eq!(listed(), json!([itself]));
+    // What the provider does not serve is nobody's to list; it says so at once.
+    let other = Digest::of(b"another").to_string();
+    let refused = report(&["--manifest", &other, "--port", "8082"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        said.contains("does not list this machine: it answers 404"),
+        "{refused:?}"
+    );
+    assert_eq!(listed(), json!([itself]));
+    assert!(!report(&["--manifest", &manifest]).status.success());
 }
 
 #[test]
