@@ -3,7 +3,6 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `args` | the flags, and what they ask for once the port and the members to begin with were looked at |
-//! | `place` | where the peer key and the list of peers are kept |
 //! | `announcer` | says what is served for as long as it is |
 //! | `membership` | what people and `/metrics` are told about it |
 //! | `role` | `plasmd dht`, on the appliance |
@@ -14,5 +13,7 @@
 pub(crate) mod announcer;
 pub(crate) mod args;
 pub(crate) mod membership;
-pub(crate) mod place;
 pub(crate) mod role;
+
+/// Where the peer key and the list of peers are kept, below the state directory; the name has the version of what is in it.
+pub(crate) const FOLDER: &str = "dht-v1";

@@ -15,6 +15,7 @@ mod discover_cmd;
 mod doctor;
 mod exit;
 mod fetch_cmd;
+mod held_folder;
 mod http;
 mod init_link;
 mod instead;

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use discovery::dht::{Bootstrap, BootstrapError, Config, DEFAULT_PORT, Identity, Serving};
 
-use crate::dht::place::Place;
 use crate::exit::CommandError;
+use crate::held_folder::HeldFolder;
 use crate::serve::port_owner::{self, Protocol};
 
 /// Being found beyond the local network.
@@ -46,7 +46,7 @@ impl Wanted {
         self,
         identity: Identity,
         bootstrap: Vec<Bootstrap>,
-        place: Option<&Place>,
+        place: Option<&HeldFolder>,
     ) -> Config {
         Config {
             identity,

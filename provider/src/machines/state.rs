@@ -7,11 +7,11 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use crate::held_folder::{Error, HeldFolder};
 use crate::key::files::write_atomic;
 use crate::machines::limits::STATE_SIZE_MAX;
 use crate::machines::orders::Orders;
@@ -34,21 +34,7 @@ struct Content {
 
 /// The folder of the state file, held by this process.
 #[derive(Debug)]
-pub(crate) struct StateFile {
-    folder: PathBuf,
-    _lock: File,
-}
-
-/// Why decisions are not kept.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// The folder cannot be made or written.
-    #[error("{0}: {1}")]
-    Io(PathBuf, io::Error),
-    /// Another provider has it.
-    #[error("{0}: another provider keeps its machines there")]
-    Taken(PathBuf),
-}
+pub(crate) struct StateFile(HeldFolder);
 
 impl StateFile {
     /// Makes the folder below the state directory, and takes its lock.
@@ -56,48 +42,24 @@ impl StateFile {
     /// # Errors
     /// When it cannot be written, or belongs to another process.
     pub(crate) fn open(state: &Path) -> Result<Self, Error> {
-        let folder = state.join(FOLDER);
-        let io = |error| Error::Io(folder.clone(), error);
-        std::fs::create_dir_all(&folder).map_err(io)?;
-        // Whoever may write the state directory must not choose where root writes.
-        if !folder.symlink_metadata().map_err(io)?.is_dir() {
-            return Err(io(io::Error::other("must be a directory, not a link")));
-        }
-        let lock = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(folder.join("lock"))
-            .map_err(io)?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                sweep(&folder).map_err(io)?;
-                Ok(Self {
-                    folder,
-                    _lock: lock,
-                })
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Taken(folder)),
-            Err(error) => Err(io(error.into())),
-        }
+        let held = HeldFolder::open(state, FOLDER)?;
+        sweep(held.folder()).map_err(|error| Error::Io(held.folder().to_owned(), error))?;
+        Ok(Self(held))
     }
 
     /// The only place that is written to.
     pub(crate) fn folder(&self) -> &Path {
-        &self.folder
+        self.0.folder()
     }
 
     /// What was kept; nothing when there is no file, or none that can be read.
     pub(crate) fn load(&self) -> Orders {
-        let path = self.folder.join(FILE);
+        let path = self.folder().join(FILE);
         match read(&path) {
             Ok(None) => Orders::default(),
             Ok(Some(orders)) => orders,
             Err(error) => {
-                let bad = self.folder.join(BAD_FILE);
+                let bad = self.folder().join(BAD_FILE);
                 let kept = match std::fs::rename(&path, &bad) {
                     Ok(()) => format!("it is kept as {}", bad.display()),
                     Err(error) => format!("and it cannot be put aside: {error}"),
@@ -121,7 +83,7 @@ impl StateFile {
         };
         let mut bytes = serde_json::to_vec_pretty(&content)?;
         bytes.push(b'\n');
-        write_atomic(&self.folder.join(FILE), &bytes)
+        write_atomic(&self.folder().join(FILE), &bytes)
     }
 }
 

@@ -1,12 +1,13 @@
 //! What a provider does besides answering: it hashes ahead, and tells init where it can be reached. No request waits for it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use boot_manifest::handoff::Report;
 use tokio::task::JoinSet;
 
+use crate::dht::announcer::reached;
 use crate::http::target::ArtifactTarget;
 use crate::serve::app::App;
 use crate::serve::health;
@@ -84,22 +85,7 @@ async fn tell_init(app: &App, report: Report) {
 /// Where clients on other machines reach `address`; on this machine only when there is nothing else.
 fn urls(address: SocketAddr) -> Vec<String> {
     let port = address.port();
-    if !address.ip().is_unspecified() {
-        return vec![format!("http://{address}/")];
-    }
-    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-    let is_useful = |ip: &IpAddr| match ip {
-        IpAddr::V4(ip) => !ip.is_loopback(),
-        IpAddr::V6(ip) => address.is_ipv6() && !ip.is_loopback() && !ip.is_unicast_link_local(),
-    };
-    let mut addresses: Vec<IpAddr> = interfaces
-        .iter()
-        .map(if_addrs::Interface::ip)
-        .filter(is_useful)
-        .collect();
-    addresses.sort();
-    addresses.dedup();
-    addresses
+    reached(address.ip())
         .iter()
         .map(|ip| format!("http://{}/", SocketAddr::new(*ip, port)))
         .collect()

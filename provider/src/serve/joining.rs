@@ -6,11 +6,12 @@ use std::sync::Arc;
 use discovery::dht::{Config, Identity};
 use tokio::sync::watch;
 
+use crate::dht;
 use crate::dht::announcer::{self, Http, Served};
 use crate::dht::args::Wanted;
 use crate::dht::membership::Membership;
-use crate::dht::place::Place;
 use crate::exit::CommandError;
+use crate::held_folder::HeldFolder;
 use crate::serve::app::App;
 use crate::serve::args::Args;
 use crate::serve::sandbox::{Connect, Plan};
@@ -30,7 +31,7 @@ pub(super) struct Joining {
     http: Http,
     port: u16,
     /// Held until the end: no other process may be the same member.
-    place: Option<Place>,
+    place: Option<HeldFolder>,
 }
 
 impl Joining {
@@ -41,7 +42,7 @@ impl Joining {
         (listen, port): (Vec<std::net::IpAddr>, u16),
     ) -> Result<Self, CommandError> {
         let bootstrap = args.dht.members()?;
-        let kept = Place::open(&args.tls.state_dir())
+        let kept = HeldFolder::open(&args.tls.state_dir(), dht::FOLDER)
             .map_err(|error| error.to_string())
             .and_then(|place| {
                 let identity = Identity::load_or_make(place.folder());
@@ -71,7 +72,7 @@ impl Joining {
 
     /// Where it keeps what it learns.
     pub(super) fn folder(&self) -> Option<&Path> {
-        self.place.as_ref().map(Place::folder)
+        self.place.as_ref().map(HeldFolder::folder)
     }
 
     /// Adds what a member needs to what stays possible.

@@ -382,7 +382,7 @@ fn a_state_file_that_cannot_be_read_is_put_aside_and_one_has_one_provider() {
         other.to_str().unwrap(),
     ];
     let mut second = Provider::start(&tree.path("files"), &flags);
-    second.wait_for_log("another provider keeps its machines there");
+    second.wait_for_log("machines-v1: another provider keeps its own there");
     let (code, text) = clients(other.to_str().unwrap(), &["deny", OTHER]);
     assert!(code == 0 && text.contains("a restart forgets it"), "{text}");
 }

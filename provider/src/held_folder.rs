@@ -1,7 +1,7 @@
-//! Where a member of the DHT keeps its key and the peers it knows: `dht-v1` below the state directory.
+//! A folder below the state directory that one process at a time has: what is kept there would be spoilt, or stand for two, if
+//! another wrote it as well.
 //!
-//! One process at a time has it: two with the same key would be one member that is in two places. Another goes on with a key
-//! of its own that is kept nowhere.
+//! Never follows a link out of the state directory: whoever may write that must not choose where root writes.
 
 use std::fs::File;
 use std::io;
@@ -10,12 +10,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
-/// Name of the directory, with the version of what is in it.
-const FOLDER: &str = "dht-v1";
-
-/// The folder, held by this process.
+/// The folder, held by this process until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct HeldFolder {
     folder: PathBuf,
     _lock: File,
 }
@@ -27,17 +24,17 @@ pub(crate) enum Error {
     #[error("{0}: {1}")]
     Io(PathBuf, io::Error),
     /// Another process has it.
-    #[error("{0}: another provider keeps its key there")]
+    #[error("{0}: another provider keeps its own there")]
     Taken(PathBuf),
 }
 
-impl Place {
-    /// Makes the folder below the state directory, and takes its lock.
+impl HeldFolder {
+    /// Makes the folder `name` below the state directory, with rights for its owner alone, and takes its lock.
     ///
     /// # Errors
     /// When it cannot be written, or belongs to another process.
-    pub(crate) fn open(state: &Path) -> Result<Self, Error> {
-        let folder = state.join(FOLDER);
+    pub(crate) fn open(state: &Path, name: &str) -> Result<Self, Error> {
+        let folder = state.join(name);
         let io = |error| Error::Io(folder.clone(), error);
         std::fs::create_dir_all(state).map_err(io)?;
         let made = std::fs::DirBuilder::new().mode(0o700).create(&folder);
@@ -45,7 +42,6 @@ impl Place {
             io::ErrorKind::AlreadyExists => Ok(()),
             _ => Err(io(error)),
         })?;
-        // Whoever may write the state directory must not choose where root writes.
         if !folder.symlink_metadata().map_err(io)?.is_dir() {
             return Err(io(io::Error::other("must be a directory, not a link")));
         }
@@ -81,17 +77,19 @@ mod tests {
     #[test]
     fn one_process_has_it_and_no_link_leads_elsewhere() {
         let state = tempfile::tempdir().unwrap();
-        let place = Place::open(state.path()).unwrap();
-        assert_eq!(place.folder(), state.path().join("dht-v1"));
+        let held = HeldFolder::open(state.path(), "own-v1").unwrap();
+        assert_eq!(held.folder(), state.path().join("own-v1"));
         // A lock belongs to the open file, so a second one of this process is another's.
-        assert!(matches!(Place::open(state.path()), Err(Error::Taken(_))));
-        drop(place);
-        assert!(Place::open(state.path()).is_ok());
+        let second = HeldFolder::open(state.path(), "own-v1");
+        assert!(matches!(second, Err(Error::Taken(_))));
+        drop(held);
+        assert!(HeldFolder::open(state.path(), "own-v1").is_ok());
 
         let elsewhere = tempfile::tempdir().unwrap();
         let other = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(elsewhere.path(), other.path().join(FOLDER)).unwrap();
-        assert!(matches!(Place::open(other.path()), Err(Error::Io(..))));
+        std::os::unix::fs::symlink(elsewhere.path(), other.path().join("own-v1")).unwrap();
+        let linked = HeldFolder::open(other.path(), "own-v1");
+        assert!(matches!(linked, Err(Error::Io(..))));
         assert_eq!(elsewhere.path().read_dir().unwrap().count(), 0);
     }
 }
