@@ -196,7 +196,8 @@ test ! -e /usr/bin/plasmd
 test ! -e /usr/bin/phase-verify
 test ! -e /usr/lib/systemd/system/plasmd.service
 test -e /etc/phase/plasmd.toml
-mkdir /var/lib/plasm/tls-v1 /var/lib/plasm/dht-v1
+# Some were made when it served.
+mkdir -p /var/lib/plasm/tls-v1 /var/lib/plasm/dht-v1 /var/lib/plasm/machines-v1
 echo secret >/var/lib/plasm/tls-v1/key.pem
 echo secret >/var/lib/plasm/dht-v1/peer.key
 
@@ -205,6 +206,7 @@ deb --purge plasmd
 test ! -e /etc/phase/plasmd.toml
 test ! -e /var/lib/plasm/tls-v1
 test ! -e /var/lib/plasm/dht-v1
+test ! -e /var/lib/plasm/machines-v1
 test -e /var/lib/plasm/artifacts/stable/x86_64/vmlinuz
 test ! -e /fake/calls
 
