@@ -214,7 +214,8 @@ fn a_lease_becomes_an_address_a_route_and_resolv_conf_and_is_given_back() {
         "memory {} KiB, own {own} KiB",
         memory_kib(rig.client, "VmRSS:")
     );
-    assert!(own < 2048, "{own} KiB of memory");
+    // Half a megabyte of it are addresses in the program that are put right when it starts: they grow with all of plasmd.
+    assert!(own < 3072, "{own} KiB of memory");
 
     assert_eq!(rig.signal_client(Signal::TERM), Some(0));
     rig.wait_log("dnsmasq", "DHCPRELEASE", 2);
