@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use boot_manifest::Digest;
 use serde_json::Value;
@@ -22,6 +23,17 @@ fn image() -> Image {
     Image::of(days_ago(0), files)
 }
 
+/// A port below those that the kernel gives to connections, which no other test beside this one takes either.
+fn own_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(24_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// A client that shares at a port of its own.
 struct Sharer {
     child: Child,
@@ -30,9 +42,7 @@ struct Sharer {
 
 impl Sharer {
     fn start(desk: &Desk, provider: &str, out: &str, more: &[&str]) -> Self {
-        // Free a moment ago; nobody else here takes ports by number.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port.local_addr().unwrap().port();
+        let port = own_port();
         let listen = format!("127.0.0.1:{port}");
         let flags = [
             provider, "-o", out, "-k", "key.pub", "--json", "--share", &listen,
