@@ -279,6 +279,9 @@ impl Run<'_> {
             // Tests of this machine's abilities tell their reason for skipping in their captured output.
             cargo.arg("--show-output");
         }
+        if self.suite.name == "unit" && std::env::var_os(THREADS).is_none() {
+            cargo.env(THREADS, threads().to_string());
+        }
         let started = SystemTime::now();
         let ended = self.run(cargo, self.suite.name == "machines")?;
         if self.arguments.readme && self.suite.name == "machines" {
@@ -296,6 +299,15 @@ impl Run<'_> {
         }
         Ok(tally)
     }
+}
+
+/// What tells the tests' own harness how many run at once.
+const THREADS: &str = "RUST_TEST_THREADS";
+
+/// Half as many again as there are processors: many tests wait for the timers of protocols, on a process of their own.
+fn threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    processors + processors.div_ceil(2)
 }
 
 /// The last lines of a failed suite: enough to see what it was.
