@@ -115,11 +115,14 @@ fn a_port_that_is_taken_is_an_error_for_those_who_asked_for_it() {
     }
     let other = [&quiet[..], &["--port", "8082", "--dht-port", "4012"]].concat();
     rig.start_on("provider", "third", &other);
+    // It is on a moment before its first address is known.
+    let mut listening = Value::Null;
     let serves = until(PATIENCE, || {
-        dht(&rig, "provider", "10.78.0.1:8082")["state"] == "on"
+        let state = dht(&rig, "provider", "10.78.0.1:8082");
+        listening = state["listening"].clone();
+        state["state"] == "on" && listening.as_array().is_some_and(|all| !all.is_empty())
     });
     assert!(serves, "{}", rig.lan.log("third"));
-    let listening = dht(&rig, "provider", "10.78.0.1:8082")["listening"].clone();
     let addresses = listening.as_array().unwrap();
     assert!(
         addresses.iter().any(|one| one == "10.78.0.1:4012"),
