@@ -5,15 +5,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::Bench;
 use super::figure::{Figure, Goal, Samples, Unit};
 use super::files::Files;
 use super::lan::Lan;
-use super::limits::{
-    LOOK_PERIOD, RACK_LIMIT, RACK_MACHINES, RACK_RATE, RACK_RATIO_MAX, START_LIMIT,
-};
+use super::limits::{RACK_LIMIT, RACK_MACHINES, RACK_RATE, RACK_RATIO_MAX};
 use super::machines::{MEMORY_MIB, SERVING, folder, wait_for};
 use super::server::Running;
 use crate::accel::{self, Acceleration};
@@ -183,14 +181,5 @@ fn addresses(lan: &Lan, files: &Files) -> Result<Running> {
             "--dhcp-leasefile={}",
             files.folder().join("leases").display()
         ));
-    // No port of its own that could be asked for; the log's name is all it is used for.
-    let running = Running::start("dnsmasq", command, 0, files)?;
-    let deadline = Instant::now() + START_LIMIT;
-    while !running.said(files).contains("DHCP, IP range") {
-        if Instant::now() > deadline {
-            bail!("dnsmasq does not serve: {}", running.said(files));
-        }
-        std::thread::sleep(LOOK_PERIOD);
-    }
-    Ok(running)
+    Running::start_dnsmasq(command, "DHCP, IP range", files)
 }

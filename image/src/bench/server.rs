@@ -178,6 +178,23 @@ impl Running {
         })
     }
 
+    /// dnsmasq, started and waited for until it says `word`.
+    ///
+    /// # Errors
+    /// When there is no such program, or it does not say that in time.
+    pub fn start_dnsmasq(command: Command, word: &str, files: &Files) -> Result<Self> {
+        // No port of its own that could be asked for; the log's name is all it is used for.
+        let running = Self::start("dnsmasq", command, 0, files)?;
+        let deadline = Instant::now() + START_LIMIT;
+        while !running.said(files).contains(word) {
+            if Instant::now() > deadline {
+                bail!("dnsmasq does not serve: {}", running.said(files));
+            }
+            std::thread::sleep(LOOK_PERIOD);
+        }
+        Ok(running)
+    }
+
     /// Waits until it gives what is at `url`; the small file must come whole.
     ///
     /// # Errors

@@ -2,7 +2,6 @@
 //! as the boot server beside a LAN's own DHCP server; then some of the machines fetch it, all at once.
 
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -11,8 +10,7 @@ use super::boots::Told;
 use super::figure::{Board, Figure, Goal, Unit};
 use super::files::Files;
 use super::limits::{
-    LOOK_PERIOD, SMALL_BYTES, START_LIMIT, STORM_BOOT_BYTES, STORM_FETCHES, STORM_IMAGE_BYTES,
-    STORM_MACHINES,
+    SMALL_BYTES, STORM_BOOT_BYTES, STORM_FETCHES, STORM_IMAGE_BYTES, STORM_MACHINES,
 };
 use super::place::{Place, Via};
 use super::server::Running;
@@ -165,16 +163,7 @@ fn dnsmasq(files: &Files, place: &Place) -> Result<Running> {
         .arg(format!("--tftp-root={}", files.artifacts().display()))
         .arg(format!("--pxe-service=x86PC,boot,{folder}/undionly.kpxe"))
         .arg(format!("--pxe-service=X86-64_EFI,boot,{folder}/phase.efi"));
-    // No port of its own that could be asked for; the log's name is all it is used for.
-    let running = Running::start("dnsmasq", command, 0, files)?;
-    let deadline = Instant::now() + START_LIMIT;
-    while !running.said(files).contains("DHCP, proxy") {
-        if Instant::now() > deadline {
-            bail!("dnsmasq does not serve: {}", running.said(files));
-        }
-        std::thread::sleep(LOOK_PERIOD);
-    }
-    Ok(running)
+    Running::start_dnsmasq(command, "DHCP, proxy", files)
 }
 
 /// Where the files are, below the artifacts.
