@@ -16,9 +16,7 @@ pub(crate) mod cmd;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _,
-};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,11 +30,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
+use crate::held_folder::{Lock, take_lock};
 use crate::serve::metrics::{Metrics, Reason};
 
 /// Where the socket is when nothing else is said.
@@ -176,28 +174,18 @@ fn lock(path: &Path) -> Result<File, Error> {
         path: path.clone(),
         source,
     };
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(io)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
+    let mut file = match take_lock(path).map_err(io)? {
+        Lock::Ours(file) => file,
+        Lock::Theirs(file) => {
             let mut pid = String::new();
             // For people only: an empty one is no harm.
-            let _ = (&mut file).take(16).read_to_string(&mut pid);
+            let _ = file.take(16).read_to_string(&mut pid);
             return Err(Error::Taken {
                 path: path.with_extension(""),
                 pid: format!("process {}", pid.trim()),
             });
         }
-        Err(error) => return Err(io(error.into())),
-    }
+    };
     file.set_len(0).map_err(io)?;
     writeln!(file, "{}", std::process::id()).map_err(io)?;
     Ok(file)

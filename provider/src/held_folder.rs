@@ -45,28 +45,44 @@ impl HeldFolder {
         if !folder.symlink_metadata().map_err(io)?.is_dir() {
             return Err(io(io::Error::other("must be a directory, not a link")));
         }
-        let lock = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(folder.join("lock"))
-            .map_err(io)?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self {
+        match take_lock(&folder.join("lock")).map_err(io)? {
+            Lock::Ours(lock) => Ok(Self {
                 folder,
                 _lock: lock,
             }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Taken(folder)),
-            Err(error) => Err(io(error.into())),
+            Lock::Theirs(_) => Err(Error::Taken(folder)),
         }
     }
 
     /// The only place that is written to.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
+    }
+}
+
+/// A lock file, and who has its lock.
+#[derive(Debug)]
+pub(crate) enum Lock {
+    /// This process, until the file is closed.
+    Ours(File),
+    /// Another one.
+    Theirs(File),
+}
+
+/// Opens the lock file at `path`, which is made when it is not there, and takes its lock unless another process has it.
+pub(crate) fn take_lock(path: &Path) -> io::Result<Lock> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Lock::Ours(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(Lock::Theirs(file)),
+        Err(error) => Err(error.into()),
     }
 }
 
