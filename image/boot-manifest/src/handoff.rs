@@ -1,9 +1,13 @@
-//! What the roles of the appliance tell PID 1.
+//! What the roles of the appliance tell PID 1, and what it asks of them.
 //!
 //! PID 1 keeps one end of a `SOCK_SEQPACKET` socket pair; the role finds the number of the other end in the environment
-//! variable [`ENV`]. Each packet is one [`Report`] as JSON of at most [`REPORT_SIZE_MAX`] bytes; a [`Report::Handoff`]
-//! carries file descriptors beside it. A role may be taken over by an attacker, so PID 1 believes nothing that a report
-//! says: strings are cleaned for the console, and files that are handed over are verified again.
+//! variable [`ENV`]. Each packet is one [`Report`] as JSON of at most [`REPORT_SIZE_MAX`] bytes; a [`Report::Handoff`], a
+//! [`Report::Offer`] and a [`Report::Order`] carry file descriptors beside it. A role may be taken over by an attacker, so
+//! PID 1 believes nothing that a report says: strings are cleaned for the console, and files that are handed over are
+//! verified again.
+//!
+//! In the other direction go [`Command`]s, to `update` only. PID 1 never waits for one to be taken: it drops what does not
+//! fit, and asks again.
 
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +79,95 @@ pub enum Report {
     },
     /// Files for PID 1, as descriptors beside the packet.
     Handoff(HandoffRecord),
+    /// `update`: a manifest that is newer than the one that runs. Beside it the sealed manifest, and then, where the source
+    /// has one, the sealed chain of root documents (a JSON array).
+    Offer {
+        /// The URL of the provider that has it.
+        origin: String,
+    },
+    /// `update`: why there is nothing newer, or what became of a look.
+    Checked {
+        /// Where it looked last; empty when there was nowhere to look.
+        origin: String,
+        /// A stable name: `current`, `not-found`, `unreachable`, that of a verification error, ...
+        code: String,
+        /// One sentence for people.
+        reason: String,
+        /// A source was found, and what it has was read and verified: this program can upgrade the machine again.
+        ok: bool,
+    },
+    /// `update`: who else is there, from the last look around.
+    Neighbours {
+        /// Other providers of the channel in the segment that answer.
+        live: u32,
+        /// Those of them that serve the manifest this machine runs.
+        same: u32,
+    },
+    /// `update`: the answer to [`Command::AskTurn`].
+    Turn {
+        /// Nobody refused.
+        granted: bool,
+        /// Who granted or refused; empty when nobody had to be asked.
+        by: String,
+        /// One sentence for people.
+        reason: String,
+    },
+    /// `update`: what a freshness key says is the newest.
+    Freshness {
+        /// The URL it came from.
+        origin: String,
+        /// Whether the statement answers the nonce and names what was found; otherwise the source may be held back.
+        fresh: bool,
+        /// The newest sequence, when a statement was there.
+        sequence: u64,
+        /// One sentence for people.
+        reason: String,
+    },
+    /// `probe`: the result of one check of the machine's own services.
+    Check {
+        /// Which: `manifest`, `ranges`, `tftp`, `dhcp`, `mdns`, `update`.
+        name: String,
+        /// Whether it works.
+        ok: bool,
+        /// One sentence for people.
+        reason: String,
+    },
+    /// `serve`: somebody sent an order; beside it the sealed envelope.
+    Order {
+        /// Address of the client.
+        client: String,
+    },
+}
+
+/// What PID 1 asks of `update`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Command {
+    /// Look now instead of at the next poll. Ends with a [`Report::Offer`] or a [`Report::Checked`].
+    CheckNow {},
+    /// Ask the live neighbours, and the `serve` of this machine, for the turn to restart. Ends with a [`Report::Turn`].
+    AskTurn {
+        /// The manifest that this machine wants to start.
+        digest: String,
+    },
+    /// The turn is not needed any more.
+    ReleaseTurn {},
+}
+
+impl Command {
+    /// The packet for this command.
+    pub fn encode(&self) -> Vec<u8> {
+        // Strings, keys and no maps: serialization cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads a packet.
+    pub fn decode(packet: &[u8]) -> Result<Self, ReportError> {
+        if packet.len() > REPORT_SIZE_MAX {
+            return Err(ReportError::TooLarge(packet.len()));
+        }
+        json::parse(packet).map_err(|error| ReportError::Malformed(error.to_string()))
+    }
 }
 
 /// Describes the descriptors that come with a [`Report::Handoff`].
@@ -140,14 +233,23 @@ impl Report {
             }
             | Self::Serving { urls: list, .. }
             | Self::Handoff(HandoffRecord { fds: list, .. }) => visit(list),
-            Self::Ready {} | Self::Request { .. } | Self::Progress { .. } | Self::Failed { .. } => {
-            }
+            Self::Ready {}
+            | Self::Request { .. }
+            | Self::Progress { .. }
+            | Self::Failed { .. }
+            | Self::Offer { .. }
+            | Self::Checked { .. }
+            | Self::Neighbours { .. }
+            | Self::Turn { .. }
+            | Self::Freshness { .. }
+            | Self::Check { .. }
+            | Self::Order { .. } => {}
         }
     }
 
     fn for_each_text(&mut self, mut visit: impl FnMut(&mut String)) {
         match self {
-            Self::Ready {} | Self::Serving { .. } => {}
+            Self::Ready {} | Self::Serving { .. } | Self::Neighbours { .. } => {}
             Self::Network {
                 interface, source, ..
             } => {
@@ -164,6 +266,30 @@ impl Report {
                 visit(reason);
             }
             Self::Handoff(record) => visit(&mut record.origin),
+            Self::Offer { origin } => visit(origin),
+            Self::Checked {
+                origin,
+                code,
+                reason,
+                ..
+            } => {
+                visit(origin);
+                visit(code);
+                visit(reason);
+            }
+            Self::Turn { by, reason, .. } => {
+                visit(by);
+                visit(reason);
+            }
+            Self::Freshness { origin, reason, .. } => {
+                visit(origin);
+                visit(reason);
+            }
+            Self::Check { name, reason, .. } => {
+                visit(name);
+                visit(reason);
+            }
+            Self::Order { client } => visit(client),
         }
         self.for_each_list(|list| list.iter_mut().for_each(&mut visit));
     }
@@ -217,7 +343,54 @@ mod tests {
                 origin: text("http://192.0.2.1:8080"),
                 fds: vec![text("manifest"), text("kernel")],
             }),
+            Report::Offer {
+                origin: text("http://192.0.2.1:8080"),
+            },
+            Report::Checked {
+                origin: text("http://192.0.2.1:8080"),
+                code: text("current"),
+                reason: text("it has what runs here"),
+                ok: true,
+            },
+            Report::Neighbours { live: 3, same: 1 },
+            Report::Turn {
+                granted: false,
+                by: text("http://192.0.2.3:8080"),
+                reason: text("it is on trial"),
+            },
+            Report::Freshness {
+                origin: text("http://192.0.2.1:8080"),
+                fresh: true,
+                sequence: 7,
+                reason: text("signed for this nonce"),
+            },
+            Report::Check {
+                name: text("tftp"),
+                ok: true,
+                reason: text("1024 bytes are those of the manifest"),
+            },
+            Report::Order {
+                client: text("192.0.2.9"),
+            },
         ]
+    }
+
+    #[test]
+    fn every_command_survives_the_way() {
+        let digest = "sha256:00".to_owned();
+        for command in [
+            Command::CheckNow {},
+            Command::AskTurn { digest },
+            Command::ReleaseTurn {},
+        ] {
+            assert_eq!(Command::decode(&command.encode()), Ok(command));
+        }
+        assert_eq!(Command::CheckNow {}.encode(), br#"{"command":"check-now"}"#);
+        for packet in ["", "{}", r#"{"command":"exec"}"#, r#"{"report":"ready"}"#] {
+            assert!(Command::decode(packet.as_bytes()).is_err(), "{packet}");
+        }
+        let long = vec![b' '; REPORT_SIZE_MAX + 1];
+        assert!(Command::decode(&long).is_err());
     }
 
     #[test]
