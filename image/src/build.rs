@@ -300,7 +300,8 @@ impl Build<'_> {
             .with("boot sector", recipe.loader.parts()[0])
             .with("loader", recipe.loader.parts()[1])
             .with("manifest", recipe.manifest)
-            .with("squashfs", recipe.squashfs);
+            .with("squashfs", recipe.squashfs)
+            .with("room for upgrades", &disk::SLOT_BYTES.to_le_bytes());
         self.output("phase.img", &inputs, |path| {
             let mut options = std::fs::OpenOptions::new();
             let file = options.read(true).write(true).create_new(true).open(path)?;

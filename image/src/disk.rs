@@ -1,14 +1,15 @@
-//! The disk image a machine boots from: GPT, an EFI system partition with the unified kernel image, and a partition with the
-//! signed manifest and the squashfs.
+//! The disk image a machine boots from: GPT, an EFI system partition with the unified kernel image, a partition with the
+//! signed manifest and the squashfs, and room for what the machine replaces itself with.
 //!
 //! ```text
-//! 0          1 MiB               65 MiB            66 MiB                    end
-//! | GPT,GRUB | ESP: BOOTX64.EFI, | manifest.json   | squashfs     | padding | GPT copy |
-//! |          | kernel, initramfs |                 |              |         |          |
-//!    '- 3      '- partition 1       '------- partition 2 "phase-artifacts" -'
+//! 0          1 MiB               65 MiB            66 MiB            +1 MiB   +64 MiB  +64 MiB
+//! | GPT,GRUB | ESP: BOOTX64.EFI, | manifest.json   | squashfs, pad | ledger | slot A | slot B | GPT copy |
+//! |          | kernel, initramfs |                 |               |        |        |        |          |
+//!    '- 3      '- partition 1       '------- partition 2 -----------' '- 4     '- 5     '- 6
 //! ```
 //! UEFI starts the EFI program. A BIOS starts sector 0, which starts GRUB from partition 3, which starts the kernel beside
-//! the EFI program (see `grub`).
+//! the EFI program (see `grub`). No running machine writes to partitions 1 to 3: they are what it can always go back to. A
+//! new disk has an empty ledger, which means just that, and empty slots, which are holes of the file.
 //!
 //! The identifiers are fixed, so the same parts give the same bytes. Written sparsely, without root or loop devices.
 
@@ -30,6 +31,12 @@ pub const ARTIFACTS_PARTITION: &str = "phase-artifacts";
 /// Name of the partition that holds what a BIOS starts.
 pub const BIOS_PARTITION: &str = "phase-bios";
 
+/// Name of the partition that says which image a machine boots and why.
+pub const LEDGER_PARTITION: &str = "phase-ledger";
+
+/// Names of the partitions that hold newer images.
+pub const SLOT_PARTITIONS: [&str; 2] = ["phase-slot-a", "phase-slot-b"];
+
 /// Where the squashfs starts within its partition; the manifest has the space before it, padded with NUL bytes.
 pub const SQUASHFS_OFFSET: u64 = 1 << 20;
 
@@ -48,13 +55,30 @@ const ESP_BYTES: u64 = 64 << 20;
 const BIOS_BOOT_START: u64 = 34 * SECTOR_BYTES;
 const BIOS_BOOT_BYTES: u64 = ALIGNMENT - BIOS_BOOT_START;
 
+/// The ledger has two sectors, at its start and in its middle: far enough apart for no erase block to hold both.
+pub const LEDGER_BYTES: u64 = 1 << 20;
+
+/// Twice what an image takes, and 2 MiB in front of it for the manifest and the root documents.
+pub const SLOT_BYTES: u64 = 64 << 20;
+
+/// A sector of the ledger. Written with zeros, because whoever skips the holes of an image while writing it to a disk must
+/// not leave an older ledger there.
+const LEDGER_SECTOR_BYTES: usize = 4096;
+
 const DISK_GUID: Uuid = Uuid::from_u128(0x3d9a_6c5e_70b1_4f62_9a51_7068_6173_6501);
 const ESP_GUID: Uuid = Uuid::from_u128(0x3d9a_6c5e_70b1_4f62_9a51_7068_6173_6502);
 const BIOS_BOOT_GUID: Uuid = Uuid::from_u128(0x3d9a_6c5e_70b1_4f62_9a51_7068_6173_6504);
 const ARTIFACTS_GUID: Uuid = Uuid::from_u128(0x3d9a_6c5e_70b1_4f62_9a51_7068_6173_6503);
+const LEDGER_GUID: Uuid = Uuid::from_u128(0x3d9a_6c5e_70b1_4f62_9a51_7068_6173_6505);
+const SLOT_GUIDS: [Uuid; 2] = [
+    Uuid::from_u128(0x3d9a_6c5e_70b1_4f62_9a51_7068_6173_6506),
+    Uuid::from_u128(0x3d9a_6c5e_70b1_4f62_9a51_7068_6173_6507),
+];
 
-/// A type of our own, so that no other system mounts, formats or "repairs" the partition.
+/// Types of our own, so that no other system mounts, formats or "repairs" the partitions.
 const ARTIFACTS_TYPE: &str = "3D9A6C5E-70B1-4F62-9A51-7068617365AF";
+const LEDGER_TYPE: &str = "3D9A6C5E-70B1-4F62-9A51-7068617365B0";
+const SLOT_TYPE: &str = "3D9A6C5E-70B1-4F62-9A51-7068617365B1";
 
 const VOLUME_ID: u32 = 0x7068_6173;
 
@@ -95,6 +119,41 @@ pub enum Error {
     Io(#[from] io::Error),
 }
 
+/// Where the partitions lie: first byte and length of each.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    esp: (u64, u64),
+    artifacts: (u64, u64),
+    ledger: (u64, u64),
+    slots: [(u64, u64); 2],
+    /// Of the whole disk.
+    bytes: u64,
+}
+
+impl Layout {
+    fn new(squashfs_bytes: u64) -> Self {
+        let mut end = ALIGNMENT;
+        let mut next = |bytes: u64| {
+            let span = (end, bytes.next_multiple_of(ALIGNMENT));
+            end = span.0 + span.1;
+            span
+        };
+        let esp = next(ESP_BYTES);
+        let artifacts = next(SQUASHFS_OFFSET + squashfs_bytes);
+        let ledger = next(LEDGER_BYTES);
+        let slots = [next(SLOT_BYTES), next(SLOT_BYTES)];
+        // The copy of the table.
+        let bytes = end + ALIGNMENT;
+        Self {
+            esp,
+            artifacts,
+            ledger,
+            slots,
+            bytes,
+        }
+    }
+}
+
 /// Writes the image to `out`, which must be empty. Returns its size in bytes.
 ///
 /// # Errors
@@ -109,10 +168,7 @@ pub fn write<W: Read + Write + Seek + Debug>(
     if recipe.loader.core_len() as u64 > BIOS_BOOT_BYTES {
         return Err(Error::Loader(recipe.loader.core_len()));
     }
-    let artifacts_start = ALIGNMENT + ESP_BYTES;
-    let artifacts_bytes =
-        (SQUASHFS_OFFSET + recipe.squashfs.len() as u64).next_multiple_of(ALIGNMENT);
-    let bytes = artifacts_start + artifacts_bytes + ALIGNMENT;
+    let layout = Layout::new(recipe.squashfs.len() as u64);
 
     let mut esp = Cursor::new(vec![0; ESP_BYTES as usize]);
     let files = BTreeMap::from([
@@ -131,66 +187,66 @@ pub fn write<W: Read + Write + Seek + Debug>(
     )?;
 
     // The last byte first: it gives the image its size, and the rest of the padding stays a hole.
-    out.seek(SeekFrom::Start(bytes - 1))?;
+    out.seek(SeekFrom::Start(layout.bytes - 1))?;
     out.write_all(&[0])?;
-    write_sparse(&mut out, ALIGNMENT, esp.get_ref())?;
-    write_sparse(&mut out, artifacts_start, recipe.manifest)?;
-    write_sparse(&mut out, artifacts_start + SQUASHFS_OFFSET, recipe.squashfs)?;
+    let (artifacts, _) = layout.artifacts;
+    write_sparse(&mut out, layout.esp.0, esp.get_ref())?;
+    write_sparse(&mut out, artifacts, recipe.manifest)?;
+    write_sparse(&mut out, artifacts + SQUASHFS_OFFSET, recipe.squashfs)?;
+    for sector in [0, LEDGER_BYTES / 2] {
+        out.seek(SeekFrom::Start(layout.ledger.0 + sector))?;
+        out.write_all(&[0; LEDGER_SECTOR_BYTES])?;
+    }
     let grub = recipe.loader.placed(BIOS_BOOT_START / SECTOR_BYTES);
     write_sparse(&mut out, BIOS_BOOT_START, &grub.core)?;
-    let spans = [
-        (ALIGNMENT, ESP_BYTES),
-        (artifacts_start, artifacts_bytes),
-        (BIOS_BOOT_START, BIOS_BOOT_BYTES),
-    ];
-    write_table(&mut out, bytes, spans).map_err(|error| Error::Table(error.to_string()))?;
+    write_table(&mut out, &layout).map_err(|error| Error::Table(error.to_string()))?;
     // The table's writer left zeros in front of the disk's identifier.
     out.seek(SeekFrom::Start(0))?;
     out.write_all(&grub.boot_code)?;
     out.flush()?;
-    Ok(bytes)
+    Ok(layout.bytes)
 }
 
 fn write_table<W: Read + Write + Seek + Debug>(
     mut out: W,
-    bytes: u64,
-    spans: [(u64, u64); 3],
+    layout: &Layout,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let sectors = u32::try_from(bytes / SECTOR_BYTES - 1).unwrap_or(u32::MAX);
+    let sectors = u32::try_from(layout.bytes / SECTOR_BYTES - 1).unwrap_or(u32::MAX);
     gpt::mbr::ProtectiveMBR::with_lb_size(sectors).overwrite_lba0(&mut out)?;
     let config = gpt::GptConfig::new()
         .writable(true)
         .logical_block_size(LogicalBlockSize::Lb512);
     let mut table = config.create_from_device(out, Some(DISK_GUID))?;
-    let artifacts_type = Type {
-        guid: ARTIFACTS_TYPE.parse()?,
-        os: OperatingSystem::None,
+    let own = |guid: &str| -> Result<Type, Box<dyn std::error::Error>> {
+        let os = OperatingSystem::None;
+        Ok(Type {
+            guid: guid.parse()?,
+            os,
+        })
     };
-    let [esp, artifacts, bios] = spans;
-    table.update_partitions(BTreeMap::from([
-        (
-            1,
-            partition(gpt::partition_types::EFI, ESP_GUID, "phase-esp", esp),
+    let bios = (BIOS_BOOT_START, BIOS_BOOT_BYTES);
+    let (efi, bios_boot) = (gpt::partition_types::EFI, gpt::partition_types::BIOS);
+    let [slot_a, slot_b] = SLOT_PARTITIONS;
+    let [guid_a, guid_b] = SLOT_GUIDS;
+    let partitions = [
+        partition(efi, ESP_GUID, "phase-esp", layout.esp),
+        partition(
+            own(ARTIFACTS_TYPE)?,
+            ARTIFACTS_GUID,
+            ARTIFACTS_PARTITION,
+            layout.artifacts,
         ),
-        (
-            2,
-            partition(
-                artifacts_type,
-                ARTIFACTS_GUID,
-                ARTIFACTS_PARTITION,
-                artifacts,
-            ),
+        partition(bios_boot, BIOS_BOOT_GUID, BIOS_PARTITION, bios),
+        partition(
+            own(LEDGER_TYPE)?,
+            LEDGER_GUID,
+            LEDGER_PARTITION,
+            layout.ledger,
         ),
-        (
-            3,
-            partition(
-                gpt::partition_types::BIOS,
-                BIOS_BOOT_GUID,
-                BIOS_PARTITION,
-                bios,
-            ),
-        ),
-    ]))?;
+        partition(own(SLOT_TYPE)?, guid_a, slot_a, layout.slots[0]),
+        partition(own(SLOT_TYPE)?, guid_b, slot_b, layout.slots[1]),
+    ];
+    table.update_partitions((1..).zip(partitions).collect())?;
     table.write()?.flush()?;
     Ok(())
 }
@@ -305,10 +361,26 @@ mod tests {
         assert!(bytes == image(&recipe).unwrap(), "the two images differ");
 
         let partitions = read(Cursor::new(bytes.clone())).unwrap();
-        let [esp, artifacts, bios] = partitions.as_slice() else {
-            panic!("three partitions, not {partitions:?}")
+        let [esp, artifacts, bios, ledger, slots @ ..] = partitions.as_slice() else {
+            panic!("six partitions, not {partitions:?}")
         };
         assert_eq!(artifacts.name, ARTIFACTS_PARTITION);
+        assert_eq!(ledger.name, LEDGER_PARTITION);
+        assert_eq!(ledger.bytes, LEDGER_BYTES);
+        assert_eq!(slots.len(), SLOT_PARTITIONS.len());
+        let mut end = artifacts.start + artifacts.bytes;
+        for (partition, name) in [ledger].into_iter().chain(slots).zip([
+            LEDGER_PARTITION,
+            "phase-slot-a",
+            "phase-slot-b",
+        ]) {
+            assert_eq!((partition.name.as_str(), partition.start), (name, end));
+            end += partition.bytes;
+            let content = &bytes[partition.start as usize..end as usize];
+            assert!(content.iter().all(|byte| *byte == 0), "{name} is not empty");
+        }
+        assert_eq!(slots[0].bytes, SLOT_BYTES);
+        assert_eq!(slots[0].kind, slots[1].kind);
         assert_eq!((esp.start % ALIGNMENT, artifacts.start % ALIGNMENT), (0, 0));
         let volume = &bytes[esp.start as usize..(esp.start + esp.bytes) as usize];
         let files = fat::read(volume).unwrap();

@@ -145,6 +145,20 @@ fn describe_disk(bytes: &[u8], depth: usize, text: &mut String) -> Result<()> {
             let manifest = manifest.split(|byte| *byte == 0).next().unwrap_or_default();
             describe("manifest", manifest, depth + 1, text)?;
             describe("squashfs", squashfs_bytes(squashfs)?, depth + 1, text)?;
+        } else if disk::SLOT_PARTITIONS.contains(&partition.name.as_str()) {
+            let split = usize::try_from(disk::SQUASHFS_OFFSET)?.min(content.len());
+            let manifest = content[..split].split(|byte| *byte == 0).next();
+            match manifest.unwrap_or_default() {
+                [] => line(text, depth + 1, "empty"),
+                manifest => describe("manifest", manifest, depth + 1, text)?,
+            }
+        } else if partition.name == disk::LEDGER_PARTITION {
+            let is_new = content.iter().all(|byte| *byte == 0);
+            let state = match is_new {
+                true => "empty: the machine boots what this image brought",
+                false => "written by a machine; it says which image that boots",
+            };
+            line(text, depth + 1, state);
         } else if partition.name != disk::BIOS_PARTITION {
             for (path, file) in fat::read(content)? {
                 describe(&path, &file, depth + 1, text)?;

@@ -92,7 +92,14 @@ fn sfdisk_reads_the_partition_table() {
         .iter()
         .map(|partition| partition["name"].as_str().unwrap())
         .collect();
-    let expected = ["phase-esp", disk::ARTIFACTS_PARTITION, disk::BIOS_PARTITION];
+    let expected = [
+        "phase-esp",
+        disk::ARTIFACTS_PARTITION,
+        disk::BIOS_PARTITION,
+        disk::LEDGER_PARTITION,
+        disk::SLOT_PARTITIONS[0],
+        disk::SLOT_PARTITIONS[1],
+    ];
     assert_eq!(names, expected);
     assert_eq!(
         partitions[2]["type"],
@@ -102,5 +109,42 @@ fn sfdisk_reads_the_partition_table() {
         partitions[0]["type"],
         "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
     );
+    let size = |number: usize| partitions[number]["size"].as_u64().unwrap() * 512;
+    assert_eq!(
+        [size(3), size(4), size(5)],
+        [disk::LEDGER_BYTES, disk::SLOT_BYTES, disk::SLOT_BYTES]
+    );
     run("/usr/sbin/sfdisk", &["--verify", image.to_str().unwrap()]).unwrap();
+}
+
+/// Room for upgrades costs nothing in the file, but the sectors of the ledger are written: whoever skips holes must not leave
+/// an older ledger on the disk.
+#[test]
+fn the_room_for_upgrades_is_a_hole_and_the_ledger_is_not() {
+    use std::os::unix::fs::MetadataExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let (image, _) = disk_file(folder.path(), b"program");
+    let file = std::fs::File::open(&image).unwrap();
+    let metadata = file.metadata().unwrap();
+    assert!(
+        metadata.blocks() * 512 < disk::SLOT_BYTES,
+        "the image takes {} bytes of the disk",
+        metadata.blocks() * 512
+    );
+    let partitions = disk::read(open_for_the_table(&image)).unwrap();
+    let ledger = &partitions[3];
+    for sector in [ledger.start, ledger.start + ledger.bytes / 2] {
+        let data = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(sector)).unwrap();
+        assert_eq!(data, sector, "a sector of the ledger is a hole");
+    }
+    let slot = partitions[4].start;
+    let data = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(slot)).unwrap();
+    assert!(data >= slot + 2 * disk::SLOT_BYTES, "{data}");
+}
+
+/// The reader of tables asks for a file that can be written.
+fn open_for_the_table(image: &Path) -> std::fs::File {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).open(image).unwrap()
 }
