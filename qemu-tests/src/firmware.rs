@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::nbd::LoggedDisk;
+
 /// OVMF's code, and the variables every machine gets a fresh copy of.
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
@@ -74,21 +76,52 @@ pub enum Bus {
     Sata,
 }
 
-/// A disk image. Machines write to it copy-on-write: the file never changes.
+/// What becomes of a machine's writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// They are forgotten with the machine: the file never changes.
+    Snapshot,
+    /// They stay in the file: of a test's own copy of an image.
+    Kept,
+    /// They go to the server on the socket (see [`crate::nbd`]).
+    Nbd,
+}
+
+/// A disk.
 #[derive(Clone, Debug)]
 pub struct Disk {
-    /// The raw image.
+    /// The raw image, or the socket of a server.
     pub image: PathBuf,
     /// How it is attached.
     pub bus: Bus,
+    /// What becomes of writes.
+    pub backing: Backing,
 }
 
 impl Disk {
-    /// `image` on `bus`.
+    /// `image` on `bus`, copy-on-write.
     pub fn new(image: impl Into<PathBuf>, bus: Bus) -> Self {
         Self {
             image: image.into(),
             bus,
+            backing: Backing::Snapshot,
+        }
+    }
+
+    /// `image` on `bus`; what the machine writes stays in it.
+    pub fn kept(image: impl Into<PathBuf>, bus: Bus) -> Self {
+        Self {
+            backing: Backing::Kept,
+            ..Self::new(image, bus)
+        }
+    }
+
+    /// A disk whose writes are logged.
+    #[must_use]
+    pub fn logged(disk: &LoggedDisk, bus: Bus) -> Self {
+        Self {
+            backing: Backing::Nbd,
+            ..Self::new(disk.socket(), bus)
         }
     }
 
@@ -96,10 +129,15 @@ impl Disk {
     #[must_use]
     pub fn args(&self, number: usize) -> Vec<String> {
         let id = format!("disk{number}");
-        let drive = format!(
-            "if=none,id={id},format=raw,snapshot=on,file={}",
-            self.image.display()
-        );
+        let image = self.image.display();
+        let file = match self.backing {
+            Backing::Snapshot => format!("snapshot=on,file={image}"),
+            Backing::Kept => format!("file={image}"),
+            Backing::Nbd => {
+                format!("file.driver=nbd,file.server.type=unix,file.server.path={image}")
+            }
+        };
+        let drive = format!("if=none,id={id},format=raw,{file}");
         let device = match self.bus {
             Bus::Virtio => vec![format!("virtio-blk-pci,drive={id}")],
             Bus::Usb => vec![

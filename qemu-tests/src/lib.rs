@@ -18,6 +18,8 @@ pub mod hostile;
 pub mod journey;
 pub mod lan;
 pub mod machine;
+pub mod nbd;
+pub mod power;
 pub mod proc;
 pub mod provider;
 pub mod qmp;
