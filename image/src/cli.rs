@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::bench::tftp::getter;
 use crate::bench::{boots, crowd, limits};
-use crate::build;
+use crate::{build, release};
 
 /// Builds, boots, tests and measures the appliance.
 #[derive(Debug, Parser)]
@@ -44,6 +44,8 @@ pub enum Command {
     TftpGet(getter::Arguments),
     /// Make a Debian package of plasmd and the client tools
     Package(Package),
+    /// Make a new signed version out of a built image, without compiling anything
+    Release(release::Options),
     /// Show what an image contains
     Inspect(Inspect),
 }

@@ -304,14 +304,55 @@ impl std::fmt::Display for Listed {
 /// # Errors
 /// When the bytes are no complete newc archive.
 pub fn read(archive: &[u8]) -> io::Result<Vec<Listed>> {
-    let damaged =
-        |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("the archive {what}"));
     let mut members = Vec::new();
+    walk(archive, |member, _| {
+        members.push(member);
+        Ok(())
+    })?;
+    Ok(members)
+}
+
+/// Reads an archive back into what [`write`] takes.
+///
+/// # Errors
+/// When the bytes are no complete newc archive, or have a member of a kind that is not written here.
+pub fn unpack(archive: &[u8]) -> io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    walk(archive, |member, content| {
+        let text = || String::from_utf8(content.to_vec()).map_err(|_| damaged("has an odd link"));
+        let kind = match member.mode >> 12 {
+            0o04 => Kind::Directory,
+            0o10 => Kind::File(content.to_vec()),
+            0o12 => Kind::Symlink(text()?),
+            0o02 => Kind::CharDevice {
+                major: member.device.0,
+                minor: member.device.1,
+            },
+            _ => return Err(damaged("has a member of another kind")),
+        };
+        entries.push(Entry {
+            path: member.path,
+            permissions: member.mode & 0o7777,
+            kind,
+        });
+        Ok(())
+    })?;
+    Ok(entries)
+}
+
+fn damaged(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the archive {what}"))
+}
+
+/// Calls `see` with every member and its content, up to the trailer.
+fn walk<'a>(
+    archive: &'a [u8],
+    mut see: impl FnMut(Listed, &'a [u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let cut = || damaged("is cut short");
     let mut at = 0usize;
     loop {
-        let header = archive
-            .get(at..at + HEADER_BYTES)
-            .ok_or_else(|| damaged("is cut short"))?;
+        let header = archive.get(at..at + HEADER_BYTES).ok_or_else(cut)?;
         if &header[..6] != b"070701" {
             return Err(damaged("has no newc header where one should be"));
         }
@@ -322,22 +363,23 @@ pub fn read(archive: &[u8]) -> io::Result<Vec<Listed>> {
         };
         let (mode, size, name_bytes) = (field(1)?, field(6)?, field(11)? as usize);
         let name_end = at + HEADER_BYTES + name_bytes;
-        let name = archive
-            .get(at + HEADER_BYTES..name_end)
-            .ok_or_else(|| damaged("is cut short"))?;
+        let name = archive.get(at + HEADER_BYTES..name_end).ok_or_else(cut)?;
         let path = String::from_utf8_lossy(name)
             .trim_end_matches('\0')
             .to_owned();
         if path == TRAILER {
-            return Ok(members);
+            return Ok(());
         }
-        members.push(Listed {
+        let start = name_end.next_multiple_of(4);
+        let content = archive.get(start..start + size as usize).ok_or_else(cut)?;
+        let member = Listed {
             path,
             mode,
             size,
             device: (field(9)?, field(10)?),
-        });
-        at = (name_end.next_multiple_of(4) + size as usize).next_multiple_of(4);
+        };
+        see(member, content)?;
+        at = (start + size as usize).next_multiple_of(4);
     }
 }
 
@@ -441,6 +483,8 @@ mod tests {
             "drwxrwxrwt         0 tmp",
         ];
         assert_eq!(lines, expected);
+        let unpacked = unpack(&bytes).unwrap();
+        assert_eq!(unpacked, entries);
         for length in 0..bytes.len() - 4 {
             assert!(read(&bytes[..length]).is_err(), "{length} bytes");
         }

@@ -28,6 +28,7 @@ pub mod programs;
 pub mod progress;
 pub mod qemu;
 pub mod readme;
+pub mod release;
 pub mod run;
 pub mod squashfs;
 pub mod stamp;

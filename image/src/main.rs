@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::TftpGet(arguments) => image::bench::tftp::getter::command(&arguments),
         Command::Package(arguments) => image::package::command(&paths, &arguments, &progress),
         Command::Inspect(arguments) => image::inspect::command(&paths, &arguments),
+        Command::Release(arguments) => image::release::command(&paths, &arguments, &progress),
         Command::Test(arguments) => image::test::command(&paths, &arguments, &progress),
         Command::Run(arguments) => image::run::command(&paths, &arguments, &progress),
     };

@@ -63,6 +63,35 @@ impl Signers {
         Ok(Self { keys, root, made })
     }
 
+    /// The keys that were named, or the development key that lies with a built image, for the root that the image carries.
+    ///
+    /// # Errors
+    /// When there is no key, or a file is none.
+    pub fn of_image(image: &Paths, keys: &[PathBuf], root: TrustRoot) -> Result<Self> {
+        let development = [image.keys().join("dev.key")];
+        let files = if keys.is_empty() { &development } else { keys };
+        let keys = files
+            .iter()
+            .map(|file| load_key(file))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            keys,
+            root,
+            made: None,
+        })
+    }
+
+    /// Signs a manifest, and makes sure that an image with this root accepts it.
+    ///
+    /// # Errors
+    /// When the keys are not enough for the trust root.
+    pub fn sign(&self, manifest: &Manifest) -> Result<Vec<u8>> {
+        let bytes = boot_manifest::sign(manifest, &self.keys.iter().collect::<Vec<_>>())?;
+        self.check(&bytes, manifest.created_at)
+            .context("the keys given cannot sign for the trust root given")?;
+        Ok(bytes)
+    }
+
     /// Signs the manifest of these artifacts, or returns `existing` when it still says exactly that and has time left.
     ///
     /// # Errors
@@ -90,11 +119,8 @@ impl Signers {
                 });
             }
         }
-        let bytes = boot_manifest::sign(&wanted, &self.keys.iter().collect::<Vec<_>>())?;
-        self.check(&bytes, now)
-            .context("the keys given cannot sign for the trust root given")?;
         Ok(Signed {
-            bytes,
+            bytes: self.sign(&wanted)?,
             reused: false,
         })
     }
@@ -149,6 +175,21 @@ pub fn verify_image(bytes: &[u8], root: &TrustRoot, now: Timestamp) -> Result<Ve
     Ok(verify(bytes, root, &expect)?)
 }
 
+/// What a manifest says that this root vouches for, however old it is.
+///
+/// # Errors
+/// With the reason why it is not to be believed.
+pub fn verify_ever(bytes: &[u8], root: &TrustRoot) -> Result<Manifest> {
+    let expect = Expect {
+        now: facts::signing_time()?,
+        floor: Floor::default(),
+        channel: None,
+        arch: None,
+        expiry: Expiry::Report,
+    };
+    Ok((*verify(bytes, root, &expect)?).clone())
+}
+
 /// The channel as a checked name.
 pub fn channel() -> Channel {
     facts::CHANNEL
@@ -156,7 +197,11 @@ pub fn channel() -> Channel {
         .expect("the channel constant is a channel name")
 }
 
-fn artifact((name, filename, content): &(&str, &str, &[u8])) -> Result<Artifact> {
+/// What a manifest says of one file: its name, its file name, its bytes.
+///
+/// # Errors
+/// When the file is empty or a name is none.
+pub fn artifact((name, filename, content): &(&str, &str, &[u8])) -> Result<Artifact> {
     let mut hasher =
         ArtifactHasher::new(content.len() as u64).with_context(|| format!("hash {filename}"))?;
     hasher.update(content);

@@ -19,6 +19,7 @@ mod announce;
 mod disk;
 mod initramfs;
 mod package;
+mod release;
 mod squashfs;
 mod uki;
 mod whole;
