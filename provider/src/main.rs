@@ -37,6 +37,7 @@ mod stage;
 mod status_cmd;
 mod tls_cmd;
 mod trust;
+mod upgrade;
 mod verify_cmd;
 
 use std::process::ExitCode;
