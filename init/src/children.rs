@@ -42,11 +42,23 @@ pub(crate) enum Role {
     Report,
     /// Announces in the DHT what is served, and answers others of it.
     Dht,
+    /// Looks for newer images, and asks the neighbours for the turn to start one.
+    Update,
+    /// Tries the machine's own services as a client would, and ends.
+    Probe,
 }
 
 impl Role {
     /// All of them.
-    const ALL: [Self; 5] = [Self::Net, Self::Serve, Self::Stage, Self::Report, Self::Dht];
+    const ALL: [Self; 7] = [
+        Self::Net,
+        Self::Serve,
+        Self::Stage,
+        Self::Report,
+        Self::Dht,
+        Self::Update,
+        Self::Probe,
+    ];
 }
 
 impl Role {
@@ -58,6 +70,8 @@ impl Role {
             Self::Stage => "stage",
             Self::Report => "report",
             Self::Dht => "dht",
+            Self::Update => "update",
+            Self::Probe => "probe",
         }
     }
 
@@ -69,6 +83,8 @@ impl Role {
             Self::Stage => 103,
             Self::Report => 104,
             Self::Dht => 105,
+            Self::Update => 106,
+            Self::Probe => 107,
         }
     }
 
@@ -77,7 +93,9 @@ impl Role {
             Self::Net => CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW,
             // For the ports of DHCP and TFTP, which it opens before anything else, and then gives this up.
             Self::Serve => CapabilitySet::NET_BIND_SERVICE,
-            Self::Stage | Self::Report | Self::Dht => CapabilitySet::empty(),
+            // For the port of DHCP clients, where the answer to a machine without an address arrives.
+            Self::Probe => CapabilitySet::NET_BIND_SERVICE,
+            Self::Stage | Self::Report | Self::Dht | Self::Update => CapabilitySet::empty(),
         }
     }
 
@@ -85,7 +103,9 @@ impl Role {
     /// squashfs is counted too (and given back when it is short).
     fn memory_max(self, total: u64) -> u64 {
         match self {
-            Self::Net | Self::Report | Self::Dht => 32 << 20,
+            Self::Net | Self::Report | Self::Dht | Self::Probe => 32 << 20,
+            // It holds manifests, chains and statements of all sources that it compares.
+            Self::Update => 48 << 20,
             Self::Serve => (total / 4).max(48 << 20),
             Self::Stage => (total / 5 * 3).max(96 << 20),
         }
@@ -94,7 +114,7 @@ impl Role {
     /// Threads it may have.
     fn pids_max(self) -> u32 {
         match self {
-            Self::Net | Self::Report | Self::Dht => 16,
+            Self::Net | Self::Report | Self::Dht | Self::Update | Self::Probe => 16,
             Self::Serve | Self::Stage => 64,
         }
     }
@@ -128,6 +148,7 @@ pub(crate) fn arguments(
     let offered = offer.map_or((channel, arch), |offer| {
         (offer.channel.as_str(), offer.arch.as_str())
     });
+    let channel_and_arch = offered;
     let mut arguments = own(&[role.name()]);
     match role {
         Role::Net => {
@@ -198,12 +219,76 @@ pub(crate) fn arguments(
             arguments.extend(own(&["--http-port", &http, "--dht-port", &port]));
             arguments.extend(dht(options));
         }
+        Role::Update => arguments.extend(update(options, channel_and_arch)),
+        Role::Probe => arguments.extend(probe(options, channel_and_arch)),
         Role::Report => {
             let origin = options.told_of_the_boot().unwrap_or_default();
             arguments.extend(own(&["--to", origin]));
         }
     }
     arguments
+}
+
+/// Where the manifest that runs lies.
+fn running_manifest((channel, arch): (&str, &str)) -> String {
+    format!("{}/{channel}/{arch}/manifest.json", crate::root::ARTIFACTS)
+}
+
+/// What `update` is told. In one word each, as for the DHT.
+fn update(options: &Options, (channel, arch): (&str, &str)) -> Vec<String> {
+    let upgrades = &options.upgrades;
+    let mut arguments = vec![
+        format!("--channel={channel}"),
+        format!("--arch={arch}"),
+        format!("--running={}", running_manifest((channel, arch))),
+        format!("--trust-root={}", crate::root::TRUST_ROOT),
+        format!("--image-info={}", crate::root::IMAGE_INFO),
+        format!("--http-port={}", options.port),
+        format!("--poll={}", upgrades.poll_seconds),
+    ];
+    let origin = options.origin.iter();
+    arguments.extend(origin.map(|origin| format!("--origin={origin}")));
+    let others = upgrades.from.iter();
+    arguments.extend(others.map(|from| format!("--from={from}")));
+    if !options.advertises() {
+        arguments.push("--no-mdns".to_owned());
+    }
+    arguments
+}
+
+/// What `probe` is told.
+fn probe(options: &Options, (channel, arch): (&str, &str)) -> Vec<String> {
+    let mut arguments = vec![
+        format!("--channel={channel}"),
+        format!("--arch={arch}"),
+        format!("--manifest={}", running_manifest((channel, arch))),
+        format!("--trust-root={}", crate::root::TRUST_ROOT),
+        format!("--port={}", options.port),
+    ];
+    if !options.advertises() {
+        arguments.push("--no-mdns".to_owned());
+    }
+    if !options.answers_boots() {
+        arguments.push("--no-dhcp".to_owned());
+    }
+    arguments
+}
+
+/// What `stage` is told when it fetches just one image, while `serve` has the port: it gives others nothing, and looks for
+/// nobody.
+pub(crate) fn fetch_arguments(digest: &str, origin: &str, offer: &Offer) -> Vec<String> {
+    vec![
+        "stage".to_owned(),
+        format!("--want={digest}"),
+        format!("--provider={origin}"),
+        format!("--channel={}", offer.channel),
+        format!("--arch={}", offer.arch),
+        format!("--trust-root={}", crate::root::TRUST_ROOT),
+        format!("--image-info={}", crate::root::IMAGE_INFO),
+        "--no-mdns".to_owned(),
+        "--no-reports".to_owned(),
+        "--no-peers".to_owned(),
+    ]
 }
 
 /// What a role that uses the DHT is told of it. In one word each: what an operator typed must not become a flag.
@@ -222,7 +307,8 @@ fn port(role: Role, options: &Options) -> u16 {
         Role::Report => origin().unwrap_or(0),
         Role::Dht => limits::DHT_PORT,
         Role::Stage if !options.shares() => 0,
-        Role::Net | Role::Serve | Role::Stage => options.port,
+        Role::Update => 0,
+        Role::Net | Role::Serve | Role::Stage | Role::Probe => options.port,
     }
 }
 
@@ -414,6 +500,31 @@ mod tests {
     }
 
     #[test]
+    fn the_upgrade_roles_are_told_what_the_line_says() {
+        let told = "--running=/run/phase/artifacts/beta/x86_64/manifest.json \
+                    --trust-root=/etc/phase/trust-root.json --image-info=/etc/phase/image.json --http-port=8080";
+        check(
+            Role::Update,
+            "",
+            &format!("update --channel=beta --arch=x86_64 {told} --poll=900"),
+        );
+        check(
+            Role::Update,
+            "phase.origin=http://a:1 phase.upgrade.from=http://b,http://c phase.upgrade.poll=5 phase.mdns=off",
+            &format!(
+                "update --channel=beta --arch=x86_64 {told} --poll=5 --origin=http://a:1 --from=http://b \
+                 --from=http://c --no-mdns"
+            ),
+        );
+        check(
+            Role::Probe,
+            "phase.dhcp=off phase.port=81",
+            "probe --channel=beta --arch=x86_64 --manifest=/run/phase/artifacts/beta/x86_64/manifest.json \
+             --trust-root=/etc/phase/trust-root.json --port=81 --no-dhcp",
+        );
+    }
+
+    #[test]
     fn command_lines_of_the_roles() {
         let arch = boot_manifest::Arch::host().as_str();
         check(Role::Net, "", "net --hostname phase-1 --find-provider");
@@ -510,7 +621,7 @@ mod tests {
         assert_eq!(Role::Serve.capabilities(), CapabilitySet::NET_BIND_SERVICE);
         let others = [Role::Stage, Role::Report, Role::Dht];
         assert!(others.iter().all(|role| role.capabilities().is_empty()));
-        assert_eq!(Role::ALL.map(Role::id), [101, 102, 103, 104, 105]);
+        assert_eq!(Role::ALL.map(Role::id), [101, 102, 103, 104, 105, 106, 107]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use boot_manifest::Channel;
+use boot_manifest::{Channel, Digest};
 
 use crate::limits;
 
@@ -126,8 +126,85 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
         "origin",
         "URL",
         "none",
-        "set by kexec: where the running image was fetched; that provider is told how far the boot came, and lists this machine (unless `phase.share=off`), nothing else",
+        "set by kexec: where the running image was fetched; that provider is told how far the boot came, and lists this machine (unless `phase.share=off`), and is asked for newer images",
     ),
+    row(
+        "upgrade",
+        "`auto`, `staged`, `off`",
+        "`auto`",
+        "what becomes of a newer image: `auto` starts it, `staged` fetches it and waits for `plasmd upgrade apply`, `off` looks for none",
+    ),
+    row(
+        "upgrade.from",
+        "`http://HOST[:PORT][,...]`, at most 8",
+        "none",
+        "providers that are asked for newer images too, beside the one this image came from and the ones of the LAN",
+    ),
+    row(
+        "upgrade.window",
+        "`HH:MM-HH:MM`, UTC",
+        "any time",
+        "when a newer image may be started by itself; may go over midnight",
+    ),
+    row(
+        "upgrade.poll",
+        "seconds, 5 to 86400",
+        "`900`",
+        "how often newer images are looked for, a quarter more or less",
+    ),
+    row(
+        "upgrade.soak",
+        "seconds, 0 to 86400",
+        "`600`",
+        "how long a new image must serve without a fault before it is kept",
+    ),
+    row(
+        "upgrade.alone",
+        "`yes`, `no`",
+        "`no`",
+        "start a newer image even when no other machine of the LAN serves the channel meanwhile",
+    ),
+    row(
+        "upgrade.watchdog",
+        "`yes`, `no`",
+        "`yes`",
+        "start a newer image only on a machine with a watchdog; `no` is for machines that somebody can switch off and on",
+    ),
+    row(
+        "trial",
+        "number",
+        "none",
+        "set by kexec: the trial that this boot is; never needed by hand",
+    ),
+    row(
+        "crashed",
+        "number",
+        "none",
+        "set for the kernel that takes over from one that crashed on trial; never needed by hand",
+    ),
+    row(
+        "returned",
+        "`sha256:...,CODE`",
+        "none",
+        "set by kexec on a machine without a disk: the image that failed its trial, and why; never needed by hand",
+    ),
+    row(
+        "place",
+        "`golden`, `a`, `b`",
+        "`golden`",
+        "set by kexec: where the running image lies on the disk; never needed by hand",
+    ),
+];
+
+/// Parameters that belong to one boot: a successor gets its own or none.
+const OF_ONE_BOOT: &[&str] = &[
+    "phase.source",
+    "phase.provider",
+    "phase.origin",
+    "phase.trial",
+    "phase.crashed",
+    "phase.returned",
+    "phase.place",
 ];
 
 /// Parameters of older systems that people still have in their boot entries, and why they do nothing here.
@@ -162,6 +239,73 @@ pub(crate) enum Mode {
     Private,
 }
 
+/// What becomes of newer images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UpgradeMode {
+    Auto,
+    Staged,
+    Off,
+}
+
+/// A time of every day, in minutes of UTC; the end may be the smaller number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) from: u16,
+    pub(crate) to: u16,
+}
+
+/// Where an image lies on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PlaceWord {
+    Golden,
+    A,
+    B,
+}
+
+/// What an image that failed its trial left for its predecessor on a machine without a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Returned {
+    pub(crate) digest: Digest,
+    pub(crate) code: String,
+}
+
+/// Everything about upgrades.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Upgrades {
+    pub(crate) mode: UpgradeMode,
+    pub(crate) from: Vec<String>,
+    pub(crate) window: Option<Window>,
+    pub(crate) poll_seconds: u32,
+    pub(crate) soak_seconds: u32,
+    pub(crate) alone: bool,
+    pub(crate) needs_watchdog: bool,
+    /// This boot is that trial.
+    pub(crate) trial: Option<u64>,
+    /// This boot follows a crash in that trial.
+    pub(crate) crashed: Option<u64>,
+    pub(crate) returned: Option<Returned>,
+    /// `None` when nobody said: a cold boot, or an image from the network.
+    pub(crate) place: Option<PlaceWord>,
+}
+
+impl Default for Upgrades {
+    fn default() -> Self {
+        Self {
+            mode: UpgradeMode::Auto,
+            from: Vec::new(),
+            window: None,
+            poll_seconds: limits::UPGRADE_POLL_SECONDS,
+            soak_seconds: limits::UPGRADE_SOAK_SECONDS,
+            alone: false,
+            needs_watchdog: true,
+            trial: None,
+            crashed: None,
+            returned: None,
+            place: None,
+        }
+    }
+}
+
 /// Everything the command line can say, with defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -183,6 +327,7 @@ pub(crate) struct Options {
     pub(crate) disk_wait_seconds: u32,
     pub(crate) reboot_wait_seconds: u32,
     pub(crate) watchdog_seconds: u32,
+    pub(crate) upgrades: Upgrades,
 }
 
 impl Default for Options {
@@ -204,6 +349,7 @@ impl Default for Options {
             disk_wait_seconds: limits::DISK_WAIT_SECONDS,
             reboot_wait_seconds: limits::REBOOT_WAIT_SECONDS,
             watchdog_seconds: limits::WATCHDOG_TIMEOUT_SECONDS,
+            upgrades: Upgrades::default(),
         }
     }
 }
@@ -338,9 +484,83 @@ fn set(options: &mut Options, name: &str, value: &str) -> Option<()> {
         }
         "watchdog" if value == "0" => options.watchdog_seconds = 0,
         "watchdog" => options.watchdog_seconds = seconds(value, 10, 600)?,
+        name => return set_upgrade(&mut options.upgrades, name, value),
+    }
+    Some(())
+}
+
+/// The same for what concerns upgrades.
+fn set_upgrade(upgrades: &mut Upgrades, name: &str, value: &str) -> Option<()> {
+    match name {
+        "upgrade" => upgrades.mode = upgrade_mode(value)?,
+        "upgrade.from" => upgrades.from = sources(value)?,
+        "upgrade.window" => upgrades.window = Some(window(value)?),
+        "upgrade.poll" => upgrades.poll_seconds = seconds(value, 5, limits::DAY_SECONDS)?,
+        "upgrade.soak" => upgrades.soak_seconds = seconds(value, 0, limits::DAY_SECONDS)?,
+        "upgrade.alone" => upgrades.alone = yes_no(value)?,
+        "upgrade.watchdog" => upgrades.needs_watchdog = yes_no(value)?,
+        "trial" => upgrades.trial = Some(value.parse().ok()?),
+        "crashed" => upgrades.crashed = Some(value.parse().ok()?),
+        "returned" => upgrades.returned = Some(returned(value)?),
+        "place" => upgrades.place = Some(place(value)?),
         _ => return None,
     }
     Some(())
+}
+
+fn upgrade_mode(value: &str) -> Option<UpgradeMode> {
+    Some(match value {
+        "auto" => UpgradeMode::Auto,
+        "staged" => UpgradeMode::Staged,
+        "off" => UpgradeMode::Off,
+        _ => return None,
+    })
+}
+
+fn place(value: &str) -> Option<PlaceWord> {
+    Some(match value {
+        "golden" => PlaceWord::Golden,
+        "a" => PlaceWord::A,
+        "b" => PlaceWord::B,
+        _ => return None,
+    })
+}
+
+fn yes_no(value: &str) -> Option<bool> {
+    match value {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
+    }
+}
+
+fn sources(value: &str) -> Option<Vec<String>> {
+    let all: Option<Vec<String>> = value.split(',').map(url).collect();
+    all.filter(|all| all.len() <= limits::UPGRADE_SOURCES_MAX)
+}
+
+fn window(value: &str) -> Option<Window> {
+    let minutes = |text: &str| {
+        let (hours, minutes) = text.split_once(':')?;
+        let digits = |text: &str| text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
+        let (hours, minutes): (u16, u16) = (digits(hours) && digits(minutes))
+            .then(|| Some((hours.parse().ok()?, minutes.parse().ok()?)))??;
+        (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
+    };
+    let (from, to) = value.split_once('-')?;
+    let (from, to) = (minutes(from)?, minutes(to)?);
+    // A window without length would be one that never opens, or always: nobody can tell.
+    (from != to).then_some(Window { from, to })
+}
+
+fn returned(value: &str) -> Option<Returned> {
+    let (digest, code) = value.split_once(',')?;
+    let shaped = code.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+    let fits = (1..=limits::CODE_LENGTH_MAX).contains(&code.len());
+    (shaped && fits).then_some(Returned {
+        digest: digest.parse().ok()?,
+        code: code.to_owned(),
+    })
 }
 
 fn source(value: &str) -> Option<SourceChoice> {
@@ -468,13 +688,15 @@ fn plain(text: &str) -> String {
 
 /// The command line of a successor: the signed one, then what belongs to this machine.
 ///
-/// Carried over are the consoles and the `phase.` parameters, except those that said where this boot came from. The
-/// local words stand last, so they win where the kernel takes the last.
-pub(crate) fn successor(signed: &str, own: &str, origin: Option<&str>) -> String {
+/// Carried over are the consoles and the `phase.` parameters, except those that belong to one boot, and those that the
+/// running image brought itself (`own_signed`): what was signed then must not win over what is signed now. The local words
+/// stand last, so they win where the kernel takes the last. `boot` is what holds for this one boot.
+pub(crate) fn successor(signed: &str, own: &str, own_signed: &str, boot: &[String]) -> String {
+    let brought = words(own_signed);
     let carried: Vec<String> = words(own)
         .into_iter()
         .take_while(|word| word != "--")
-        .filter(|word| carries(word))
+        .filter(|word| carries(word) && !brought.contains(word))
         .collect();
     let signed = words(signed);
     // The kernel and `parse` read no parameters behind a bare `--`: the local words must stand before it.
@@ -482,24 +704,26 @@ pub(crate) fn successor(signed: &str, own: &str, origin: Option<&str>) -> String
     let (parameters, arguments) = signed.split_at(end.unwrap_or(signed.len()));
     let mut all: Vec<String> = parameters
         .iter()
-        .filter(|word| !carried.contains(word))
+        .filter(|word| !carried.contains(word) && !OF_ONE_BOOT.contains(&name_of(word)))
         .cloned()
         .collect();
     all.extend(carried);
     all.push("phase.source=initramfs".to_owned());
-    all.extend(origin.map(|origin| format!("phase.origin={origin}")));
+    all.extend_from_slice(boot);
     all.extend_from_slice(arguments);
     let quoted: Vec<String> = all.into_iter().map(quote).collect();
     quoted.join(" ")
 }
 
 fn carries(word: &str) -> bool {
-    let name = word.split_once('=').map_or(word, |(name, _)| name);
-    match name {
+    match name_of(word) {
         "console" | "earlyprintk" | "earlycon" => true,
-        "phase.source" | "phase.provider" | "phase.origin" => false,
-        name => name.starts_with("phase."),
+        name => name.starts_with("phase.") && !OF_ONE_BOOT.contains(&name),
     }
+}
+
+fn name_of(word: &str) -> &str {
+    word.split_once('=').map_or(word, |(name, _)| name)
 }
 
 fn quote(word: String) -> String {

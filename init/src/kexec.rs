@@ -14,7 +14,7 @@ use crate::cpio::Archive;
 use crate::limits;
 use crate::memory::{self, Memory};
 use crate::plan::{Refusal, Stop};
-use crate::sys;
+use crate::sys::{self, Start};
 use crate::verify::{self, Handoff, Tick};
 
 /// Sizes that matter for a load.
@@ -70,39 +70,124 @@ fn parse_runtime_size(header: &[u8]) -> Option<u64> {
         .then_some(u64::from(size))
 }
 
-/// Loads the successor of a verified handoff. Afterwards `reboot(KEXEC)` starts it.
-pub(crate) fn load(handoff: Handoff, command_line: &str, tick: Tick<'_>) -> Result<(), Stop> {
-    if command_line.len() >= limits::KERNEL_CMDLINE_MAX {
-        let reason = format!(
-            "the command line has {} bytes; the kernel takes fewer than 2048",
-            command_line.len()
-        );
-        return Err(Refusal::new("kexec-failed", reason).into());
+/// A file that a successor finds below `/phase` beside its artifacts.
+#[derive(Debug)]
+pub(crate) struct Extra {
+    /// Below `/phase`; its directory is made.
+    pub(crate) path: &'static str,
+    pub(crate) content: Content,
+}
+
+/// What is in it.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Bytes(Vec<u8>),
+    /// A whole file and its size.
+    File(File, u64),
+}
+
+impl Content {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(_, size) => *size,
+        }
     }
+}
+
+/// What the memory rule says about the successor of a handoff.
+pub(crate) fn check(handoff: &Handoff, extras: &[Extra]) -> Result<(), Refusal> {
+    let beside = extras.iter().map(|extra| extra.content.size());
     let load = Load {
         kernel: verify::artifact(&handoff.manifest, "kernel")?.size,
-        initrd: initrd_size(&handoff.manifest)?,
+        initrd: beside.fold(initrd_size(&handoff.manifest)?, u64::saturating_add),
         runtime: runtime_size(&handoff.kernel),
     };
-    let check =
-        || fits(load, memory::now()).map_err(|reason| Refusal::new("not-enough-memory", reason));
+    fits(load, memory::now()).map_err(|reason| Refusal::new("not-enough-memory", reason))
+}
+
+/// Refuses a command line that the kernel would cut.
+fn check_line(command_line: &str) -> Result<(), Refusal> {
+    if command_line.len() < limits::KERNEL_CMDLINE_MAX {
+        return Ok(());
+    }
+    let reason = format!(
+        "the command line has {} bytes; the kernel takes fewer than 2048",
+        command_line.len()
+    );
+    Err(Refusal::new("kexec-failed", reason))
+}
+
+/// Loads the successor of a verified handoff. Afterwards `reboot(KEXEC)` starts it.
+pub(crate) fn load(
+    handoff: Handoff,
+    extras: &[Extra],
+    command_line: &str,
+    tick: Tick<'_>,
+) -> Result<(), Stop> {
+    check_line(command_line)?;
     // Before the initrd is built, which takes about the memory that is given back when the handoff is closed: PID 1 has no
     // limit of its own, so an image that does not fit would take the machine down right here.
-    check()?;
-    let initrd = initrd(&handoff, tick)?;
+    check(&handoff, extras)?;
+    let load = Load {
+        kernel: verify::artifact(&handoff.manifest, "kernel")?.size,
+        initrd: 0,
+        runtime: runtime_size(&handoff.kernel),
+    };
+    let initrd = initrd(&handoff, extras, tick)?;
     let kernel = only_kernel(handoff);
-    check()?;
+    let load = Load {
+        initrd: initrd.metadata().map_or(u64::MAX, |seen| seen.len()),
+        ..load
+    };
+    fits(load, memory::now()).map_err(|reason| Refusal::new("not-enough-memory", reason))?;
     tick()?;
-    let result =
-        sys::c_string(command_line).and_then(|line| sys::kexec_file_load(&kernel, &initrd, &line));
+    load_files(&kernel, &initrd, command_line, Start::Asked)?;
+    if is_loaded(LOADED) {
+        return Ok(());
+    }
+    unload();
+    let reason = "the kernel took its successor and does not have it";
+    Err(Refusal::new("kexec-failed", reason).into())
+}
+
+/// Loads what takes over when this kernel crashes, into the memory that was reserved for it.
+///
+/// The rule about memory does not apply: the reservation is what is used, and a load that does not fit into it is refused
+/// by the kernel.
+pub(crate) fn load_for_crash(
+    kernel: &File,
+    initrd: &File,
+    command_line: &str,
+) -> Result<(), Refusal> {
+    check_line(command_line)?;
+    load_files(kernel, initrd, command_line, Start::Crash)
+}
+
+fn load_files(
+    kernel: &File,
+    initrd: &File,
+    command_line: &str,
+    start: Start,
+) -> Result<(), Refusal> {
+    let result = sys::c_string(command_line)
+        .and_then(|line| sys::kexec_file_load(kernel, initrd, &line, start));
     result.map_err(|error| {
-        unload();
-        Refusal::new(
-            "kexec-failed",
-            format!("the kernel did not take its successor: {error}"),
-        )
-        .into()
+        // A failed load leaves an earlier kernel armed.
+        let _nothing_loaded = sys::kexec_file_unload(start);
+        let reason = match start {
+            Start::Asked => format!("the kernel did not take its successor: {error}"),
+            Start::Crash => format!("the kernel did not take its predecessor: {error}"),
+        };
+        Refusal::new("kexec-failed", reason)
     })
+}
+
+const LOADED: &str = "/sys/kernel/kexec_loaded";
+
+/// Whether a file of the kernel says 1. One that is not there is not asked: some kernels do not show it.
+fn is_loaded(path: &str) -> bool {
+    std::fs::read_to_string(path).map_or(true, |text| text.trim() == "1")
 }
 
 /// Closes all other files of the handoff, so that their memory is free again.
@@ -117,51 +202,154 @@ fn initrd_size(manifest: &Verified<Manifest>) -> Result<u64, Refusal> {
     Ok(artifacts.saturating_add(manifest.bytes().len() as u64))
 }
 
+/// Forgets what was loaded for a crash, and gives its memory back.
+pub(crate) fn release_crash_memory() -> std::io::Result<()> {
+    if is_loaded("/sys/kernel/kexec_crash_loaded") {
+        sys::kexec_file_unload(Start::Crash)?;
+    }
+    std::fs::write(CRASH_SIZE, "0")
+}
+
+const CRASH_SIZE: &str = "/sys/kernel/kexec_crash_size";
+
+/// Bytes that are reserved for a kernel that takes over after a crash.
+pub(crate) fn crash_memory() -> u64 {
+    let text = std::fs::read_to_string(CRASH_SIZE).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
 /// Disarms whatever is loaded.
 pub(crate) fn unload() {
     // An error means that this kernel cannot do it at all, and then nothing was loaded either.
-    let _nothing_loaded = sys::kexec_file_unload();
+    let _nothing_loaded = sys::kexec_file_unload(Start::Asked);
 }
 
-/// The initramfs that was fetched, and behind it an archive with the manifest and the squashfs: the successor finds there
-/// what it serves, and verifies it again.
-fn initrd(handoff: &Handoff, tick: Tick<'_>) -> Result<File, Stop> {
+/// The initramfs that was fetched, and behind it an archive with the manifest, the squashfs and the extras: the successor
+/// finds there what it serves, and verifies it again.
+fn initrd(handoff: &Handoff, extras: &[Extra], tick: Tick<'_>) -> Result<File, Stop> {
     let failed = |error: &io::Error| verify::io("initrd", error);
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = rustix::fs::memfd_create("initrd", flags).map_err(|error| failed(&error.into()))?;
-    let mut initrd = File::from(file);
+    let mut initrd = memory_file().map_err(|error| failed(&error))?;
     let initramfs = verify::artifact(&handoff.manifest, "initramfs")?;
-    verify::for_each_step(
+    copy(
         "initramfs",
         &handoff.initramfs,
-        0,
         initramfs.size,
+        &mut initrd,
         tick,
-        |bytes| initrd.write_all(bytes).map_err(|error| failed(&error)),
     )?;
     let rootfs = verify::artifact(&handoff.manifest, "rootfs")?;
     let manifest = handoff.manifest.bytes();
     let begin = |initrd: File| -> io::Result<Archive<File>> {
         let mut archive = Archive::new(initrd, initramfs.size)?;
         archive.directory("phase")?;
+        for directory in directories(extras) {
+            archive.directory(&directory)?;
+        }
         archive.file("phase/manifest.json", manifest.len() as u64)?;
         archive.data(manifest)?;
         archive.end_file()?;
-        archive.file("phase/rootfs.squashfs", rootfs.size)?;
         Ok(archive)
     };
     let mut archive = begin(initrd).map_err(|error| failed(&error))?;
-    verify::for_each_step("rootfs", &handoff.rootfs, 0, rootfs.size, tick, |bytes| {
-        archive.data(bytes).map_err(|error| failed(&error))
+    for Extra { path, content } in extras {
+        let path = format!("phase/{path}");
+        append(&mut archive, &path, content, tick)?;
+    }
+    let name = "phase/rootfs.squashfs";
+    append_file(&mut archive, name, &handoff.rootfs, rootfs.size, tick)?;
+    Ok(archive
+        .finish()
+        .and_then(seal)
+        .map_err(|error| failed(&error))?)
+}
+
+/// Directories that the extras lie in, each once.
+fn directories(extras: &[Extra]) -> Vec<String> {
+    let mut all: Vec<String> = extras
+        .iter()
+        .filter_map(|extra| extra.path.rsplit_once('/'))
+        .map(|(directory, _)| format!("phase/{directory}"))
+        .collect();
+    all.dedup();
+    all
+}
+
+/// An initramfs and behind it an archive with some files: what a kernel that takes over after a crash needs.
+pub(crate) fn initrd_of(
+    initramfs: &File,
+    size: u64,
+    extras: &[Extra],
+    tick: Tick<'_>,
+) -> Result<File, Stop> {
+    let failed = |error: &io::Error| verify::io("initrd", error);
+    let mut initrd = memory_file().map_err(|error| failed(&error))?;
+    copy("initramfs", initramfs, size, &mut initrd, tick)?;
+    let mut archive = Archive::new(initrd, size)
+        .and_then(|mut archive| archive.directory("phase").map(|()| archive))
+        .map_err(|error| failed(&error))?;
+    for Extra { path, content } in extras {
+        append(&mut archive, &format!("phase/{path}"), content, tick)?;
+    }
+    Ok(archive
+        .finish()
+        .and_then(seal)
+        .map_err(|error| failed(&error))?)
+}
+
+fn append(
+    archive: &mut Archive<File>,
+    path: &str,
+    content: &Content,
+    tick: Tick<'_>,
+) -> Result<(), Stop> {
+    match content {
+        Content::File(file, size) => append_file(archive, path, file, *size, tick),
+        Content::Bytes(bytes) => {
+            let written = archive
+                .file(path, bytes.len() as u64)
+                .and_then(|()| archive.data(bytes))
+                .and_then(|()| archive.end_file());
+            Ok(written.map_err(|error| verify::io(path, &error))?)
+        }
+    }
+}
+
+fn append_file(
+    archive: &mut Archive<File>,
+    path: &str,
+    file: &File,
+    size: u64,
+    tick: Tick<'_>,
+) -> Result<(), Stop> {
+    archive
+        .file(path, size)
+        .map_err(|error| verify::io(path, &error))?;
+    verify::for_each_step(path, file, 0, size, tick, |bytes| {
+        archive
+            .data(bytes)
+            .map_err(|error| verify::io(path, &error))
     })?;
-    let finish = |mut archive: Archive<File>| -> io::Result<File> {
-        archive.end_file()?;
-        let initrd = archive.finish()?;
-        let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&initrd, seals)?;
-        Ok(initrd)
-    };
-    Ok(finish(archive).map_err(|error| failed(&error))?)
+    Ok(archive
+        .end_file()
+        .map_err(|error| verify::io(path, &error))?)
+}
+
+fn copy(name: &str, from: &File, size: u64, to: &mut File, tick: Tick<'_>) -> Result<(), Stop> {
+    verify::for_each_step(name, from, 0, size, tick, |bytes| {
+        to.write_all(bytes)
+            .map_err(|error| verify::io(name, &error))
+    })
+}
+
+fn memory_file() -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    Ok(File::from(rustix::fs::memfd_create("initrd", flags)?))
+}
+
+fn seal(file: File) -> io::Result<File> {
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -177,7 +365,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[track_caller]
-    fn check(kernel: u64, initrd: u64, runtime: u64, total: u64, available: u64, expected: bool) {
+    fn judge(kernel: u64, initrd: u64, runtime: u64, total: u64, available: u64, expected: bool) {
         let load = Load {
             kernel: kernel * MIB,
             initrd: initrd * MIB,
@@ -193,20 +381,20 @@ mod tests {
 
     #[test]
     fn a_machine_of_256_mib_boots_the_appliance() {
-        check(6, 18, 40, 220, 150, true);
-        check(6, 18, 40, 220, 104, true);
-        check(6, 18, 40, 220, 103, false);
+        judge(6, 18, 40, 220, 150, true);
+        judge(6, 18, 40, 220, 104, true);
+        judge(6, 18, 40, 220, 103, false);
     }
 
     #[test]
     fn a_load_that_does_not_fit_is_never_tried() {
-        check(8, 64, 70, 490, 400, true);
-        check(8, 64, 70, 490, 230, false);
-        check(8, 200, 70, 490, 490, false);
-        check(8, 180, 70, 490, 490, false);
-        check(0, 0, 0, 0, 0, false);
-        check(8, 64, 72, 16_384, 290, true);
-        check(8, 64, 72, 16_384, 279, false);
+        judge(8, 64, 70, 490, 400, true);
+        judge(8, 64, 70, 490, 230, false);
+        judge(8, 200, 70, 490, 490, false);
+        judge(8, 180, 70, 490, 490, false);
+        judge(0, 0, 0, 0, 0, false);
+        judge(8, 64, 72, 16_384, 290, true);
+        judge(8, 64, 72, 16_384, 279, false);
         let huge = Load {
             kernel: u64::MAX,
             initrd: u64::MAX,
@@ -279,17 +467,43 @@ mod tests {
     #[test]
     fn the_size_of_the_initrd_is_known_before_it_is_built() {
         let handoff = handoff();
-        let built = initrd(&handoff, &mut || Ok(())).unwrap();
+        let built = initrd(&handoff, &[], &mut || Ok(())).unwrap();
         let known = initrd_size(&handoff.manifest).unwrap();
         let headers = built.metadata().unwrap().len() - known;
         assert!((1..1024).contains(&headers), "{headers}");
     }
 
     #[test]
+    fn extras_lie_beside_the_artifacts() {
+        let handoff = handoff();
+        let extras = [
+            Extra {
+                path: "roots.json",
+                content: Content::Bytes(b"[]".to_vec()),
+            },
+            Extra {
+                path: "previous/vmlinuz",
+                content: Content::File(file(b"old kernel"), 10),
+            },
+        ];
+        let mut initrd = initrd(&handoff, &extras, &mut || Ok(())).unwrap();
+        let mut content = Vec::new();
+        initrd.rewind().unwrap();
+        initrd.read_to_end(&mut content).unwrap();
+        let text = String::from_utf8_lossy(&content);
+        let at = |wanted: &str| text.find(wanted).unwrap_or_else(|| panic!("no {wanted}"));
+        assert!(
+            at("phase/previous\0") < at("phase/previous/vmlinuz"),
+            "the folder comes first"
+        );
+        assert!(at("phase/roots.json") < at("old kernel"));
+    }
+
+    #[test]
     fn the_initrd_carries_what_was_verified() {
         let handoff = handoff();
         let bytes = handoff.manifest.bytes().to_vec();
-        let mut initrd = initrd(&handoff, &mut || Ok(())).unwrap();
+        let mut initrd = initrd(&handoff, &[], &mut || Ok(())).unwrap();
         let seals = rustix::fs::fcntl_get_seals(&initrd).unwrap();
         assert!(
             seals

@@ -130,3 +130,18 @@ pub(crate) const IMAGE_INODES: u32 = 8;
 
 /// Bytes of `/etc/phase/image.json` that are read.
 pub(crate) const IMAGE_INFO_MAX: u64 = 16 << 10;
+
+/// Seconds between two looks for newer images: a fleet of a thousand asks about once a second.
+pub(crate) const UPGRADE_POLL_SECONDS: u32 = 900;
+
+/// Seconds that a new image must serve before it is kept: leaks and crash loops show within minutes.
+pub(crate) const UPGRADE_SOAK_SECONDS: u32 = 600;
+
+/// Longest accepted `phase.upgrade.poll=` and `phase.upgrade.soak=`.
+pub(crate) const DAY_SECONDS: u32 = 86_400;
+
+/// Providers in `phase.upgrade.from=`: two or three are enough, and a command line has 2 KiB.
+pub(crate) const UPGRADE_SOURCES_MAX: usize = 8;
+
+/// Longest code of a reason: the longest of ours has 24 characters.
+pub(crate) const CODE_LENGTH_MAX: usize = 32;

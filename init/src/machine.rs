@@ -378,7 +378,7 @@ impl Machine {
     /// What a dead role reported is not true any more.
     fn forget(&mut self, role: Role) {
         match role {
-            Role::Net | Role::Report | Role::Dht => {}
+            Role::Net | Role::Report | Role::Dht | Role::Update | Role::Probe => {}
             Role::Serve => {
                 self.served_artifacts = false;
                 self.announced = None;

@@ -59,9 +59,9 @@ fn rules(role: Role, port: u16, version: i32) -> Rules {
     let ioctl = since(5, bit(ll::LANDLOCK_ACCESS_FS_IOCTL_DEV));
     let scopes = bit(ll::LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | ll::LANDLOCK_SCOPE_SIGNAL);
     let handled_net = match role {
-        Role::Net | Role::Serve | Role::Report => BIND | CONNECT,
+        Role::Net | Role::Serve | Role::Report | Role::Probe => BIND | CONNECT,
         // Fetching is connecting, to wherever the provider is; and members of the DHT are anywhere too.
-        Role::Stage | Role::Dht => BIND,
+        Role::Stage | Role::Dht | Role::Update => BIND,
     };
     let mut paths = vec![(PROGRAM, EXECUTE)];
     let mut ports = Vec::new();
@@ -74,8 +74,8 @@ fn rules(role: Role, port: u16, version: i32) -> Rules {
         Role::Serve | Role::Stage | Role::Dht if version >= 4 && port > 0 => {
             ports.push((port, BIND))
         }
-        Role::Report if version >= 4 => ports.push((port, CONNECT)),
-        Role::Serve | Role::Stage | Role::Report | Role::Dht => {}
+        Role::Report | Role::Probe if version >= 4 => ports.push((port, CONNECT)),
+        Role::Serve | Role::Stage | Role::Report | Role::Dht | Role::Update | Role::Probe => {}
     }
     Rules {
         ruleset: Ruleset {
@@ -266,7 +266,13 @@ mod tests {
             (&[(4011, BIND)][..], BIND)
         );
         assert_eq!(dht.paths, [(PROGRAM, EXECUTE)]);
-        for rules in [net, serve, stage, report, dht] {
+        let update = rules(Role::Update, 0, 6);
+        assert!(update.ports.is_empty(), "it listens nowhere");
+        assert_eq!(update.ruleset.net, BIND, "it connects to its sources");
+        let probe = rules(Role::Probe, 8080, 6);
+        assert_eq!(probe.ports, [(8080, CONNECT)]);
+        assert_eq!(probe.ruleset.net, BIND | CONNECT);
+        for rules in [net, serve, stage, report, dht, update, probe] {
             assert_eq!(rules.ruleset.fs & (WRITES | EXECUTE), WRITES | EXECUTE);
             // The kernel refuses a rule for a right that the ruleset does not handle.
             for (path, rights) in rules.paths {

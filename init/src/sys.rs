@@ -23,6 +23,7 @@ const WDIOC_KEEPALIVE: libc::c_ulong = 0x8004_5705;
 const WDIOC_SETTIMEOUT: libc::c_ulong = 0xC004_5706;
 const WDIOF_CARDRESET: libc::c_int = 0x20;
 const KEXEC_FILE_UNLOAD: libc::c_ulong = 1;
+const KEXEC_FILE_ON_CRASH: libc::c_ulong = 2;
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 {
@@ -168,9 +169,32 @@ pub(crate) fn link_down(socket: BorrowedFd<'_>, interface: &str) -> io::Result<(
     }
 }
 
-/// Loads a kernel for the next `reboot(KEXEC)`.
+/// When a loaded kernel is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// By `reboot(KEXEC)`.
+    Asked,
+    /// By a panic of the kernel that runs, in the memory that was reserved for it.
+    Crash,
+}
+
+impl Start {
+    fn flags(self) -> libc::c_ulong {
+        match self {
+            Self::Asked => 0,
+            Self::Crash => KEXEC_FILE_ON_CRASH,
+        }
+    }
+}
+
+/// Loads a kernel.
 #[expect(unsafe_code, reason = "neither rustix nor libc wraps kexec_file_load")]
-pub(crate) fn kexec_file_load(kernel: &File, initrd: &File, command_line: &CStr) -> io::Result<()> {
+pub(crate) fn kexec_file_load(
+    kernel: &File,
+    initrd: &File,
+    command_line: &CStr,
+    start: Start,
+) -> io::Result<()> {
     let bytes = command_line.to_bytes_with_nul();
     // SAFETY: the kernel reads the two descriptors and `bytes.len()` bytes of the command line during the call.
     let result = unsafe {
@@ -180,7 +204,7 @@ pub(crate) fn kexec_file_load(kernel: &File, initrd: &File, command_line: &CStr)
             initrd.as_raw_fd(),
             bytes.len(),
             bytes.as_ptr(),
-            0_u64,
+            start.flags(),
         )
     };
     check(result).map(drop)
@@ -188,7 +212,7 @@ pub(crate) fn kexec_file_load(kernel: &File, initrd: &File, command_line: &CStr)
 
 /// Forgets a loaded kernel. A failed load leaves an earlier one armed.
 #[expect(unsafe_code, reason = "neither rustix nor libc wraps kexec_file_load")]
-pub(crate) fn kexec_file_unload() -> io::Result<()> {
+pub(crate) fn kexec_file_unload(start: Start) -> io::Result<()> {
     // SAFETY: with KEXEC_FILE_UNLOAD the kernel looks at no other argument.
     let result = unsafe {
         libc::syscall(
@@ -197,7 +221,7 @@ pub(crate) fn kexec_file_unload() -> io::Result<()> {
             -1,
             0,
             std::ptr::null::<u8>(),
-            KEXEC_FILE_UNLOAD,
+            KEXEC_FILE_UNLOAD | start.flags(),
         )
     };
     check(result).map(drop)

@@ -157,13 +157,15 @@ fn a_successor_keeps_what_belongs_to_the_machine() {
     let own = "BOOT_IMAGE=x root=/dev/sda console=ttyS0 earlyprintk=ttyS0 phase.mode=private phase.source=provider \
                phase.provider=http://a:1 phase.origin=http://old phase.name=n -- phase.port=1";
     assert_eq!(
-        successor(signed, own, Some("http://a:1")),
+        successor(signed, own, "", &origin("http://a:1")),
         "panic=10 quiet phase.mode=internet console=ttyS0 earlyprintk=ttyS0 phase.mode=private phase.name=n \
          phase.source=initramfs phase.origin=http://a:1"
     );
     // Only the words of the signed line that say the same are dropped, and the local word wins.
     assert_eq!(
-        parse(&successor(signed, own, Some("http://a:1"))).0.mode,
+        parse(&successor(signed, own, "", &origin("http://a:1")))
+            .0
+            .mode,
         Mode::Private
     );
 }
@@ -171,18 +173,96 @@ fn a_successor_keeps_what_belongs_to_the_machine() {
 #[test]
 fn a_successor_is_never_told_to_fetch_again() {
     let line = successor(
-        "phase.source=provider phase.provider=http://evil",
+        "phase.source=provider phase.provider=http://evil phase.trial=9",
         "",
-        Some("http://a"),
+        "",
+        &origin("http://a"),
     );
     let (options, _) = parse(&line);
     assert_eq!(options.source, SourceChoice::Initramfs);
     assert_eq!(options.origin.as_deref(), Some("http://a"));
+    assert_eq!((options.provider, options.upgrades.trial), (None, None));
+}
+
+#[test]
+fn what_the_running_image_brought_does_not_win_over_its_successor() {
+    let own_signed = "console=tty0 phase.upgrade.soak=5 phase.name=a";
+    let own =
+        "console=tty0 phase.upgrade.soak=5 phase.name=b phase.port=81 phase.trial=3 phase.place=a";
+    let line = successor("quiet phase.upgrade.soak=7", own, own_signed, &[]);
+    assert_eq!(
+        line,
+        "quiet phase.upgrade.soak=7 phase.name=b phase.port=81 phase.source=initramfs"
+    );
+}
+
+fn origin(url: &str) -> Vec<String> {
+    vec![format!("phase.origin={url}")]
+}
+
+#[test]
+fn upgrades_are_told_by_parameters() {
+    check("phase.upgrade=staged phase.upgrade.poll=5", 0, |o| {
+        o.upgrades.mode = UpgradeMode::Staged;
+        o.upgrades.poll_seconds = 5;
+    });
+    check("phase.upgrade.from=http://a,http://b:81/x", 0, |o| {
+        o.upgrades.from = vec!["http://a".to_owned(), "http://b:81/x".to_owned()];
+    });
+    check("phase.upgrade.window=22:30-04:00", 0, |o| {
+        o.upgrades.window = Some(Window {
+            from: 22 * 60 + 30,
+            to: 4 * 60,
+        });
+    });
+    check(
+        "phase.upgrade.alone=yes phase.upgrade.watchdog=no",
+        0,
+        |o| {
+            o.upgrades.alone = true;
+            o.upgrades.needs_watchdog = false;
+        },
+    );
+    check("phase.trial=7 phase.place=b phase.crashed=8", 0, |o| {
+        o.upgrades.trial = Some(7);
+        o.upgrades.crashed = Some(8);
+        o.upgrades.place = Some(PlaceWord::B);
+    });
+    let digest = Digest::of(b"x");
+    check(&format!("phase.returned={digest},soak-failed"), 0, |o| {
+        o.upgrades.returned = Some(Returned {
+            digest,
+            code: "soak-failed".to_owned(),
+        });
+    });
+    for wrong in [
+        "phase.upgrade=yes",
+        "phase.upgrade.poll=4",
+        "phase.upgrade.poll=86401",
+        "phase.upgrade.soak=-1",
+        "phase.upgrade.window=24:00-01:00",
+        "phase.upgrade.window=1:00-2:00",
+        "phase.upgrade.window=01:00-01:00",
+        "phase.upgrade.window=+1:00-02:00",
+        "phase.upgrade.from=ftp://a",
+        "phase.upgrade.from=http://a,",
+        "phase.upgrade.alone=on",
+        "phase.trial=-1",
+        "phase.returned=sha256:00,x",
+        "phase.place=c",
+    ] {
+        check(wrong, 1, |_| ());
+    }
 }
 
 #[test]
 fn local_parameters_stand_before_the_arguments_of_the_first_program() {
-    let line = successor("quiet -- argument", "phase.port=80", Some("http://a"));
+    let line = successor(
+        "quiet -- argument",
+        "phase.port=80",
+        "",
+        &origin("http://a"),
+    );
     assert_eq!(
         line,
         "quiet phase.port=80 phase.source=initramfs phase.origin=http://a -- argument"
@@ -192,7 +272,7 @@ fn local_parameters_stand_before_the_arguments_of_the_first_program() {
 
 #[test]
 fn quoted_values_stay_one_word() {
-    let line = successor("x=\"a b\" \"c d\"", "", None);
+    let line = successor("x=\"a b\" \"c d\"", "", "", &[]);
     assert_eq!(words(&line)[..2], ["x=a b", "c d"]);
 }
 
@@ -265,7 +345,7 @@ fn the_dht_is_for_mode_internet_and_goes_with_the_machine() {
         o.mode = Mode::Local;
     });
     let own = "phase.dht=on phase.bootstrap=10.0.0.1,b.example:4011";
-    let next = parse(&successor("phase.dht=off", own, None)).0;
+    let next = parse(&successor("phase.dht=off", own, "", &[])).0;
     assert_eq!(next.bootstrap, ["10.0.0.1", "b.example:4011"]);
     assert!(next.dht, "the local word wins");
 }

@@ -255,12 +255,12 @@ impl Boot<'_> {
         // nothing is fetched from there any more.
         let told = machine.options.provider.clone();
         let origin = told.or_else(|| cmdline::url(&record.origin));
-        let line = cmdline::successor(
-            &handoff.manifest.cmdline,
-            &own_command_line(),
-            origin.as_deref(),
-        );
-        kexec::load(handoff, &line, &mut || machine.turn(Duration::ZERO))?;
+        let origin: Vec<String> = origin
+            .map(|origin| format!("phase.origin={origin}"))
+            .into_iter()
+            .collect();
+        let line = cmdline::successor(&handoff.manifest.cmdline, &own_command_line(), "", &origin);
+        kexec::load(handoff, &[], &line, &mut || machine.turn(Duration::ZERO))?;
         machine
             .console
             .say(Level::Info, &format!("kexec into {digest}"));
