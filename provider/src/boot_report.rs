@@ -236,7 +236,7 @@ fn encoded(text: &str) -> String {
 }
 
 /// The hardware address of the interface that has this address.
-fn mac_of(address: IpAddr) -> io::Result<String> {
+pub(crate) fn mac_of(address: IpAddr) -> io::Result<String> {
     let interfaces = if_addrs::get_if_addrs()?;
     let interface = interfaces.iter().find(|found| found.ip() == address);
     let name = interface.map(|found| found.name.as_str());

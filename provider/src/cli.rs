@@ -13,7 +13,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::exit::{CommandError, Exit};
 use crate::{
     boot_report, clients_cmd, completions_cmd, config, control, dht, discover_cmd, doctor, exit,
-    fetch_cmd, instead, key, log, man_cmd, manifest_cmd, net, out, serve, stage, status_cmd,
+    fetch_cmd, instead, key, log, man_cmd, manifest_cmd, net, out, probe, serve, stage, status_cmd,
     tls_cmd, verify_cmd,
 };
 
@@ -88,6 +88,9 @@ pub(crate) enum Command {
     /// Tell the provider this machine booted from how far it came (appliance role, started by init)
     #[command(hide = true)]
     Report(boot_report::Args),
+    /// Use this machine's own services as others would, and tell init (appliance role, started by init)
+    #[command(hide = true)]
+    Probe(probe::Args),
     /// Announce in the DHT what is served here (appliance role, started by init)
     #[command(hide = true)]
     Dht(dht::role::Args),
@@ -227,9 +230,12 @@ impl Command {
     /// How much this command logs when `RUST_LOG` does not say: daemons tell what they do, tools only what is wrong.
     fn log_level(&self) -> LevelFilter {
         match self {
-            Self::Serve(_) | Self::Net(_) | Self::Stage(_) | Self::Report(_) | Self::Dht(_) => {
-                LevelFilter::INFO
-            }
+            Self::Serve(_)
+            | Self::Net(_)
+            | Self::Stage(_)
+            | Self::Report(_)
+            | Self::Probe(_)
+            | Self::Dht(_) => LevelFilter::INFO,
             Self::Provider(_)
             | Self::Config(_)
             | Self::Reload(_)
@@ -273,6 +279,7 @@ impl Command {
             Self::Net(args) => net::run(args),
             Self::Stage(args) => stage::run(args),
             Self::Report(args) => boot_report::run(&args),
+            Self::Probe(args) => probe::run(args),
             Self::Dht(args) => dht::role::run(args),
             Self::Version => {
                 out::line(concat!("plasmd ", env!("CARGO_PKG_VERSION")));

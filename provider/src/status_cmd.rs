@@ -8,25 +8,12 @@ use std::time::Duration;
 use boot_manifest::Digest;
 use bytes::Bytes;
 use fetch::Trust;
-use http::header::{CONNECTION, HOST};
-use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 use crate::exit::{CommandError, Exit};
 use crate::fetch_cmd::flags;
 use crate::out::{self, printable};
-
-/// Time for one answer, connecting included. A provider on the same network needs milliseconds; a first manifest may
-/// wait for hashing.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
-
-/// Bytes of one answer: a manifest is the largest but for a state with many clients, and has at most this many.
-const ANSWER_SIZE_MAX: usize = boot_manifest::MANIFEST_SIZE_MAX;
+use crate::question::{Question, runtime};
 
 /// The subcommands.
 #[derive(clap::Subcommand)]
@@ -99,97 +86,25 @@ pub(crate) fn run(command: Command) -> Result<Exit, CommandError> {
     Ok(Exit::Done)
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CommandError::local(format!("cannot start: {error}")))
-}
-
 /// What a provider says of its health: whether its status code is good, and the object, null when it sent none.
 pub(crate) fn health(base: &str, wait: Duration) -> Result<(bool, Value), CommandError> {
-    let (status, body) = runtime()?.block_on(answer(base, "/health", wait, &Trust::System))?;
-    let health = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    Ok((status.is_success(), health))
+    let question = Question {
+        wait,
+        ..Question::get(base, "/health")
+    };
+    let answer = runtime()?.block_on(question.ask(&Trust::System))?;
+    let health = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+    Ok((answer.status.is_success(), health))
 }
 
 async fn ask(base: &str, path: &str, trust: &Trust) -> Result<Bytes, CommandError> {
-    let (status, body) = answer(base, path, ANSWER_WAIT_MAX, trust).await?;
-    if status.is_success() {
-        return Ok(body);
+    let question = Question::get(base, path);
+    let answer = question.ask(trust).await?;
+    if answer.status.is_success() {
+        return Ok(answer.body);
     }
-    let text = String::from_utf8_lossy(&body);
-    let line = printable(text.lines().next().unwrap_or_default());
-    let url = url_of(base, path);
+    let (url, status, line) = (question.url(), answer.status, answer.line());
     Err(CommandError::failed(format!("{url}: {status}: {line}")))
-}
-
-fn url_of(base: &str, path: &str) -> String {
-    format!("{}{path}", base.trim_end_matches('/'))
-}
-
-async fn answer(
-    base: &str,
-    path: &str,
-    wait: Duration,
-    trust: &Trust,
-) -> Result<(StatusCode, Bytes), CommandError> {
-    let url = url_of(base, path);
-    let unreachable = |reason: String| {
-        CommandError::failed(format!("{url}: {reason}"))
-            .hint("is the provider running there? `plasmd serve` starts one; --addr names another")
-    };
-    let uri: Uri = url
-        .parse()
-        .map_err(|error| CommandError::usage(format!("{url}: {error}")))?;
-    let (Some("http" | "https"), Some(_)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(CommandError::usage(format!(
-            "{url}: not a URL that begins with http:// or https://"
-        )));
-    };
-    match tokio::time::timeout(wait, connect(&uri, trust)).await {
-        Ok(answer) => answer.map_err(|error| unreachable(error.to_string())),
-        Err(_) => Err(unreachable(format!(
-            "no answer within {} s",
-            wait.as_secs()
-        ))),
-    }
-}
-
-async fn connect(uri: &Uri, trust: &Trust) -> anyhow::Result<(StatusCode, Bytes)> {
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let is_https = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
-    let stream = TcpStream::connect((host, port)).await?;
-    if !is_https {
-        return exchange(uri, stream).await;
-    }
-    let stream = trust.connect(host, stream).await;
-    exchange(uri, stream.map_err(anyhow::Error::msg)?).await
-}
-
-async fn exchange<S>(uri: &Uri, stream: S) -> anyhow::Result<(StatusCode, Bytes)>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let request = Request::get(path)
-        .header(HOST, authority)
-        .header(CONNECTION, "close")
-        .body(Empty::<Bytes>::new())?;
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_SIZE_MAX)
-            .collect()
-            .await;
-        let body = body.map_err(|error| anyhow::anyhow!("{error}"))?;
-        Ok((status, body.to_bytes()))
-    };
-    let (answer, _) = tokio::join!(exchange, connection);
-    answer
 }
 
 fn show_status(status: &Value) {

@@ -1,5 +1,5 @@
-//! The other side: boot ROMs as they are, each with its habits, without a socket. Tests and benches boot them by the hundred;
-//! nothing that serves uses them.
+//! The other side: boot ROMs as they are, each with its habits, without a socket. Tests and benches boot them by the hundred,
+//! and a machine that tests itself boots one; nothing that serves uses them.
 //!
 //! ```text
 //! DISCOVER ──▶ offers are collected ──▶ an address: REQUEST, ACK ──▶ the file is named: booted
@@ -232,6 +232,8 @@ pub struct Rom {
     mac: Mac,
     xid: u32,
     address: Option<Ipv4Addr>,
+    /// The only server that is asked, if there is one.
+    only: Option<Ipv4Addr>,
     /// Whether the first offer it can use is taken at once, where real ones let the round end (C17).
     hasty: bool,
     state: State,
@@ -246,6 +248,7 @@ impl Rom {
             mac,
             xid,
             address: Some(address),
+            only: None,
             hasty: false,
             state: State::Discovering {
                 round: 0,
@@ -266,6 +269,14 @@ impl Rom {
     #[must_use]
     pub const fn hasty(mut self) -> Self {
         self.hasty = true;
+        self
+    }
+
+    /// The same, but it asks this server alone, from its own address, and is answered there: nobody else on the network hears
+    /// of it. No firmware does that; a machine that tests itself does.
+    #[must_use]
+    pub const fn asking_only(mut self, server: Ipv4Addr) -> Self {
+        self.only = Some(server);
         self
     }
 
@@ -399,10 +410,12 @@ impl Rom {
     }
 
     fn discover(&self) -> Sent {
+        let own = self.address.filter(|_| self.only.is_some());
+        let own = own.unwrap_or(Ipv4Addr::UNSPECIFIED);
         Sent {
-            to: Ipv4Addr::BROADCAST,
+            to: self.only.unwrap_or(Ipv4Addr::BROADCAST),
             port: SERVER_PORT,
-            bytes: self.message(Kind::Discover, Ipv4Addr::UNSPECIFIED, &[]),
+            bytes: self.message(Kind::Discover, own, &[]),
         }
     }
 

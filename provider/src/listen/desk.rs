@@ -238,11 +238,13 @@ impl Desk {
         let Some(place) = self.place(arrival, received, &request) else {
             return self.shared.metrics.count(Fate::Interface);
         };
-        if place.own.contains(received.peer.ip()) && !request.is_relayed() {
-            // This server's own question for other servers, which the kernel gives back.
+        let client = classify(&request);
+        let is_own = place.own.contains(received.peer.ip()) && !request.is_relayed();
+        if is_own && client.is_none() {
+            // This server's own question for other servers, which the kernel gives back. A machine that tests itself says
+            // that it boots.
             return self.shared.metrics.count(Fate::NotOurs);
         }
-        let client = classify(&request);
         tracing::debug!(
             mac = %request.mac, kind = request.kind.name(), xid = request.xid, interface = place.interface,
             firmware = client.as_ref().map(|client| client.firmware.name()), ?arrival, "asked"

@@ -21,6 +21,7 @@ mod lan;
 mod member;
 mod net;
 mod packets;
+mod probe;
 mod provider;
 mod serve;
 mod share;
