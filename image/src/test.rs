@@ -272,6 +272,7 @@ impl Run<'_> {
             let acceleration =
                 accel::choose(self.paths, self.arguments.accel, &kernel, self.progress)?;
             cargo.env("PHASE_ACCEL", acceleration.as_str());
+            cargo.env("PHASE_APPLIANCE_TOOL", std::env::current_exe()?);
         } else {
             // Unpacked, not installed: the package would start a server on port 80.
             let nginx = packages::unpacked("nginx", "nginx", &self.paths.output("nginx"))?;

@@ -33,7 +33,17 @@ impl Images {
     /// # Errors
     /// The first one that is missing.
     pub fn find() -> Result<Self> {
-        let images = Self { folder: folder() };
+        Self::at(folder())
+    }
+
+    /// The images in `folder`.
+    ///
+    /// # Errors
+    /// The first one that is missing.
+    pub fn at(folder: impl Into<PathBuf>) -> Result<Self> {
+        let images = Self {
+            folder: folder.into(),
+        };
         for name in NEEDED {
             ensure!(
                 images.path(name).exists(),
@@ -42,6 +52,12 @@ impl Images {
             );
         }
         Ok(images)
+    }
+
+    /// Where they lie.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The path of an image.

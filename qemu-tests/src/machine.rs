@@ -3,7 +3,7 @@
 //! ```text
 //! boot --> runs --power_off--> ended          (the appliance shuts down in order)
 //!            |----kill------> ended          (the plug is pulled)
-//!            `---reset by the guest--> ended (QEMU runs with -no-reboot; a kexec is no reset)
+//!            `---reset by the guest--> ended (QEMU runs with -no-reboot unless the spec allows resets; a kexec is none)
 //! ```
 //! Dropping a machine pulls the plug.
 
@@ -54,6 +54,10 @@ pub struct Spec {
     pub serial: bool,
     /// An i6300esb watchdog that resets the machine when nobody feeds it.
     pub watchdog: bool,
+    /// A reset starts the machine again, as it would a real one, instead of ending it.
+    pub resets: bool,
+    /// More arguments for QEMU, for what only some test needs.
+    pub extra: Vec<String>,
 }
 
 impl Spec {
@@ -70,6 +74,8 @@ impl Spec {
             clock: None,
             serial: true,
             watchdog: false,
+            resets: false,
+            extra: Vec::new(),
         }
     }
 
@@ -352,6 +358,38 @@ impl Machine {
         self.pull_plug();
     }
 
+    /// Pulls the cable out of a network card, or puts it back.
+    ///
+    /// # Errors
+    /// When there is no such card.
+    pub fn cable(&self, card: u8, plugged: bool) -> Result<()> {
+        let what = if plugged { "into" } else { "out of" };
+        self.timeline
+            .mark(&self.name, format!("cable {what} card {card}"));
+        let arguments = json!({ "name": format!("net{card}"), "up": plugged });
+        self.qmp("set_link", arguments).map(|_| ())
+    }
+
+    /// Presses the reset button.
+    ///
+    /// # Errors
+    /// When QEMU is gone.
+    pub fn reset(&self) -> Result<()> {
+        self.timeline.mark(&self.name, "reset button");
+        self.qmp("system_reset", json!({})).map(|_| ())
+    }
+
+    /// How often it was reset so far, by itself (also by its watchdog) or by the button; a kexec is no reset.
+    ///
+    /// # Errors
+    /// When QEMU is gone.
+    pub fn resets(&self) -> Result<usize> {
+        let mut qmp = self.qmp.borrow_mut();
+        // What has happened meanwhile is told before the answer.
+        qmp.run("query-status", json!({}))?;
+        Ok(qmp.resets())
+    }
+
     /// Runs a QMP command, for what only some test needs.
     ///
     /// # Errors
@@ -440,7 +478,6 @@ fn machine_args(spec: &Spec, socket: &Path) -> Vec<String> {
         "-no-user-config",
         "-display",
         "none",
-        "-no-reboot",
         "-serial",
         serial,
         "-qmp",
@@ -450,6 +487,10 @@ fn machine_args(spec: &Spec, socket: &Path) -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
+    if !spec.resets {
+        args.push("-no-reboot".to_owned());
+    }
+    args.extend(spec.extra.iter().cloned());
     if let Some(clock) = spec.clock {
         args.extend(["-rtc".to_owned(), format!("base={clock}")]);
     }

@@ -22,6 +22,7 @@ const CONNECT_STEP: Timespec = Timespec {
 pub struct Qmp {
     stream: BufReader<UnixStream>,
     end: Option<String>,
+    resets: usize,
 }
 
 impl Qmp {
@@ -44,6 +45,7 @@ impl Qmp {
         let mut qmp = Self {
             stream: BufReader::new(stream),
             end: None,
+            resets: 0,
         };
         let greeting = qmp.read()?;
         if greeting.get("QMP").is_none() {
@@ -118,7 +120,16 @@ impl Qmp {
         Ok(message)
     }
 
+    /// How many resets QEMU has told of.
+    #[must_use]
+    pub fn resets(&self) -> usize {
+        self.resets
+    }
+
     fn note_event(&mut self, message: &Value) {
+        if message["event"] == "RESET" {
+            self.resets += 1;
+        }
         if message["event"] == "SHUTDOWN" {
             self.end = message["data"]["reason"].as_str().map(str::to_owned);
         }
