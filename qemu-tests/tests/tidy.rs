@@ -17,6 +17,8 @@ const FILE_LINES_MAX: usize = 800;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("boot-manifest", &[]),
     ("boot-manifest-fuzz", &["boot-manifest"]),
+    ("upgrade", &["boot-manifest"]),
+    ("upgrade-fuzz", &["boot-manifest", "upgrade"]),
     ("pxe", &[]),
     ("pxe-fuzz", &["pxe"]),
     ("swarm", &["boot-manifest"]),
@@ -26,9 +28,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("discovery-fuzz", &["boot-manifest", "discovery"]),
     ("http-semantics", &["boot-manifest"]),
     ("http-semantics-fuzz", &["boot-manifest", "http-semantics"]),
-    ("init", &["boot-manifest"]),
+    ("init", &["boot-manifest", "upgrade"]),
     ("fetch", &["artifact-store", "boot-manifest", "swarm"]),
-    ("image", &["boot-manifest", "pxe", "swarm"]),
+    ("image", &["boot-manifest", "pxe", "swarm", "upgrade"]),
     (
         "provider",
         &[
@@ -39,18 +41,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "http-semantics",
             "pxe",
             "swarm",
+            "upgrade",
         ],
     ),
     (
         "provider-fuzz",
         &["artifact-store", "boot-manifest", "http-semantics"],
     ),
-    ("qemu-tests", &["boot-manifest", "pxe"]),
+    ("qemu-tests", &["boot-manifest", "pxe", "upgrade"]),
 ];
 
 /// Crates that must stay free of an async runtime, also through others.
 const BLOCKING: &[&str] = &[
     "boot-manifest",
+    "upgrade",
     "pxe",
     "swarm",
     "artifact-store",

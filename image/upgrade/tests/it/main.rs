@@ -1,0 +1,1 @@
+//! The upgrade as a whole, without a machine.
