@@ -10,6 +10,8 @@
 //! What may pass (no network yet, a provider that restarts, a cut transfer) is waited out for ever, and init is told
 //! each time. What will not (a check that failed) ends the role with the reason. Init believes none of it and verifies
 //! everything again. Without `--provider` one is looked for ([`search`]), for a bounded time, and again when it is gone.
+//! With `--want` just that manifest is fetched, from those of several providers that have it ([`wanted`]); a machine that
+//! serves waits for it a bounded time only.
 //! While it fetches it gives others what it has, and takes from them ([`company`]), so that a rack that boots at once does
 //! not wait for one server. Never touches a disk, never follows a redirect: a provider must not send this machine elsewhere.
 
@@ -19,6 +21,7 @@ mod company;
 mod elsewhere;
 mod image;
 mod search;
+mod wanted;
 
 use std::num::{NonZeroU16, NonZeroU64};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -28,9 +31,9 @@ use std::time::{Duration, Instant};
 
 use boot_manifest::handoff::{HandoffRecord, Report};
 use boot_manifest::{
-    Arch, Channel, Expect, Expiry, Floor, Manifest, Timestamp, TrustRoot, Verified,
+    Arch, Channel, Digest, Expect, Expiry, Floor, Manifest, Timestamp, TrustRoot, Verified,
 };
-use fetch::{FetchError, Fetcher, Limits, Providers, TooSlow, Url};
+use fetch::{FetchError, Fetcher, Limits, Providers, SOURCES_MAX, TooSlow, Url};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
@@ -60,6 +63,9 @@ const STALL_TIME: Duration = Duration::from_secs(60);
 /// The code of such a failure. Init starts the role again, which looks again.
 const LOST: &str = "provider-lost";
 
+/// The code instead of it when only named providers are asked.
+const GONE: &str = "unreachable";
+
 /// What the last reports to the provider may take before the image is handed over.
 const REPORTS_WAIT: Duration = Duration::from_secs(1);
 
@@ -72,9 +78,13 @@ const IMAGE_INFO_SIZE_MAX: usize = 4_096;
 /// The flags.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The provider, or the URL of a manifest; without it one is looked for on the local network
+    /// The provider, or the URL of a manifest; without it one is looked for on the local network. With --want it can be
+    /// given several times
     #[arg(long, value_name = "URL")]
-    provider: Option<String>,
+    provider: Vec<String>,
+    /// Fetch the image of this manifest and no other
+    #[arg(long, value_name = "DIGEST", requires = "provider")]
+    want: Option<Digest>,
     /// Look in this file for providers that boot servers named
     #[arg(long, value_name = "FILE", default_value = PROVIDERS_FILE)]
     providers_file: PathBuf,
@@ -175,6 +185,11 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     let link = InitLink::from_env().map_err(|error| CommandError::local(error.to_string()))?;
     let root = trust::load_root(&args.trust_root)?;
     let info = load_image_info(&args.image_info)?;
+    if args.want.is_none() && args.provider.len() > 1 {
+        return Err(CommandError::usage(
+            "several providers can be named with --want only",
+        ));
+    }
     let place = place(&args).map_err(|error| give_up(&link, &FetchError::Url(error).into()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -206,16 +221,19 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
     }
 }
 
-/// Where images are fetched: at a provider that was named, or where one is found; and others that have the same.
+/// Where images are fetched: at providers that were named, or where one is found; and others that have the same.
 struct Place {
-    provider: Option<Url>,
+    providers: Vec<Url>,
+    /// Nothing else is fetched there.
+    want: Option<Digest>,
     wanted: Wanted,
 }
 
 fn place(args: &Args) -> Result<Place, fetch::UrlError> {
-    let provider = args.provider.as_deref().map(str::parse).transpose()?;
+    let named = args.provider.iter().take(SOURCES_MAX);
     Ok(Place {
-        provider,
+        providers: named.map(|text| text.parse()).collect::<Result<_, _>>()?,
+        want: args.want,
         wanted: Wanted {
             channel: args.channel.clone(),
             arch: args.arch,
@@ -292,12 +310,27 @@ impl ImageInfo {
 
 impl Stage {
     async fn work(&mut self, place: Place) -> Result<(), Failure> {
-        let Place { provider, wanted } = place;
-        let mut found = match provider {
-            Some(location) => self.at_provider(location, wanted).await?,
-            None => self.anywhere(wanted).await?,
+        let Place {
+            mut providers,
+            want,
+            wanted,
+        } = place;
+        let mut found = match (want, providers.pop()) {
+            (Some(digest), Some(last)) => {
+                providers.push(last);
+                let search = self.has_company.then(|| Search::start(wanted));
+                self.those_that_have(&digest, &providers, search).await?
+            }
+            (_, Some(location)) => self.at_provider(location, wanted).await?,
+            (_, None) => self.anywhere(wanted).await?,
         };
-        let result = self.fetch(&mut found).await;
+        let mut result = self.fetch(&mut found).await;
+        if let (Err(Failure { code, .. }), Some(_)) = (&mut result, want)
+            && *code == LOST
+        {
+            // There is no other one to look for.
+            *code = GONE;
+        }
         if let Err(Failure { code, reason }) = &result {
             let text = format!("{code}: {reason}");
             self.report(&found.origin, vec![boot_report::Stage::failed(&text)]);
@@ -379,15 +412,8 @@ impl Stage {
 
     /// The verified manifest of whoever says to have one.
     async fn anywhere(&mut self, wanted: Wanted) -> Result<Found, Failure> {
-        let asker = Asker {
-            root: self.root.clone(),
-            channel: self.channel.clone(),
-            arch: self.arch,
-            built_at: self.info.built_at,
-            floor: self.info.floor(),
-        };
         let mut search = Search::start(wanted);
-        let asker = Arc::new(asker);
+        let asker = self.asker();
         let answers = ask::newest(&mut search, &asker, |error| {
             tell_passing(&self.link, error);
         });
@@ -396,6 +422,16 @@ impl Stage {
             .map_err(|last| last.map_or_else(nobody, Failure::from))?;
         let search = self.has_company.then_some(search);
         found(manifest, providers, search)
+    }
+
+    fn asker(&self) -> Arc<Asker> {
+        Arc::new(Asker {
+            root: self.root.clone(),
+            channel: self.channel.clone(),
+            arch: self.arch,
+            built_at: self.info.built_at,
+            floor: self.info.floor(),
+        })
     }
 
     /// All of the image in memory. Chunks that arrived are kept across interruptions.

@@ -5,9 +5,11 @@
 //! - [`Fetcher::manifest`] and [`Fetcher::newest_manifest`] give a manifest only after `boot_manifest::verify` accepted it.
 //! - [`Fetcher::artifact`] takes such a manifest and fills a [`Sink`] with chunks that have the digests it names, from
 //!   all [`Sources`] at once; [`Fetcher::artifacts`] fills several together, and asks the peers of a [`Swarm`] too.
+//! - [`Fetcher::document`] and [`Fetcher::tell`] are for the few kilobytes beside them that callers check themselves.
 //!
-//! There is no way to download without a size limit and a digest, and every wait has a deadline ([`Limits`]). Never keeps
-//! a byte that did not verify, never decides by where bytes come from, never knows how sources were found.
+//! There is no way to download without a size limit, nor artifacts without a digest, and every wait has a deadline
+//! ([`Limits`]). Never keeps a byte of an artifact that did not verify, never decides by where bytes come from, never knows
+//! how sources were found.
 //!
 //! | module | holds |
 //! | --- | --- |

@@ -4,6 +4,7 @@
 //! there is a newer one, so all are asked, and none can hold up the rest for long.
 
 use boot_manifest::{Digest, Expect, MANIFEST_SIZE_MAX, Manifest, TrustRoot, Verified, verify};
+use http::Method;
 use swarm::jittered;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -55,6 +56,29 @@ impl Fetcher {
         let bytes = manifest_bytes(&mut client, self.clients.limits(), url).await;
         self.clients.give_back(client);
         verified(url, &bytes?, root, expect)
+    }
+
+    /// A small document that the caller verifies: a chain of root documents, a statement. One attempt, no redirect, a few
+    /// seconds at most.
+    pub async fn document(&mut self, url: &Url, size_max: usize) -> Result<Vec<u8>, FetchError> {
+        self.question(&Method::GET, url, size_max).await
+    }
+
+    /// Tells a server something in the query of a URL; what it answers. As [`Fetcher::document`] otherwise.
+    pub async fn tell(&mut self, url: &Url, size_max: usize) -> Result<Vec<u8>, FetchError> {
+        self.question(&Method::POST, url, size_max).await
+    }
+
+    async fn question(
+        &mut self,
+        method: &Method,
+        url: &Url,
+        size_max: usize,
+    ) -> Result<Vec<u8>, FetchError> {
+        let mut client = self.clients.take(url, Manner::Server);
+        let answer = client.small_answer(method, url, size_max).await;
+        self.clients.give_back(client);
+        answer
     }
 
     /// Fetches the manifests at all `urls`, some at a time, and gives the newest that verifies. Once there is one, the

@@ -45,7 +45,8 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    async fn ask(&self, url: &Url) -> Result<Verified<Manifest>, FetchError> {
+    /// The manifest at `url`, if it verifies, within a bounded time.
+    pub(super) async fn ask(&self, url: &Url) -> Result<Verified<Manifest>, FetchError> {
         let mut fetcher = Fetcher::new(Limits {
             connect: CONNECT_TIME,
             header: HEADER_TIME,

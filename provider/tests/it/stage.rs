@@ -22,6 +22,8 @@ use crate::desk::server::{self, Server, Then, answer, file, partly};
 use crate::desk::{days_ago, fresh_image, provider};
 use crate::provider::PLASMD;
 
+mod wanted;
+
 /// The role at work, seen from init.
 struct Role {
     child: Child,
