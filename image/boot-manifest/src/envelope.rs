@@ -1,4 +1,5 @@
-//! The file `manifest.json`: a signed envelope (DSSE) and, beside it, a view for people and `jq`.
+//! The file `manifest.json`: a signed envelope (DSSE) and, beside it, a view for people and `jq`. Other signed documents
+//! are the envelope alone.
 //!
 //! The envelope carries the payload as base64 and signatures over its exact bytes, bound to a payload type by the
 //! pre-authentication encoding (PAE). The view repeats what the payload says and proves nothing. One payload and one set
@@ -30,6 +31,7 @@ pub(crate) struct SignatureEntry {
 }
 
 /// The decoded envelope, still unchecked.
+#[derive(Clone)]
 pub(crate) struct Envelope {
     pub(crate) payload_type: String,
     pub(crate) payload: Vec<u8>,
@@ -38,7 +40,7 @@ pub(crate) struct Envelope {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct EnvelopeWire {
+pub(crate) struct EnvelopeWire {
     #[serde(rename = "payloadType")]
     payload_type: String,
     payload: String,
@@ -120,56 +122,86 @@ pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8
 ///
 /// `None` is a file with the readable part alone, as providers without a signed manifest show it.
 pub(crate) fn decode(file: &[u8]) -> Result<Option<Envelope>, JsonError> {
-    let malformed = |what: &str| JsonError::Malformed(what.to_owned());
-    let Some(wire) = json::parse::<FileEnvelope>(file)?.envelope else {
-        return Ok(None);
-    };
-    let mut signatures = Vec::new();
-    for entry in &wire.signatures {
-        let bytes = STANDARD
-            .decode(&entry.sig)
-            .map_err(|_| malformed("a signature is not canonical base64"))?;
-        let signature = bytes
-            .try_into()
-            .map_err(|_| malformed("a signature does not have 64 bytes"))?;
-        signatures.push(SignatureEntry {
-            key_id: entry.keyid,
-            signature,
-        });
+    json::parse::<FileEnvelope>(file)?
+        .envelope
+        .as_ref()
+        .map(EnvelopeWire::decode)
+        .transpose()
+}
+
+/// Reads a file that is an envelope and nothing else, after the strict walk over all of it.
+pub(crate) fn decode_bare(file: &[u8]) -> Result<Envelope, JsonError> {
+    json::parse::<EnvelopeWire>(file)?.decode()
+}
+
+/// Writes an envelope as a file of its own.
+pub(crate) fn render_bare(envelope: &Envelope) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(&EnvelopeWire::of(envelope))
+        .expect("plain text and integers always serialise");
+    bytes.push(b'\n');
+    bytes
+}
+
+impl EnvelopeWire {
+    /// Reads base64, whose canonical form alone is accepted.
+    pub(crate) fn decode(&self) -> Result<Envelope, JsonError> {
+        let malformed = |what: &str| JsonError::Malformed(what.to_owned());
+        let mut signatures = Vec::new();
+        for entry in &self.signatures {
+            let bytes = STANDARD
+                .decode(&entry.sig)
+                .map_err(|_| malformed("a signature is not canonical base64"))?;
+            let signature = bytes
+                .try_into()
+                .map_err(|_| malformed("a signature does not have 64 bytes"))?;
+            signatures.push(SignatureEntry {
+                key_id: entry.keyid,
+                signature,
+            });
+        }
+        let payload = STANDARD
+            .decode(&self.payload)
+            .map_err(|_| malformed("the payload is not canonical base64"))?;
+        Ok(Envelope {
+            payload_type: self.payload_type.clone(),
+            payload,
+            signatures,
+        })
     }
-    let payload = STANDARD
-        .decode(&wire.payload)
-        .map_err(|_| malformed("the payload is not canonical base64"))?;
-    Ok(Some(Envelope {
-        payload_type: wire.payload_type,
+
+    pub(crate) fn of(envelope: &Envelope) -> Self {
+        let signature = |entry: &SignatureEntry| SignatureWire {
+            keyid: entry.key_id,
+            sig: STANDARD.encode(entry.signature),
+        };
+        Self {
+            payload_type: envelope.payload_type.clone(),
+            payload: STANDARD.encode(&envelope.payload),
+            signatures: envelope.signatures.iter().map(signature).collect(),
+        }
+    }
+}
+
+/// The envelope around what gets signed and transported, before anybody has signed.
+pub(crate) fn unsigned(manifest: &Manifest) -> Envelope {
+    let payload = serde_json::to_vec(&PayloadWire::from(manifest))
+        .expect("plain text and integers always serialise");
+    Envelope {
+        payload_type: PAYLOAD_TYPE.to_owned(),
         payload,
-        signatures,
-    }))
+        signatures: Vec::new(),
+    }
 }
 
-/// The payload of `manifest`: what gets signed and transported.
-pub(crate) fn encode_payload(manifest: &Manifest) -> Vec<u8> {
-    serde_json::to_vec(&PayloadWire::from(manifest))
-        .expect("plain text and integers always serialise")
-}
-
-/// Writes the one file for `payload`, which says what `manifest` says, and `signatures`.
-pub(crate) fn render(
-    manifest: &Manifest,
-    payload: &[u8],
-    signatures: &[SignatureEntry],
-) -> Vec<u8> {
-    let mut signatures = signatures.to_vec();
-    signatures.sort();
+/// Writes the one file for an envelope whose payload says what `manifest` says.
+pub(crate) fn render(manifest: &Manifest, envelope: &Envelope) -> Vec<u8> {
+    let mut envelope = envelope.clone();
+    envelope.signatures.sort();
     let signature_view = |entry: &SignatureEntry| SignatureView {
         algorithm: "ed25519".to_owned(),
         key_id: entry.key_id,
         signature: hex::encode(entry.signature),
         signed_at: manifest.created_at,
-    };
-    let signature_wire = |entry: &SignatureEntry| SignatureWire {
-        keyid: entry.key_id,
-        sig: STANDARD.encode(entry.signature),
     };
     let artifact = |artifact: &crate::Artifact| {
         let view = ArtifactView {
@@ -188,12 +220,8 @@ pub(crate) fn render(
         created_at: manifest.created_at,
         expires_at: manifest.expires_at,
         artifacts: manifest.artifacts.iter().map(artifact).collect(),
-        signatures: signatures.iter().map(signature_view).collect(),
-        envelope: Some(EnvelopeWire {
-            payload_type: PAYLOAD_TYPE.to_owned(),
-            payload: STANDARD.encode(payload),
-            signatures: signatures.iter().map(signature_wire).collect(),
-        }),
+        signatures: envelope.signatures.iter().map(signature_view).collect(),
+        envelope: Some(EnvelopeWire::of(&envelope)),
     };
     let mut bytes =
         serde_json::to_vec_pretty(&file).expect("plain text and integers always serialise");

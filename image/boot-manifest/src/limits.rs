@@ -4,7 +4,7 @@
 /// the room the disk image reserves for the manifest.
 pub const MANIFEST_SIZE_MAX: usize = 1 << 20;
 
-/// Largest trust root that is looked at: sixteen keys take about 2 KiB.
+/// Largest trust root that is looked at: four roles of sixteen keys take about 12 KiB.
 pub const TRUST_ROOT_SIZE_MAX: usize = 16 << 10;
 
 /// Largest key file that is looked at. A PEM key is about 120 bytes; a comment may stand above it.
@@ -55,3 +55,27 @@ pub const CLOCK_SKEW_SECONDS_MAX: i64 = 24 * 60 * 60;
 
 /// One report between a role and its parent.
 pub const REPORT_SIZE_MAX: usize = 4_096;
+
+/// Links of one chain of trust roots: a rotation every month for five years. A machine whose root is older than that is
+/// given a new image.
+pub const ROOT_LINKS_MAX: usize = 64;
+
+/// One signed trust root. A usual one, with five root keys and three of each other role, takes 5 KiB.
+pub const ROOT_LINK_SIZE_MAX: usize = 16 << 10;
+
+/// A whole chain: what a slot of the disk reserves for it. Usual chains take some KiB.
+pub const ROOT_CHAIN_SIZE_MAX: usize = 1 << 20;
+
+/// Signatures on one link: those of the old root and those of the new.
+pub const LINK_SIGNATURES_MAX: usize = 2 * SIGNATURES_MAX;
+
+/// One freshness statement: a payload of about 250 bytes, and up to sixteen signatures of 160.
+pub const FRESHNESS_SIZE_MAX: usize = 4 << 10;
+
+/// One order. As large as a link so that one buffer suits both; a usual one has 500 bytes.
+pub const ORDER_SIZE_MAX: usize = 16 << 10;
+
+/// How far the sequence may grow from one image to the next: a hundred years of seconds, so that sequences made of the
+/// time pass and those that count from 1 may change to them, while a thief of the release keys cannot use up 2^53 in
+/// less than two million images.
+pub const SEQUENCE_JUMP_MAX: u64 = 1 << 32;

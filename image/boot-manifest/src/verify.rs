@@ -11,13 +11,14 @@
 use std::ops::Deref;
 
 use crate::digest::Digest;
-use crate::envelope::{self, Difference, Envelope, PAYLOAD_TYPE, pre_authentication_encoding};
+use crate::envelope::{self, Difference, Envelope, PAYLOAD_TYPE};
 use crate::json::{self, JsonError};
 use crate::key::KeyId;
 use crate::limits::{CLOCK_SKEW_SECONDS_MAX, MANIFEST_SIZE_MAX, SIGNATURES_MAX};
 use crate::manifest::{InvalidManifest, Manifest, PayloadWire};
 use crate::names::{Arch, Channel};
-use crate::root::TrustRoot;
+use crate::root::{RoleName, TrustRoot};
+use crate::signatures::{self, SignatureError};
 use crate::time::Timestamp;
 
 /// What a manifest outside its time means to the caller.
@@ -57,7 +58,8 @@ pub struct Expect<'a> {
     pub expiry: Expiry,
 }
 
-/// A value that stood under enough good signatures, with the bytes it came in. Only [`verify`] makes one.
+/// A value that stood under enough good signatures, with the bytes it came in. Only the verifiers of this
+/// crate make one.
 #[derive(Debug, Clone)]
 pub struct Verified<T> {
     value: T,
@@ -65,6 +67,19 @@ pub struct Verified<T> {
     digest: Digest,
     signers: Vec<KeyId>,
     expired: bool,
+}
+
+impl<T> Verified<T> {
+    /// For the verifiers of this crate, after their last check.
+    pub(crate) fn new(value: T, bytes: &[u8], signers: Vec<KeyId>, expired: bool) -> Self {
+        Self {
+            value,
+            bytes: bytes.to_vec(),
+            digest: Digest::of(bytes),
+            signers,
+            expired,
+        }
+    }
 }
 
 impl<T> Deref for Verified<T> {
@@ -125,7 +140,7 @@ pub enum VerifyError {
     #[error("the manifest carries two signatures of the key {0}")]
     DuplicateSignature(KeyId),
     /// None of the signers is trusted.
-    #[error("the manifest is signed by {}, which is not trusted here (trusted: {})", list(.found), list(.trusted))]
+    #[error("the manifest is signed by {}, which is not trusted here (trusted: {})", signatures::list(.found), signatures::list(.trusted))]
     UnknownKey {
         /// Who signed.
         found: Vec<KeyId>,
@@ -246,6 +261,21 @@ impl From<JsonError> for VerifyError {
     }
 }
 
+impl From<SignatureError> for VerifyError {
+    fn from(error: SignatureError) -> Self {
+        match error {
+            SignatureError::NotSigned => Self::NotSigned,
+            SignatureError::TooMany(count) => Self::TooManySignatures(count),
+            SignatureError::Duplicate(key) => Self::DuplicateSignature(key),
+            SignatureError::UnknownKey { found, trusted } => Self::UnknownKey { found, trusted },
+            SignatureError::Bad(key) => Self::BadSignature(key),
+            SignatureError::ThresholdNotMet { found, needed } => {
+                Self::ThresholdNotMet { found, needed }
+            }
+        }
+    }
+}
+
 /// Checks the file `bytes` against `root` and `expect`, in the order told at the top of this module.
 pub fn verify(
     bytes: &[u8],
@@ -253,19 +283,13 @@ pub fn verify(
     expect: &Expect<'_>,
 ) -> Result<Verified<Manifest>, VerifyError> {
     let envelope = open(bytes)?;
-    let signers = check_signatures(&envelope, root)?;
+    let signers = signatures::check(&envelope, root.role(RoleName::Release), SIGNATURES_MAX)?;
     let manifest = parse_payload(&envelope)?;
     check_counters(&manifest, root, expect)?;
     check_machine(&manifest, expect)?;
     let expired = check_times(&manifest, expect)?;
     check_view(bytes, &manifest, &envelope)?;
-    Ok(Verified {
-        value: manifest,
-        bytes: bytes.to_vec(),
-        digest: Digest::of(bytes),
-        signers,
-        expired,
-    })
+    Ok(Verified::new(manifest, bytes, signers, expired))
 }
 
 /// The checks before the signatures: size, strict JSON, envelope, payload type.
@@ -294,56 +318,11 @@ pub(crate) fn check_view(
     manifest: &Manifest,
     envelope: &Envelope,
 ) -> Result<(), VerifyError> {
-    let expected = envelope::render(manifest, &envelope.payload, &envelope.signatures);
+    let expected = envelope::render(manifest, envelope);
     envelope::compare(bytes, &expected).map_err(|difference| match difference {
         Difference::View(member) => VerifyError::ViewDiffers(member),
         Difference::Encoding => VerifyError::ReEncoded,
     })
-}
-
-/// Counts trusted keys with a good signature. A key id only finds the key to try; ids without a trusted key are passed
-/// over, because other machines may trust them. A bad signature of a trusted key is never passed over.
-fn check_signatures(envelope: &Envelope, root: &TrustRoot) -> Result<Vec<KeyId>, VerifyError> {
-    let signatures = &envelope.signatures;
-    if signatures.is_empty() {
-        return Err(VerifyError::NotSigned);
-    }
-    if signatures.len() > SIGNATURES_MAX {
-        return Err(VerifyError::TooManySignatures(signatures.len()));
-    }
-    for (index, entry) in signatures.iter().enumerate() {
-        if signatures[..index]
-            .iter()
-            .any(|other| other.key_id == entry.key_id)
-        {
-            return Err(VerifyError::DuplicateSignature(entry.key_id));
-        }
-    }
-    let message = pre_authentication_encoding(PAYLOAD_TYPE, &envelope.payload);
-    let mut signers = Vec::new();
-    // The loop is over the keys of the root, which are distinct points: no signature can count twice.
-    for key in root.keys() {
-        let key_id = key.key_id();
-        let Some(entry) = signatures.iter().find(|entry| entry.key_id == key_id) else {
-            continue;
-        };
-        if !key.verifies(&message, &entry.signature) {
-            return Err(VerifyError::BadSignature(key_id));
-        }
-        signers.push(key_id);
-    }
-    if signers.is_empty() {
-        let found = signatures.iter().map(|entry| entry.key_id).collect();
-        return Err(VerifyError::UnknownKey {
-            found,
-            trusted: root.key_ids(),
-        });
-    }
-    if signers.len() < root.threshold() {
-        let (found, needed) = (signers.len(), root.threshold());
-        return Err(VerifyError::ThresholdNotMet { found, needed });
-    }
-    Ok(signers)
 }
 
 fn check_counters(
@@ -406,11 +385,4 @@ fn check_times(manifest: &Manifest, expect: &Expect<'_>) -> Result<bool, VerifyE
         return Err(VerifyError::Expired { expires_at, now });
     }
     Ok(expired)
-}
-
-fn list(ids: &[KeyId]) -> String {
-    ids.iter()
-        .map(KeyId::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
 }

@@ -130,10 +130,7 @@ fn a_draft_becomes_a_manifest_signature_by_signature() {
     let error = sign(&file, &[publisher.path("a.key")], &file)
         .unwrap_err()
         .to_string();
-    assert!(
-        error.contains("has signed this manifest already"),
-        "{error}"
-    );
+    assert!(error.contains("has signed this already"), "{error}");
     let hidden = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
     let entries = fs::read_dir(publisher.folder.path()).unwrap();
     let left: Vec<_> = entries.filter_map(Result::ok).filter(hidden).collect();

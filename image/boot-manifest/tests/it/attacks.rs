@@ -459,7 +459,7 @@ fn nonsense_is_not_signed_either() {
         (sign(&manifest(), &keys), "at most 16 signatures"),
         (
             sign(&manifest(), &[keys[0], keys[0]]),
-            "has signed this manifest already",
+            "has signed this already",
         ),
         (
             sign(&without_kernel, &[keys[0]]),
@@ -467,7 +467,7 @@ fn nonsense_is_not_signed_either() {
         ),
         (
             boot_manifest::add_signature(&signed(&[1]), keys[0]),
-            "has signed this manifest already",
+            "has signed this already",
         ),
         (
             boot_manifest::add_signature(view_with_swapped_hashes().as_bytes(), keys[1]),

@@ -10,3 +10,4 @@ mod golden;
 mod keys;
 mod properties;
 mod roots;
+mod trust;
