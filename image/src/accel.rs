@@ -141,6 +141,7 @@ fn trial(paths: &Paths, kernel: &Path) -> Result<Duration> {
         memory_mib: 256,
         acceleration: Acceleration::Kvm,
         network: Network::Alone(None),
+        upgrades: false,
         folder: paths.output("accel-trial"),
     })?;
     let mut reached = false;

@@ -43,6 +43,7 @@ pub mod storm;
 pub mod swarm;
 pub mod tftp;
 pub mod tftp_get;
+pub mod upgrade;
 
 use figure::Figure;
 use plot::Plot;
@@ -85,7 +86,9 @@ pub struct Measured {
 /// When something does not build. A part that fails is reported, and the others run.
 pub fn command(paths: &Paths, arguments: &cli::Bench, progress: &Progress) -> Result<ExitCode> {
     let parts = arguments.parts();
-    let boots = parts.contains(&Part::Machines) || parts.contains(&Part::Rack);
+    let boots = [Part::Machines, Part::Rack, Part::Upgrade]
+        .iter()
+        .any(|part| parts.contains(part));
     packages::ensure_installed(&[Purpose::Bench], progress)?;
     let images = if boots {
         packages::ensure_installed(&[Purpose::Build, Purpose::Run], progress)?;
@@ -148,6 +151,7 @@ impl Bench<'_> {
             Part::Instructions => instructions::measure(self, &mut notes),
             Part::Machines => machines::measure(self, images, arguments.accel, &mut notes),
             Part::Rack => rack::measure(self, images, arguments.accel, &mut notes),
+            Part::Upgrade => upgrade::measure(self, images, arguments.accel, &mut notes),
         };
         let took = started.elapsed();
         let (figures, failed) = match figures {

@@ -48,6 +48,8 @@ pub enum Command {
     Release(release::Options),
     /// Show what an image contains
     Inspect(Inspect),
+    /// Show an appliance that replaces itself while a client keeps downloading, and how long nobody was served
+    UpgradeDemo(UpgradeDemo),
 }
 
 /// How QEMU runs the processor.
@@ -116,6 +118,12 @@ pub struct Test {
     /// Write the times of the boot paths into the README
     #[arg(long, conflicts_with = "filter")]
     pub readme: bool,
+    /// Cut the power a thousand times instead of some fifty; takes about an hour more
+    #[arg(long)]
+    pub long: bool,
+    /// Where the random choices begin, as a run that failed has printed it; a new number each time when left out
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
 }
 
 /// A part of the bench.
@@ -146,6 +154,8 @@ pub enum Part {
     Machines,
     /// Four machines in QEMU that boot at once from one provider, with and without sharing
     Rack,
+    /// How long nobody is served while an appliance in QEMU replaces itself
+    Upgrade,
 }
 
 impl Part {
@@ -164,6 +174,7 @@ impl Part {
             Self::Instructions => "instructions",
             Self::Machines => "machines",
             Self::Rack => "rack",
+            Self::Upgrade => "upgrade",
         }
     }
 }
@@ -207,6 +218,20 @@ impl Bench {
         all.filter(|part| self.part.is_empty() || self.part.contains(part))
             .collect()
     }
+}
+
+/// `cargo appliance upgrade-demo`
+#[derive(Debug, clap::Args)]
+pub struct UpgradeDemo {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would print it; the options describe themselves"
+    )]
+    pub options: build::Options,
+    /// How QEMU runs the processor
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub accel: Accel,
 }
 
 /// `cargo appliance package`

@@ -36,3 +36,4 @@ pub mod tally;
 pub mod test;
 pub mod trust;
 pub mod uki;
+pub mod upgrade_demo;

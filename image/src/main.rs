@@ -22,6 +22,9 @@ fn main() -> ExitCode {
         Command::Package(arguments) => image::package::command(&paths, &arguments, &progress),
         Command::Inspect(arguments) => image::inspect::command(&paths, &arguments),
         Command::Release(arguments) => image::release::command(&paths, &arguments, &progress),
+        Command::UpgradeDemo(arguments) => {
+            image::upgrade_demo::command(&paths, &arguments, &progress)
+        }
         Command::Test(arguments) => image::test::command(&paths, &arguments, &progress),
         Command::Run(arguments) => image::run::command(&paths, &arguments, &progress),
     };

@@ -1,7 +1,7 @@
 //! One QEMU machine: its command line, its serial console as lines, its power button.
 //!
 //! A machine never outlives its [`Machine`]: dropping it kills QEMU, and so does the kernel when the thread that started it
-//! ends in any other way. The disk image is attached read-only.
+//! ends in any other way. The disk image is attached read-only, except to a machine that upgrades itself.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -68,6 +68,9 @@ pub struct Recipe {
     pub acceleration: Acceleration,
     /// How it is connected.
     pub network: Network,
+    /// It may replace itself: it keeps what it writes to its disk, a watchdog resets it when it hangs, and a restart is a
+    /// restart. Other machines end where they would restart.
+    pub upgrades: bool,
     /// Folder for its serial log, its UEFI variables and its control socket.
     pub folder: PathBuf,
 }
@@ -259,8 +262,12 @@ fn arguments(recipe: &Recipe) -> Result<Vec<String>> {
         "none",
         "-vga",
         "none",
-        "-no-reboot",
     ]);
+    if recipe.upgrades {
+        add(&["-device", "i6300esb", "-action", "watchdog=reset"]);
+    } else {
+        add(&["-no-reboot"]);
+    }
     add(&[
         "-machine",
         machine,
@@ -308,7 +315,8 @@ fn arguments(recipe: &Recipe) -> Result<Vec<String>> {
         add(&[
             "-drive",
             &format!(
-                "if=none,id=disk,format=raw,readonly=on,file={}",
+                "if=none,id=disk,format=raw,{}file={}",
+                if recipe.upgrades { "" } else { "readonly=on," },
                 option(image)?
             ),
         ]);
@@ -433,6 +441,7 @@ mod tests {
             memory_mib: 256,
             acceleration: Acceleration::Tcg,
             network: Network::Alone(None),
+            upgrades: false,
             folder: "run".into(),
         });
         let arguments = arguments.unwrap().join(" ");
@@ -458,6 +467,7 @@ mod tests {
                 port: "port",
                 mac: "52:54:00:00:00:01".into(),
             },
+            upgrades: false,
             folder: "run".into(),
         });
         let arguments = arguments.unwrap().join(" ");

@@ -46,6 +46,7 @@ pub fn command(paths: &Paths, arguments: &cli::Run, progress: &Progress) -> Resu
         memory_mib: arguments.memory,
         acceleration,
         network: Network::Alone(Some(arguments.port)),
+        upgrades: false,
         folder: folder.path.clone(),
     })?;
     progress.announce(

@@ -199,17 +199,27 @@ impl Run<'_> {
         Ok(tally)
     }
 
+    /// How long the suite may take.
+    fn limit(&self) -> Duration {
+        if self.arguments.long && self.suite.name == "machines" {
+            LONG_LIMIT
+        } else {
+            self.suite.limit
+        }
+    }
+
     fn run(&self, mut command: Command, show: bool) -> Result<Ended> {
         let log = self.paths.logs().join(format!("{}.log", self.suite.name));
         command
             .env("CARGO_TERM_COLOR", "never")
             .env("CARGO_TERM_PROGRESS_WHEN", "never");
-        let ended = bounded::run(command, self.suite.limit, &log, show)?;
+        let limit = self.limit();
+        let ended = bounded::run(command, limit, &log, show)?;
         if ended.status.is_none() {
             eprintln!(
                 "  {} took longer than {} minutes",
                 self.suite.name,
-                self.suite.limit.as_secs() / 60
+                limit.as_secs() / 60
             );
         }
         if !ended.success() {
@@ -273,6 +283,12 @@ impl Run<'_> {
                 accel::choose(self.paths, self.arguments.accel, &kernel, self.progress)?;
             cargo.env("PHASE_ACCEL", acceleration.as_str());
             cargo.env("PHASE_APPLIANCE_TOOL", std::env::current_exe()?);
+            if self.arguments.long {
+                cargo.env(LONG, "1");
+            }
+            if let Some(seed) = self.arguments.seed {
+                cargo.env(SEED, seed.to_string());
+            }
         } else {
             // Unpacked, not installed: the package would start a server on port 80.
             let nginx = packages::unpacked("nginx", "nginx", &self.paths.output("nginx"))?;
@@ -301,6 +317,13 @@ impl Run<'_> {
         Ok(tally)
     }
 }
+
+/// What tells the tests of power cuts that there shall be a thousand, and where their random choices begin.
+const LONG: &str = "PHASE_LONG";
+const SEED: &str = "PHASE_SEED";
+
+/// The machines with a thousand power cuts: two at once, some ten seconds each on two busy processors.
+const LONG_LIMIT: Duration = minutes(300);
 
 /// What tells the tests' own harness how many run at once.
 const THREADS: &str = "RUST_TEST_THREADS";
@@ -340,6 +363,8 @@ mod tests {
             filter: filter.map(str::to_owned),
             accel: cli::Accel::Auto,
             readme: false,
+            long: false,
+            seed: None,
         }
     }
 

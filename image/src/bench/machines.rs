@@ -144,6 +144,7 @@ fn boot(
         memory_mib: MEMORY_MIB,
         acceleration,
         network: Network::Alone(Some(port)),
+        upgrades: false,
         folder: folder(paths, name),
     };
     let file = |name: &str| images.path(name).to_owned();

@@ -141,6 +141,7 @@ impl Rack<'_> {
                 memory_mib: MEMORY_MIB,
                 acceleration: self.acceleration,
                 network: lan.machine_port(number)?,
+                upgrades: false,
                 folder: folder(self.bench.paths, &format!("rack-{number}")),
             })
         });
