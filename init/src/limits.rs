@@ -145,3 +145,25 @@ pub(crate) const UPGRADE_SOURCES_MAX: usize = 8;
 
 /// Longest code of a reason: the longest of ours has 24 characters.
 pub(crate) const CODE_LENGTH_MAX: usize = 32;
+
+/// Longest wait for one step of a disk (256 KiB, or one sector of the ledger) before it is given up: a stick that moves its
+/// flash around pauses for seconds, a disk that spins up for ten, and the kernel itself repeats a request after thirty.
+pub(crate) const DISK_STALL: Duration = Duration::from_secs(40);
+
+/// Longest time for the ledger: a read, a write and a read back, each as slow as a disk may be.
+pub(crate) const LEDGER_TOTAL: Duration = Duration::from_secs(90);
+
+/// Longest time to write a slot and read it back: 64 MiB at 256 KiB/s.
+pub(crate) const SLOT_TOTAL: Duration = Duration::from_secs(600);
+
+/// How long a worker is listened to before the loop turns again.
+pub(crate) const DISK_TURN: Duration = Duration::from_millis(20);
+
+/// Bytes of a worker's answer that are read at once.
+pub(crate) const DISK_ANSWER_STEP: usize = 64 << 10;
+
+/// Space for the signed manifest at the start of a slot, as on the artifacts partition; padded with NUL bytes.
+pub(crate) const SLOT_MANIFEST_AREA: u64 = DISK_SQUASHFS_OFFSET;
+
+/// Space for the root documents behind it; padded with NUL bytes.
+pub(crate) const SLOT_ROOTS_AREA: u64 = 1 << 20;

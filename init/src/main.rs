@@ -37,6 +37,7 @@ mod source;
 mod supervise;
 mod sys;
 mod unified;
+mod upgrade;
 mod verify;
 mod watchdog;
 

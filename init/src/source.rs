@@ -18,7 +18,7 @@ use crate::root::Medium;
 use crate::verify;
 
 /// GPT name of the partition.
-const PARTITION_NAME: &str = "phase-artifacts";
+pub(crate) const PARTITION_NAME: &str = "phase-artifacts";
 
 /// Where an archive that was appended to the initramfs unpacked its files.
 const INITRAMFS: &str = "/phase";
@@ -170,16 +170,25 @@ pub(crate) fn partitions(class_block: &Path, dev: &Path) -> Vec<PathBuf> {
 
 /// The device name in a block device's `uevent` file, when it is a partition with our name.
 fn device_of(uevent: &str) -> Option<&str> {
+    let (device, name) = partition_of(uevent)?;
+    (name == PARTITION_NAME).then_some(device)
+}
+
+/// Device name and GPT name in a block device's `uevent` file, when it is a partition that has one.
+pub(crate) fn partition_of(uevent: &str) -> Option<(&str, &str)> {
     let value = |key: &str| {
         uevent
             .lines()
             .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
     };
-    let name = value("DEVNAME")?;
+    let device = value("DEVNAME")?;
     // The kernel names devices; this only makes sure that a name stays below /dev.
-    let plain = !name.is_empty() && !name.split('/').any(|part| part.is_empty() || part == "..");
-    (value("DEVTYPE") == Some("partition") && value("PARTNAME") == Some(PARTITION_NAME) && plain)
-        .then_some(name)
+    let plain = !device.is_empty()
+        && !device
+            .split('/')
+            .any(|part| part.is_empty() || part == "..");
+    let name = value("PARTNAME").filter(|_| plain && value("DEVTYPE") == Some("partition"))?;
+    Some((device, name))
 }
 
 /// What the kernel has found so far; when this stops changing, it has found what there is.

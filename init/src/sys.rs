@@ -15,6 +15,7 @@ use linux_raw_sys::landlock::{
     landlock_rule_type, landlock_ruleset_attr,
 };
 use linux_raw_sys::loop_device::{LO_FLAGS_AUTOCLEAR, LO_FLAGS_READ_ONLY, loop_config};
+use rustix::process::Pid;
 
 const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
@@ -73,6 +74,40 @@ pub(crate) fn spawn(
     // fork, and `setup` may do whatever the parent may.
     unsafe { command.pre_exec(setup) };
     command.spawn()
+}
+
+/// Does `work` in a copy of this process, which then ends. Returns the copy's number.
+#[expect(unsafe_code, reason = "rustix does not fork")]
+pub(crate) fn fork(work: impl FnOnce()) -> io::Result<Pid> {
+    // SAFETY: `init` has one thread, so no lock (that of the allocator included) can be held by another thread at the
+    // fork, and the copy may do whatever this process may. (Tests have more threads; glibc takes care of its allocator,
+    // and the work takes no other lock.)
+    let pid = check(unsafe { libc::fork() }.into())?;
+    if pid != 0 {
+        let pid = Pid::from_raw(pid as libc::pid_t);
+        return pid.ok_or_else(|| io::Error::other("a child without a number"));
+    }
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    // SAFETY: ends this process at once: nothing of what it shares with its parent is flushed or undone.
+    unsafe { libc::_exit(result.is_err().into()) }
+}
+
+/// Closes every descriptor except those in `keep`.
+#[expect(unsafe_code, reason = "rustix has no close_range")]
+pub(crate) fn close_all_but(keep: &[RawFd]) {
+    let mut keep = keep.to_vec();
+    keep.sort_unstable();
+    let mut first = 0;
+    for fd in keep.into_iter().map(Some).chain([None]) {
+        let last = fd.map_or(i64::from(u32::MAX), |fd| i64::from(fd) - 1);
+        if first <= last {
+            // SAFETY: called in a copy of this process that uses none of the closed descriptors: it ends without running
+            // any of their destructors.
+            let _older_kernels_keep_them =
+                unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+        first = fd.map_or(first, |fd| i64::from(fd) + 1);
+    }
 }
 
 /// In the child: makes `fd` available under the number `number`, inherited over exec.
