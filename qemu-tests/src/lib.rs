@@ -17,6 +17,7 @@ pub mod firmware;
 pub mod hostile;
 pub mod journey;
 pub mod lan;
+pub mod ledger;
 pub mod machine;
 pub mod nbd;
 pub mod power;

@@ -161,6 +161,19 @@ impl Provider {
         format!("http://{}:{PORT}", self.station.address)
     }
 
+    /// Puts other images into its artifacts folder while it runs, as an operator does who publishes a new version: each file
+    /// whole or not at all, and the manifest last.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn publish(&self, images: &Images) -> Result<()> {
+        lay_out(
+            &self.folder.path().join("artifacts"),
+            images,
+            &Settings::default(),
+        )
+    }
+
     /// Everything it has printed.
     #[must_use]
     pub fn log(&self) -> &Transcript {
@@ -227,11 +240,15 @@ fn lay_out(artifacts: &Path, images: &Images, settings: &Settings) -> Result<()>
         .files
         .iter()
         .map(|(place, from)| (artifacts.join(place), from.clone()));
-    for (to, from) in built.chain(more) {
+    let mut all: Vec<_> = built.chain(more).collect();
+    all.sort_by_key(|(to, _)| to.ends_with("manifest.json"));
+    for (to, from) in all {
         if let Some(folder) = to.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        std::fs::copy(&from, &to)
+        let aside = to.with_extension("new");
+        std::fs::copy(&from, &aside)
+            .and_then(|_| std::fs::rename(&aside, &to))
             .with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
     }
     Ok(())
