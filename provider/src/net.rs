@@ -6,7 +6,8 @@
 //! thread and no other program.
 //!
 //! Pure parts, each tested with frames and times as arguments: [`uplink`] (which address now), [`dhcp`], [`claim`]
-//! (conflicts), [`lease`] (is it sensible), [`hint`] (who has images), [`link_local`], [`wire`], [`netlink`]. Thin shells around them: [`daemon`]
+//! (conflicts), [`lease`] (is it sensible), [`hint`] (who has images), [`link_local`], [`wire`], [`netlink`], [`resume`] (leases over a
+//! kexec). Thin shells around them: [`daemon`]
 //! (the loop), [`kernel`], [`sys`], [`written`] (files for other roles). Every number is in [`limits`].
 
 mod claim;
@@ -21,6 +22,7 @@ mod limits;
 mod link_local;
 mod netlink;
 mod resolv;
+mod resume;
 mod sys;
 mod uplink;
 mod wire;
@@ -61,7 +63,11 @@ pub(crate) struct Args {
     #[arg(long)]
     find_provider: bool,
 
-    /// Where to write resolv.conf
+    /// Begin with the leases in this file, which the predecessor of this machine wrote before its kexec
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
+
+    /// Where to write resolv.conf, and lease.json for a successor
     #[arg(long, value_name = "DIR", default_value = "/run/phase/net")]
     run_dir: PathBuf,
 }
@@ -90,13 +96,24 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
             true => Some(open("providers")?),
             false => None,
         },
+        leases: open("lease.json")?,
     };
+    // Without them the network comes up as after any other start.
+    let resumed = args.resume.map_or_else(Vec::new, |file| {
+        match crate::trust::read(&file, resume::FILE_SIZE_MAX, "file of leases") {
+            Ok(bytes) => resume::parse(&bytes, daemon::wall_seconds()),
+            Err(error) => {
+                tracing::warn!(%error, "no lease is resumed");
+                Vec::new()
+            }
+        }
+    });
     let fixed = args.fixed.into_iter().map(Fixed::into_wanted).collect();
     let asks = dhcp::Asks {
         options: dhcp_options(args.hostname, args.find_provider),
         provider: args.find_provider,
     };
-    daemon::Daemon::start(init, files, asks, fixed)
+    daemon::Daemon::start(init, files, asks, fixed, resumed)
         .and_then(daemon::Daemon::run)
         .map_err(|error| {
             let failed = CommandError::local(format!("cannot run the network: {error}"));

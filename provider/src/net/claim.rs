@@ -103,6 +103,17 @@ impl Claim {
         }
     }
 
+    /// An address that this machine had until a moment ago: it is in use at once, and announced.
+    pub(super) fn resumed(mac: EthernetAddress, address: Ipv4Addr, start: Instant) -> Self {
+        Self {
+            stage: Stage::Held {
+                announced: 0,
+                next_at: Some(start),
+            },
+            ..Self::new(mac, address, Timing::LEASED, start)
+        }
+    }
+
     /// The address.
     pub(super) fn address(&self) -> Ipv4Addr {
         self.address

@@ -23,6 +23,7 @@ use super::limits::{
 };
 use super::netlink::Link;
 use super::resolv;
+use super::resume::{self, Kept};
 use super::sys::{PacketSocket, Protocol, termination_signals};
 use super::uplink::{Note, Uplink, Wanted};
 use super::written::Written;
@@ -45,6 +46,8 @@ struct Port {
     /// The IPv6 addresses must be read again.
     ipv6_stale: bool,
     reported: Option<Report>,
+    /// The lease in use as a successor gets it, and until when it lasts.
+    kept: Option<(Instant, Kept)>,
 }
 
 /// The files this role keeps for others.
@@ -53,6 +56,8 @@ pub(super) struct Files {
     pub(super) resolv: Written,
     /// What boot servers say, when that is wanted.
     pub(super) providers: Option<Written>,
+    /// The leases, for a successor.
+    pub(super) leases: Written,
 }
 
 /// Everything the role knows.
@@ -62,6 +67,9 @@ pub(super) struct Daemon {
     init: InitLink,
     resolv: Written,
     providers: Option<Written>,
+    leases: Written,
+    /// The leases of the predecessor.
+    resumed: Vec<Kept>,
     asks: Asks,
     fixed: BTreeMap<String, Wanted>,
     ports: BTreeMap<u32, Port>,
@@ -78,6 +86,7 @@ impl Daemon {
         files: Files,
         asks: Asks,
         fixed: BTreeMap<String, Wanted>,
+        resumed: Vec<Kept>,
     ) -> io::Result<Self> {
         let mut daemon = Self {
             kernel: Kernel::open()?,
@@ -85,6 +94,8 @@ impl Daemon {
             init,
             resolv: files.resolv,
             providers: files.providers,
+            leases: files.leases,
+            resumed,
             asks,
             fixed,
             ports: BTreeMap::new(),
@@ -283,16 +294,21 @@ impl Daemon {
 
     fn new_port(&self, link: &Link, mac: EthernetAddress) -> io::Result<Port> {
         let fixed = self.fixed.get(&link.name).cloned();
+        let mut uplink = Uplink::new(mac, seed()?, self.asks, fixed, now());
+        if let Some(kept) = self.resumed.iter().find(|kept| kept.mac == mac) {
+            uplink.resume(kept.lease.clone(), now());
+        }
         Ok(Port {
             name: link.name.clone(),
             mac,
-            uplink: Uplink::new(mac, seed()?, self.asks, fixed, now()),
+            uplink,
             arp: PacketSocket::open(link.index, Protocol::Arp)?,
             dhcp: PacketSocket::open(link.index, Protocol::Dhcp)?,
             made: None,
             ipv6: Vec::new(),
             ipv6_stale: true,
             reported: None,
+            kept: None,
         })
     }
 
@@ -349,6 +365,12 @@ impl Daemon {
         let text = resolv::text(leases);
         if let Err(error) = self.resolv.update(text) {
             tracing::error!(%error, "cannot write resolv.conf");
+            self.retry = true;
+        }
+        let kept = self.ports.values_mut().filter_map(Port::keep);
+        let text = resume::text(&kept.collect::<Vec<_>>());
+        if let Err(error) = self.leases.update(text) {
+            tracing::error!(%error, "cannot write the leases");
             self.retry = true;
         }
         let Some(file) = &mut self.providers else {
@@ -424,6 +446,29 @@ impl Port {
         }
     }
 
+    /// The lease as a successor gets it. Its end by the wall clock is looked at once for each lease: the text must not
+    /// change with every look.
+    fn keep(&mut self) -> Option<Kept> {
+        let lease = self.uplink.lease();
+        let changed = lease.map(|(_, until)| until) != self.kept.as_ref().map(|(until, _)| *until);
+        if changed {
+            self.kept = lease.map(|(lease, until)| {
+                let left = if until > now() {
+                    until - now()
+                } else {
+                    Duration::ZERO
+                };
+                let kept = Kept {
+                    mac: self.mac,
+                    lease: lease.clone(),
+                    expires_at: wall_seconds().saturating_add(left.secs()),
+                };
+                (until, kept)
+            });
+        }
+        self.kept.as_ref().map(|(_, kept)| kept.clone())
+    }
+
     fn report(&self) -> Report {
         let made = self.made.as_ref().and_then(Option::as_ref);
         let addresses: Vec<String> = made
@@ -458,6 +503,12 @@ fn log(interface: &str, note: &Note) {
             server = %lease.server,
             seconds = lease.lifetime.secs(),
             "lease in use"
+        ),
+        Note::Resumed(lease) => tracing::info!(
+            interface,
+            address = %lease.address,
+            seconds = lease.lifetime.secs(),
+            "lease of the predecessor in use"
         ),
         Note::LeaseLost => tracing::warn!(interface, "lease lost"),
         Note::Declined(address, other) => {
@@ -509,6 +560,12 @@ fn now() -> Instant {
             .saturating_mul(1_000_000)
             .saturating_add(time.tv_nsec / 1000),
     )
+}
+
+/// Seconds since 1970 by this machine's clock.
+pub(super) fn wall_seconds() -> u64 {
+    let time = clock_gettime(ClockId::Realtime);
+    u64::try_from(time.tv_sec).unwrap_or_default()
 }
 
 fn timespec(at: Instant, now: Instant) -> Timespec {

@@ -129,6 +129,22 @@ impl Lease {
             lifetime: Duration::from_secs(u64::from(seconds.min(LEASE_SECONDS_MAX))),
         })
     }
+
+    /// Whether it could have come from a message, its time apart.
+    pub(super) fn is_sensible(&self) -> bool {
+        let helpers = self.router.iter().chain(&self.name_servers);
+        let mut helpers = helpers.chain(&self.time_servers).chain([&self.server]);
+        is_host(self.address)
+            && !self.address.is_link_local()
+            && (1..=32).contains(&self.prefix)
+            && !names_subnet(self.address, self.prefix)
+            && helpers.all(|address| is_host(*address))
+            && self.router != Some(self.address)
+            && self
+                .domain
+                .as_ref()
+                .is_none_or(|text| domain(text.as_bytes()).as_ref() == Some(text))
+    }
 }
 
 /// An address that one machine can have.

@@ -8,6 +8,9 @@
 //!     |                   └─ 15 s without a lease: a link-local address as well, until there is one
 //!     └── link lost, from every state: no address
 //! ```
+//! After a kexec the link comes up with the lease of the predecessor (`resume`): `leased` at once, while DHCP asks for it
+//! as if there were none; its answer replaces it, and without one it ends when it would have ended.
+//!
 //! [`Uplink::wanted`] is the whole result; whoever owns the kernel's sockets makes it true. Time and frames are
 //! arguments, so every path of the drawing is tested without a network.
 
@@ -70,6 +73,8 @@ pub(super) struct Wanted {
 pub(super) enum Note {
     /// A new lease is in use.
     Leased(Lease),
+    /// The lease of the predecessor is in use.
+    Resumed(Lease),
     /// The lease is over.
     LeaseLost,
     /// Somebody else has the address a server gave us.
@@ -93,6 +98,8 @@ pub(super) struct Uplink {
     carrier: bool,
     fixed: Option<Wanted>,
     dhcp: Client,
+    /// What the predecessor of this machine had, and until when; gone with the first answer of a server.
+    resumed: Option<(Lease, Instant)>,
     leased: Option<Leased>,
     fallback: Option<Claim>,
     /// When a link-local address may be tried, or tried again.
@@ -116,6 +123,7 @@ impl Uplink {
             carrier: false,
             fixed,
             dhcp: Client::new(mac, seed, asks, now),
+            resumed: None,
             leased: None,
             fallback: None,
             fallback_at: now,
@@ -123,6 +131,19 @@ impl Uplink {
             frames: Vec::new(),
             notes: Vec::new(),
         }
+    }
+
+    /// Has the lease of the predecessor used when the link comes up.
+    pub(super) fn resume(&mut self, lease: Lease, now: Instant) {
+        let until = now + lease.lifetime;
+        self.resumed = Some((lease, until));
+    }
+
+    /// The lease that is in use, and until when.
+    pub(super) fn lease(&self) -> Option<(&Lease, Instant)> {
+        let leased = self.leased.as_ref();
+        let leased = leased.filter(|leased| self.carrier && leased.claim.is_usable());
+        leased.map(|leased| (&leased.lease, leased.until))
     }
 
     /// The address the interface should have now.
@@ -189,7 +210,8 @@ impl Uplink {
             None if self.is_leased() => None,
             None => Some(self.fallback_at),
         };
-        [Some(self.dhcp.next_at(now)), claim, fallback]
+        let resumed = self.resumed.as_ref().map(|(_, until)| *until);
+        [Some(self.dhcp.next_at(now)), claim, fallback, resumed]
             .into_iter()
             .flatten()
             .min()
@@ -206,6 +228,14 @@ impl Uplink {
         self.fallback_at = now + FALLBACK_AFTER;
         self.conflicts = 0;
         self.dhcp.restart(now);
+        if let (true, Some((lease, until))) = (carrier, &self.resumed) {
+            self.leased = Some(Leased {
+                lease: lease.clone(),
+                until: *until,
+                claim: Claim::resumed(self.mac, lease.address, now),
+            });
+            self.notes.push(Note::Resumed(lease.clone()));
+        }
     }
 
     /// A frame arrived. ARP of a station in `own` is ours: this machine may sit on one link with two interfaces.
@@ -229,6 +259,14 @@ impl Uplink {
         }
         let event = self.dhcp.poll(now, &mut self.frames);
         self.on_event(event, now);
+        if self
+            .resumed
+            .as_ref()
+            .is_some_and(|(_, until)| *until <= now)
+        {
+            // No server knows of it.
+            self.on_event(Some(Event::Lost), now);
+        }
         if let Some(leased) = &mut self.leased
             && leased.claim.poll(now, &mut self.frames) == Some(Verdict::Usable)
         {
@@ -264,9 +302,27 @@ impl Uplink {
             .is_some_and(|leased| leased.claim.is_usable())
     }
 
+    fn is_leased_like(&self, lease: &Lease) -> bool {
+        let same = |leased: &Leased| {
+            (leased.lease.address, leased.lease.prefix) == (lease.address, lease.prefix)
+        };
+        self.is_leased() && self.leased.as_ref().is_some_and(same)
+    }
+
     fn on_event(&mut self, event: Option<Event>, now: Instant) {
+        let resumed = match event {
+            None => return,
+            Some(_) => self.resumed.take().is_some(),
+        };
         match event {
             None => (),
+            Some(Event::Leased(lease)) if resumed && self.is_leased_like(&lease) => {
+                if let Some(leased) = &mut self.leased {
+                    leased.until = now + lease.lifetime;
+                    leased.lease = lease.clone();
+                }
+                self.notes.push(Note::Leased(lease));
+            }
             Some(Event::Leased(lease)) => {
                 let until = now + lease.lifetime;
                 let claim = Claim::new(self.mac, lease.address, Timing::LEASED, now);
@@ -297,6 +353,7 @@ impl Uplink {
         {
             self.notes.push(Note::Declined(leased.lease.address, other));
             self.leased = None;
+            self.resumed = None;
             self.dhcp.decline(now, &mut self.frames);
             self.fallback_at = self.fallback_at.max(now);
         }

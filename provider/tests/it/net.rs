@@ -92,12 +92,17 @@ impl Rig {
     }
 
     fn start_client(&mut self) {
+        self.start_client_with(&[]);
+    }
+
+    fn start_client_with(&mut self, more: &[&str]) {
         let (ours, theirs) = report_sockets();
         fcntl_setfd(&theirs, FdFlags::empty()).unwrap();
         let mut command = self.lan.command("client", env!("CARGO_BIN_EXE_plasmd"));
         command
             .args(["net", "--hostname", "phase-test", "--run-dir"])
             .arg(self.lan.directory())
+            .args(more)
             .env(handoff::ENV, theirs.as_raw_fd().to_string())
             .env("RUST_LOG", "debug");
         self.client = self.lan.start("plasmd", command);
@@ -340,6 +345,41 @@ fn what_a_killed_role_left_behind_is_replaced_by_its_successor() {
         "{}",
         rig.addresses("4")
     );
+}
+
+#[test]
+fn after_a_kexec_the_address_is_there_before_a_server_answers() {
+    let Some(mut rig) = Rig::new("after_a_kexec_the_address_is_there") else {
+        return;
+    };
+    rig.start_server(Server::default());
+    rig.start_client();
+    rig.wait_address(LEASED, 10);
+    let kept = rig.lan.directory().join("lease.json");
+    let written = until(Duration::from_secs(5), || {
+        std::fs::read_to_string(&kept).is_ok_and(|text| text.contains(LEASED))
+    });
+    assert!(written, "nothing for a successor");
+    // What init does on its way into the next kernel: the role ends without a word, links go down, addresses are lost.
+    let carried = rig.lan.directory().join("network.json");
+    std::fs::copy(&kept, &carried).unwrap();
+    rig.signal_client(Signal::KILL);
+    rig.lan.ip("client", "link set eth0 down").unwrap();
+    rig.lan.ip("client", "address flush dev eth0").unwrap();
+    let released = || rig.lan.log("dnsmasq").contains("DHCPRELEASE");
+    assert!(!released(), "the lease was given back");
+    let asked = rig.lan.log("dnsmasq").matches("DHCPDISCOVER").count();
+    // The server does not answer for now.
+    rig.lan.ip("hub", "link set br0 down").unwrap();
+    rig.start_client_with(&["--resume", carried.to_str().unwrap()]);
+    rig.wait_address(LEASED, 10);
+    let again = rig.lan.log("dnsmasq").matches("DHCPDISCOVER").count();
+    assert_eq!(again, asked, "a server was asked before");
+    rig.lan.ip("hub", "link set br0 up").unwrap();
+    rig.wait_log("plasmd", "lease in use", 20);
+    assert!(rig.addresses("4").contains(LEASED));
+    let route = rig.lan.ip("client", "route show default").unwrap();
+    assert!(route.contains("via 10.77.0.1"), "{route}");
 }
 
 #[test]

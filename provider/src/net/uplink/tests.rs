@@ -349,3 +349,80 @@ fn no_mangled_frame_makes_an_uplink_panic_or_take_an_address_that_cannot_be() {
         "most of the mangled leases still were leases: {leases}"
     );
 }
+
+/// An uplink whose predecessor had this address for another `seconds`.
+fn resumed(server: Option<Reply>, address: Ipv4Addr, seconds: u64) -> Bench {
+    let mut bench = Bench::new(Some(Reply::default()));
+    bench.run(1_000);
+    let (lease, _) = bench.uplink.lease().expect("it has one");
+    let lease = Lease {
+        address,
+        lifetime: smoltcp::time::Duration::from_secs(seconds),
+        ..lease.clone()
+    };
+    let mut bench = Bench {
+        server,
+        ..Bench::new(None)
+    };
+    bench.uplink = Uplink::new(MAC, 2, NOTHING, None, at(0));
+    bench.uplink.resume(lease, at(0));
+    assert_eq!(bench.address(), None, "no link yet");
+    bench.uplink.on_carrier(true, at(0));
+    bench
+}
+
+#[test]
+fn a_resumed_address_is_used_at_once_and_stays_when_the_server_confirms_it() {
+    let mut bench = resumed(Some(Reply::default()), LEASED, 600);
+    assert_eq!(bench.address(), Some((LEASED, Source::Dhcp)));
+    while bench.now < 1_000 {
+        bench.run(bench.now + 10);
+        assert_eq!(bench.address(), Some((LEASED, Source::Dhcp)));
+    }
+    assert!(
+        matches!(bench.notes.as_slice(), [Note::Resumed(_), Note::Leased(_)]),
+        "{:?}",
+        bench.notes
+    );
+    assert_eq!(bench.uplink.lease().unwrap().1, at(3_600_000));
+    bench.run(7_200_000);
+    assert_eq!(bench.address(), Some((LEASED, Source::Dhcp)), "renewed");
+}
+
+#[test]
+fn without_a_server_a_resumed_address_ends_when_its_lease_does() {
+    let mut bench = resumed(None, LEASED, 600);
+    bench.run(599_900);
+    assert_eq!(bench.address(), Some((LEASED, Source::Dhcp)));
+    bench.run(600_100);
+    assert_eq!(bench.address(), None);
+    assert_eq!(bench.notes.last(), Some(&Note::LeaseLost));
+    bench.run(620_000);
+    assert!(matches!(bench.address(), Some((_, Source::LinkLocal))));
+}
+
+#[test]
+fn a_server_that_gives_another_address_is_followed() {
+    let before = Ipv4Addr::new(10, 0, 0, 77);
+    let mut bench = resumed(Some(Reply::default()), before, 600);
+    assert_eq!(bench.address(), Some((before, Source::Dhcp)));
+    bench.run(1_000);
+    assert_eq!(bench.address(), Some((LEASED, Source::Dhcp)));
+}
+
+#[test]
+fn a_resumed_address_survives_a_link_that_comes_up_twice_and_yields_to_its_owner() {
+    let mut bench = resumed(None, LEASED, 600);
+    bench.uplink.on_carrier(false, at(10));
+    assert_eq!(bench.address(), None);
+    bench.uplink.on_carrier(true, at(20));
+    assert_eq!(bench.address(), Some((LEASED, Source::Dhcp)));
+    for now in [1_000, 2_000] {
+        bench.run(now);
+        bench.receive(&claims(LEASED));
+    }
+    assert_eq!(bench.address(), None, "defended once, then given up");
+    bench.uplink.on_carrier(false, at(3_000));
+    bench.uplink.on_carrier(true, at(3_000));
+    assert_eq!(bench.address(), None, "and not tried again");
+}
