@@ -86,6 +86,17 @@ pub(crate) enum Content {
     File(File, u64),
 }
 
+impl Extra {
+    /// The root chain, where there is one.
+    pub(crate) fn roots(roots: &[u8]) -> Vec<Self> {
+        let chain = (!roots.is_empty()).then(|| Self {
+            path: "roots.json",
+            content: Content::Bytes(roots.to_vec()),
+        });
+        chain.into_iter().collect()
+    }
+}
+
 impl Content {
     fn size(&self) -> u64 {
         match self {
@@ -444,6 +455,7 @@ mod tests {
             kernel: file(b"kernel"),
             initramfs: file(b"initramfs"),
             rootfs: file(b"hsqs"),
+            roots: Vec::new(),
         }
     }
 

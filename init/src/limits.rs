@@ -131,6 +131,9 @@ pub(crate) const IMAGE_INODES: u32 = 8;
 /// Bytes of `/etc/phase/image.json` that are read.
 pub(crate) const IMAGE_INFO_MAX: u64 = 16 << 10;
 
+/// Bytes of a root chain: what its format allows.
+pub(crate) const ROOTS_MAX: u64 = boot_manifest::ROOT_CHAIN_SIZE_MAX as u64;
+
 /// Seconds between two looks for newer images: a fleet of a thousand asks about once a second.
 pub(crate) const UPGRADE_POLL_SECONDS: u32 = 900;
 

@@ -5,6 +5,7 @@
 //! /run/phase/rootfs                           that copy, mounted through a read-only loop device
 //! /run/phase/unified/phase.efi                put together from files of it, on a memory file system of just its size
 //! /run/phase/artifacts/<channel>/<arch>/      manifest.json: the signed bytes
+//!                                             roots.json: the root chain, where there is one
 //!                                             vmlinuz, initramfs.img: binds of files of the mounted squashfs
 //!                                             phase.efi: a bind of the file below
 //!                                             undionly.kpxe, ...: the same, for firmware, where the squashfs has them
@@ -34,6 +35,10 @@ use crate::verify::{self, Tick};
 
 /// What the image trusts.
 pub(crate) const TRUST_ROOT: &str = "/etc/phase/trust-root.json";
+/// The root chain of the image, where its keys were ever replaced.
+pub(crate) const ROOTS: &str = "/etc/phase/roots.json";
+/// The one that the kernel before brought along, with the manifest it started.
+pub(crate) const ROOTS_BROUGHT: &str = "/phase/roots.json";
 /// What the image is.
 pub(crate) const IMAGE_INFO: &str = "/etc/phase/image.json";
 /// What `serve` offers.
@@ -63,11 +68,13 @@ pub(crate) struct Medium {
 /// On an error everything is taken down again, so that another source can be tried.
 pub(crate) fn install(
     manifest: &Verified<Manifest>,
+    roots: &[u8],
     medium: &Medium,
     memory_available: u64,
     tick: Tick<'_>,
 ) -> Result<(), Stop> {
-    let result = try_install(manifest, medium, memory_available, tick);
+    let result = try_install(manifest, medium, memory_available, tick)
+        .and_then(|()| Ok(offer_roots(manifest, roots)?));
     if result.is_err() {
         take_down();
     }
@@ -262,6 +269,16 @@ fn build_artifacts(
         }
     }
     Ok(())
+}
+
+/// Others that trust an older root need the chain that leads to the keys of this manifest.
+fn offer_roots(manifest: &Manifest, roots: &[u8]) -> Result<(), Refusal> {
+    if roots.is_empty() {
+        return Ok(());
+    }
+    let place = Path::new(manifest.channel.as_str()).join(manifest.arch.as_str());
+    let path = Path::new(ARTIFACTS).join(place).join("roots.json");
+    write_file(&path, roots).map_err(|error| verify::io("roots", &error))
 }
 
 /// Puts the EFI program together in memory.

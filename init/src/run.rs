@@ -184,6 +184,7 @@ fn name_machine(machine: &mut Machine, identity: &Identity) {
         .collect();
     machine.status.development = identity.trust.is_development();
     machine.status.activity = "starting".to_owned();
+    warn(machine, identity.problem.clone());
     machine.console.touch(Instant::now());
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use boot_manifest::handoff::HandoffRecord;
 use boot_manifest::{
     Arch, Artifact, Channel, Digest, Expect, Expiry, Floor, Hasher, MANIFEST_SIZE_MAX, Manifest,
-    Timestamp, TrustRoot, Verified,
+    ROOT_CHAIN_SIZE_MAX, Timestamp, TrustRoot, Verified,
 };
 use rustix::fs::SealFlags;
 
@@ -43,6 +43,39 @@ pub(crate) fn manifest(bytes: &[u8], policy: &Policy<'_>) -> Result<Verified<Man
         .map_err(|error| Refusal::new(error.code(), format!("manifest: {error}")))
 }
 
+/// The same for a manifest that came with a root chain; without one `roots` is empty. A floor belongs to the generation of
+/// the root it was made for.
+pub(crate) fn chained_manifest(
+    bytes: &[u8],
+    roots: &[u8],
+    policy: &Policy<'_>,
+) -> Result<Verified<Manifest>, Refusal> {
+    if roots.is_empty() {
+        return manifest(bytes, policy);
+    }
+    let root = newest_root(roots, policy.root)?;
+    let floor = if root.generation() == policy.root.generation() {
+        policy.floor
+    } else {
+        Floor::default()
+    };
+    let policy = Policy {
+        root: &root,
+        floor,
+        ..policy.clone()
+    };
+    manifest(bytes, &policy)
+}
+
+/// Where a root chain leads from `start`.
+pub(crate) fn newest_root(roots: &[u8], start: &TrustRoot) -> Result<TrustRoot, Refusal> {
+    if roots.is_empty() {
+        return Ok(start.clone());
+    }
+    boot_manifest::walk_roots(roots, start)
+        .map_err(|error| Refusal::new(error.code(), error.to_string()))
+}
+
 /// The artifact called `name`, which an appliance needs.
 pub(crate) fn artifact<'m>(manifest: &'m Manifest, name: &str) -> Result<&'m Artifact, Refusal> {
     manifest
@@ -57,10 +90,15 @@ pub(crate) struct Handoff {
     pub(crate) kernel: File,
     pub(crate) initramfs: File,
     pub(crate) rootfs: File,
+    /// The root chain that leads to the keys of the manifest; empty when none came.
+    pub(crate) roots: Vec<u8>,
 }
 
-/// The files of a handoff, in this order.
+/// The files of a handoff, in this order. The root chain may follow as a fifth.
 pub(crate) const HANDOFF_FILES: [&str; 4] = ["manifest", "kernel", "initramfs", "rootfs"];
+
+/// What the fifth file is called.
+pub(crate) const HANDOFF_ROOTS: &str = "roots";
 
 /// Verifies everything that `stage` handed over, as if it had come from an attacker.
 pub(crate) fn handoff(
@@ -70,14 +108,27 @@ pub(crate) fn handoff(
     tick: Tick<'_>,
 ) -> Result<Handoff, Stop> {
     let bad = |reason: &str| Refusal::new("bad-handoff", reason);
-    if record.fds != HANDOFF_FILES {
+    let mut files = files;
+    let mut roots = Vec::new();
+    let named = match record.fds.split_last() {
+        Some((last, before)) if last == HANDOFF_ROOTS => {
+            let file = files
+                .pop()
+                .ok_or_else(|| bad("the handoff brings no roots"))?;
+            roots = sealed_file(HANDOFF_ROOTS, &file, ROOT_CHAIN_SIZE_MAX)?;
+            before
+        }
+        _ => &record.fds[..],
+    };
+    if named != HANDOFF_FILES {
         return Err(bad("the handoff does not name manifest, kernel, initramfs, rootfs").into());
     }
     let files: [File; 4] = files
         .try_into()
         .map_err(|_| bad("the handoff does not bring four files"))?;
     let [manifest_file, kernel, initramfs, rootfs] = files;
-    let manifest = manifest(&sealed_manifest(&manifest_file)?, policy)?;
+    let bytes = sealed_file("manifest", &manifest_file, MANIFEST_SIZE_MAX)?;
+    let manifest = chained_manifest(&bytes, &roots, policy)?;
     for (name, file) in [
         ("kernel", &kernel),
         ("initramfs", &initramfs),
@@ -91,20 +142,21 @@ pub(crate) fn handoff(
         kernel,
         initramfs,
         rootfs,
+        roots,
     })
 }
 
-fn sealed_manifest(file: &File) -> Result<Vec<u8>, Refusal> {
-    sealed("manifest", file)?;
-    let size = size("manifest", file)?;
-    let size = usize::try_from(size)
+/// The bytes of a small file that was handed over.
+fn sealed_file(name: &str, file: &File, size_max: usize) -> Result<Vec<u8>, Refusal> {
+    sealed(name, file)?;
+    let size = usize::try_from(size(name, file)?)
         .ok()
-        .filter(|size| *size <= MANIFEST_SIZE_MAX);
-    let size =
-        size.ok_or_else(|| Refusal::new("too-large", "the manifest is larger than any manifest"))?;
+        .filter(|size| *size <= size_max);
+    let size = size
+        .ok_or_else(|| Refusal::new("too-large", format!("{name}: more than {size_max} bytes")))?;
     let mut bytes = vec![0; size];
     file.read_exact_at(&mut bytes, 0)
-        .map_err(|error| io("manifest", &error))?;
+        .map_err(|error| io(name, &error))?;
     Ok(bytes)
 }
 
@@ -355,6 +407,43 @@ pub(crate) mod tests {
         check([&signed, KERNEL, ROOTFS, INITRAMFS], Err("bad-size"));
         check([KERNEL, &signed, INITRAMFS, ROOTFS], Err("malformed"));
         check([b"", KERNEL, INITRAMFS, ROOTFS], Err("malformed"));
+    }
+
+    #[test]
+    fn a_root_chain_leads_to_the_keys_of_the_manifest() {
+        let new_key = SecretKey::from_seed([8; 32]);
+        let start = TrustRoot::single(key().public());
+        let role = boot_manifest::Role::new(1, vec![new_key.public()]).unwrap();
+        let next = start
+            .successor()
+            .unwrap()
+            .with_role(boot_manifest::RoleName::Release, role);
+        let draft = boot_manifest::draft_link(&next).unwrap();
+        let link = boot_manifest::sign_link(&draft, &[&key(), &new_key]).unwrap();
+        let (chain, _) = boot_manifest::append_link(None, &link, &start).unwrap();
+
+        let mut manifest = manifest_for(KERNEL, INITRAMFS, ROOTFS);
+        manifest.generation = 2;
+        let renewed = boot_manifest::sign(&manifest, &[&new_key]).unwrap();
+        let files = |manifest: &[u8], roots: &[u8]| {
+            [manifest, KERNEL, INITRAMFS, ROOTFS, roots]
+                .map(|bytes| memory_file(bytes, all_seals()))
+                .into()
+        };
+        let mut record = record();
+        record.fds.push(HANDOFF_ROOTS.to_owned());
+        check_with(&record, files(&renewed, &chain), NOW, Ok(()));
+        // Once the keys were replaced, the old ones count no more.
+        check_with(&record, files(&signed(), &chain), NOW, Err("unknown-key"));
+        let mut torn = chain.clone();
+        torn.truncate(torn.len() / 2);
+        check_with(&record, files(&renewed, &torn), NOW, Err("roots-malformed"));
+        check([&renewed, KERNEL, INITRAMFS, ROOTFS], Err("unknown-key"));
+        let mut unsealed: Vec<File> = files(&renewed, &chain);
+        unsealed[4] = memory_file(&chain, SealFlags::SHRINK);
+        check_with(&record, unsealed, NOW, Err("not-sealed"));
+        record.fds.swap(0, 4);
+        check_with(&record, files(&renewed, &chain), NOW, Err("bad-handoff"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::root::{ROOT_PAYLOAD_TYPE, RoleName, TrustRoot};
 use crate::sign::SignError;
 use crate::signatures;
 use crate::statement::{self, StatementError};
-use crate::verify::{Expect, Verified, VerifyError, verify};
+use crate::verify::{Expect, Floor, Verified, VerifyError, verify};
 
 /// Names the kind of file.
 const CHAIN_TYPE: &str = "application/vnd.phase.root-chain.v1+json";
@@ -215,7 +215,8 @@ impl ChainedError {
 /// Verifies a manifest that came with the chain `roots`, starting from the root of this machine.
 ///
 /// The manifest must be of the newest generation in the chain: once keys were replaced, nothing that the old ones signed
-/// is believed from a source that knows of the replacement.
+/// is believed from a source that knows of the replacement. The floor of `expect` is one of the generation of `start`; a
+/// newer generation begins with counters of its own.
 pub fn verify_chained(
     manifest: &[u8],
     roots: Option<&[u8]>,
@@ -226,7 +227,11 @@ pub fn verify_chained(
         Some(bytes) => walk_roots(bytes, start)?,
         None => start.clone(),
     };
-    let manifest = verify(manifest, &root, expect)?;
+    let mut expect = expect.clone();
+    if root.generation() != start.generation() {
+        expect.floor = Floor::default();
+    }
+    let manifest = verify(manifest, &root, &expect)?;
     Ok(Chained { manifest, root })
 }
 

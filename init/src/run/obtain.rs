@@ -177,16 +177,24 @@ impl Boot<'_> {
 
     /// Copies, verifies the copy, mounts.
     fn install(&mut self, judged: &Judged) -> Result<(), Stop> {
-        let Self { machine, offer, .. } = self;
+        let Self {
+            machine,
+            offer,
+            identity,
+        } = self;
         let Judged { found, manifest } = judged;
         machine.console.say(
             Level::Info,
             &format!("source {}: version {}", found.place, manifest.version),
         );
         let available = memory::now().available;
-        root::install(manifest, &found.medium, available, &mut || {
-            machine.turn(Duration::ZERO)
-        })?;
+        root::install(
+            manifest,
+            &identity.roots,
+            &found.medium,
+            available,
+            &mut || machine.turn(Duration::ZERO),
+        )?;
         *offer = Some(Offer {
             channel: manifest.channel.as_str().to_owned(),
             arch: manifest.arch.as_str().to_owned(),
@@ -260,7 +268,8 @@ impl Boot<'_> {
             .into_iter()
             .collect();
         let line = cmdline::successor(&handoff.manifest.cmdline, &own_command_line(), "", &origin);
-        kexec::load(handoff, &[], &line, &mut || machine.turn(Duration::ZERO))?;
+        let roots = kexec::Extra::roots(&identity.after(&handoff.roots)?.roots);
+        kexec::load(handoff, &roots, &line, &mut || machine.turn(Duration::ZERO))?;
         machine
             .console
             .say(Level::Info, &format!("kexec into {digest}"));
