@@ -8,6 +8,9 @@ use boot_manifest::{Arch, ArtifactName, Channel, FileName};
 /// The file of a folder that holds its manifest.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
+/// The file of a folder that leads machines with an older trust root to the keys of its manifest.
+pub const ROOTS_FILE: &str = "roots.json";
+
 /// An artifact people know by a short name, the file names it usually has (best first), and how such names begin.
 struct Known {
     artifact: &'static str,

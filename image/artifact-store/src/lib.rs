@@ -28,7 +28,7 @@ mod watch;
 pub use beneath::OpenError;
 pub use hashes::{Depth, HashError, Hashed, Hashes};
 pub use identity::{Identity, OpenFile};
-pub use layout::{MANIFEST_FILE, spellings};
+pub use layout::{MANIFEST_FILE, ROOTS_FILE, spellings};
 pub use look::{Folders, Seen};
 pub use partial::{ChunkWriter, Folder, Partial, PartialView, WriteError};
 pub use store::{Found, Problem, Reason, Scan, Store};

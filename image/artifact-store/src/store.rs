@@ -13,7 +13,7 @@ use rustix::fs::Dir;
 use crate::beneath::{self, OpenError};
 use crate::hashes::Hashes;
 use crate::identity::{Identity, OpenFile};
-use crate::layout::{self, MANIFEST_FILE};
+use crate::layout::{self, MANIFEST_FILE, ROOTS_FILE};
 use crate::limits::{CHANNELS_MAX, FOLDER_FILES_MAX};
 use crate::watch::{Looking, Watch};
 
@@ -318,12 +318,12 @@ fn open_artifact(
     }
 }
 
-/// The names in a directory that an artifact can have, sorted. At most one more than are looked at.
+/// The names in a directory that an artifact can have, sorted; those of documents about artifacts are left out. At most one more than are looked at.
 fn list(dir: &OwnedFd) -> Result<Vec<FileName>, OpenError> {
     let mut names: Vec<FileName> = Dir::read_from(dir)?
         .filter_map(Result::ok)
         .filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok())
-        .filter(|name: &FileName| name.as_str() != MANIFEST_FILE)
+        .filter(|name: &FileName| ![MANIFEST_FILE, ROOTS_FILE].contains(&name.as_str()))
         .take(FOLDER_FILES_MAX + 1)
         .collect();
     names.sort();

@@ -362,6 +362,7 @@ mod tests {
             kernel: file(KERNEL),
             initramfs: file(INITRAMFS),
             rootfs: file(rootfs),
+            roots: Vec::new(),
         }
     }
 
