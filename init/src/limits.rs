@@ -170,3 +170,9 @@ pub(crate) const SLOT_MANIFEST_AREA: u64 = DISK_SQUASHFS_OFFSET;
 
 /// Space for the root documents behind it; padded with NUL bytes.
 pub(crate) const SLOT_ROOTS_AREA: u64 = 1 << 20;
+
+/// Records of a crash that are looked at: a kernel that died leaves two or three.
+pub(crate) const CRASH_RECORDS_MAX: usize = 32;
+
+/// Bytes of one that are read: the kernel writes at most so much of its log (`pstore.kmsg_bytes`), and then some.
+pub(crate) const CRASH_RECORD_SIZE_MAX: u64 = 64 << 10;

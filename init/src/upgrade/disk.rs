@@ -17,7 +17,7 @@ use upgrade::{Ledger, Place};
 
 use super::home::{self, Home};
 use super::ledger::{self, Turns};
-use super::raw::{Device, Raw};
+use super::raw::Raw;
 use super::slots::{self, Image, Span};
 use super::worker::{self, Failed, Patience, Step};
 use crate::plan::{Refusal, Stop};
@@ -50,21 +50,26 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// The disk of an artifacts partition, when it has room for upgrades.
-    pub(crate) fn of(artifacts: &Path) -> Option<Self> {
-        let homes = here();
-        let home = homes.into_iter().find(|home| home.artifacts == artifacts);
-        home.map(Self::new)
+    /// Every disk that has room for upgrades.
+    pub(crate) fn all() -> Vec<Self> {
+        let homes = home::all(Path::new("/sys/class/block"), Path::new("/dev"));
+        homes.into_iter().map(Self::new).collect()
     }
 
-    /// The disk that holds this very manifest at `place`. `None` when none does, yet: disks appear when they like.
+    /// The disk of an artifacts partition, when it has room for upgrades.
+    pub(crate) fn of(artifacts: &Path) -> Option<Self> {
+        let mut all = Self::all().into_iter();
+        all.find(|disk| disk.home.artifacts == artifacts)
+    }
+
+    /// That of `disks` which holds this very manifest at `place`.
     pub(crate) fn holding(
+        disks: Vec<Self>,
         place: Place,
         digest: &Digest,
         tick: Tick<'_>,
     ) -> Result<Option<Self>, Stop> {
-        for home in here() {
-            let mut disk = Self::new(home);
+        for mut disk in disks {
             match disk.manifest_of(place, tick) {
                 Ok(manifest) if Digest::of(&manifest) == *digest => return Ok(Some(disk)),
                 Err(Stop::Ending) => return Err(Stop::Ending),
@@ -124,16 +129,9 @@ impl Disk {
         Ok(())
     }
 
-    /// Bytes of one slot.
-    pub(crate) fn slot_size(&mut self, tick: Tick<'_>) -> Result<u64, Stop> {
-        let path = self.partition(Place::A)?;
-        let size = self.work(FOR_A_SLOT, &[], tick, |_| {
-            let size = open(&path, false)?.size();
-            let size = size.map_err(|error| verify::io("slot", &error))?;
-            Ok(size.to_le_bytes().to_vec())
-        })?;
-        let size: [u8; 8] = size.try_into().unwrap_or_default();
-        Ok(u64::from_le_bytes(size))
+    /// Bytes of the smaller slot.
+    pub(crate) fn slot_size(&self) -> u64 {
+        self.home.slot_size
     }
 
     /// Writes a verified image and reads all of it back. On an error the slot must not be started.
@@ -277,10 +275,6 @@ fn newest_root(roots: &[u8], start: &TrustRoot) -> Result<TrustRoot, Refusal> {
         .map_err(|error| Refusal::new(error.code(), format!("roots: {error}")))
 }
 
-fn here() -> Vec<Home> {
-    home::all(Path::new("/sys/class/block"), Path::new("/dev"))
-}
-
 fn open(path: &Path, write: bool) -> Result<Raw, Refusal> {
     let opened = if write {
         Raw::to_write(path)
@@ -385,7 +379,6 @@ mod tests {
         let image = handoff(&rootfs);
         let root = TrustRoot::single(key().public());
         let tick = &mut go_on();
-        assert_eq!(disk.slot_size(tick).unwrap(), SLOT);
         disk.write_slot(Place::B, &image, b"", tick).unwrap();
         let (mut back, roots) = disk.read_slot(Place::B, &policy(&root), tick).unwrap();
         assert_eq!(back.manifest.digest(), image.manifest.digest());

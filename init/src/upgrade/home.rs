@@ -25,6 +25,14 @@ pub(crate) struct Home {
     pub(crate) artifacts: PathBuf,
     pub(crate) ledger: PathBuf,
     slots: [PathBuf; 2],
+    /// Bytes of the smaller slot.
+    pub(crate) slot_size: u64,
+}
+
+/// A partition of a disk.
+struct Part {
+    path: PathBuf,
+    bytes: u64,
 }
 
 impl Home {
@@ -48,13 +56,14 @@ impl Home {
             artifacts: folder.join("artifacts"),
             ledger: folder.join("ledger"),
             slots: [folder.join("a"), folder.join("b")],
+            slot_size: 4 << 20,
         }
     }
 }
 
 /// Every disk that has all four partitions, in the order of their names.
 pub(crate) fn all(class_block: &Path, dev: &Path) -> Vec<Home> {
-    let mut disks: BTreeMap<String, BTreeMap<String, PathBuf>> = BTreeMap::new();
+    let mut disks: BTreeMap<String, BTreeMap<String, Part>> = BTreeMap::new();
     for entry in fs::read_dir(class_block).into_iter().flatten().flatten() {
         let uevent = fs::read_to_string(entry.path().join("uevent")).unwrap_or_default();
         let Some((device, name)) = source::partition_of(&uevent) else {
@@ -66,20 +75,24 @@ pub(crate) fn all(class_block: &Path, dev: &Path) -> Vec<Home> {
         let Some(disk) = disk_of(&entry.path()) else {
             continue;
         };
+        let part = Part {
+            path: dev.join(device),
+            bytes: size_of(&entry.path()),
+        };
+        let parts = disks.entry(disk).or_default();
         // Two partitions of one name on a disk are nobody's work but a stranger's: the order of names decides.
-        let path = dev.join(device);
-        let known = disks.entry(disk).or_default();
-        let known = known.entry(name.to_owned()).or_insert_with(|| path.clone());
-        if path < *known {
-            *known = path;
+        if parts.get(name).is_none_or(|known| part.path < known.path) {
+            parts.insert(name.to_owned(), part);
         }
     }
-    let homes = disks.into_iter().filter_map(|(name, mut partitions)| {
+    let homes = disks.into_iter().filter_map(|(name, mut parts)| {
+        let slots = [parts.remove(SLOT_A)?, parts.remove(SLOT_B)?];
         Some(Home {
             name,
-            artifacts: partitions.remove(source::PARTITION_NAME)?,
-            ledger: partitions.remove(LEDGER)?,
-            slots: [partitions.remove(SLOT_A)?, partitions.remove(SLOT_B)?],
+            artifacts: parts.remove(source::PARTITION_NAME)?.path,
+            ledger: parts.remove(LEDGER)?.path,
+            slot_size: slots[0].bytes.min(slots[1].bytes),
+            slots: slots.map(|part| part.path),
         })
     });
     homes.take(limits::DISKS_MAX).collect()
@@ -89,6 +102,13 @@ pub(crate) fn all(class_block: &Path, dev: &Path) -> Vec<Home> {
 fn disk_of(entry: &Path) -> Option<String> {
     let folder = fs::canonicalize(entry).ok()?;
     Some(folder.parent()?.file_name()?.to_str()?.to_owned())
+}
+
+/// Bytes of a partition; `/sys` counts sectors of 512 whatever the disk has.
+fn size_of(entry: &Path) -> u64 {
+    let sectors = fs::read_to_string(entry.join("size")).unwrap_or_default();
+    let sectors: u64 = sectors.trim().parse().unwrap_or_default();
+    sectors.saturating_mul(512)
 }
 
 #[cfg(test)]
@@ -101,12 +121,13 @@ pub(crate) mod tests {
         let class = sys.path().join("class");
         fs::create_dir_all(&class).unwrap();
         for (disk, partitions) in disks {
-            for (number, name) in (1..).zip(*partitions) {
+            for (number, name) in (1_u64..).zip(*partitions) {
                 let device = format!("{disk}{number}");
                 let folder = sys.path().join("devices").join(disk).join(&device);
                 fs::create_dir_all(&folder).unwrap();
                 let text = format!("DEVNAME={device}\nDEVTYPE=partition\nPARTNAME={name}\n");
                 fs::write(folder.join("uevent"), text).unwrap();
+                fs::write(folder.join("size"), format!("{}\n", number * 2048)).unwrap();
                 std::os::unix::fs::symlink(&folder, class.join(device)).unwrap();
             }
         }
@@ -153,6 +174,7 @@ pub(crate) mod tests {
         assert_eq!(partition(Place::A), Some("/dev/nvme0n1p5"));
         assert_eq!(partition(Place::B), Some("/dev/nvme0n1p6"));
         assert_eq!(partition(Place::Memory), None);
+        assert_eq!(home.slot_size, 5 << 20, "the smaller one counts");
     }
 
     #[test]
