@@ -11,7 +11,7 @@ use upgrade::sector::{self, Found};
 use crate::power::partition;
 
 /// The partition that holds it.
-const PARTITION: &str = "phase-ledger";
+pub const PARTITION: &str = "phase-ledger";
 
 /// Both sectors: the newest valid ledger, if one is, and its number.
 ///

@@ -28,6 +28,7 @@ pub mod recorder;
 pub mod release;
 pub mod rogue;
 pub mod serial;
+pub mod slots;
 pub mod story;
 pub mod timeline;
 pub mod variant;

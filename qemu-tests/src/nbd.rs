@@ -11,6 +11,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::net::Shutdown;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -84,6 +85,18 @@ struct Log {
     ops: Vec<Op>,
     held: usize,
     stop: bool,
+    faults: Vec<(Range<u64>, Fault)>,
+}
+
+/// How a disk fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Every write is an error; reads work.
+    WriteError,
+    /// So many writes are errors, and then everything works.
+    WriteErrors(u32),
+    /// No request is ever answered.
+    Silence,
 }
 
 /// A disk with a log. Dropping it ends its server.
@@ -129,6 +142,11 @@ impl LoggedDisk {
     /// Notes in the log what just happened.
     pub fn mark(&self, what: impl Into<String>) {
         lock(&self.shared.log).ops.push(Op::Mark(what.into()));
+    }
+
+    /// From now on requests that touch `place` fail; those of other places are answered as before.
+    pub fn fail(&self, place: Range<u64>, fault: Fault) {
+        lock(&self.shared.log).faults.push((place, fault));
     }
 
     /// The log so far.
@@ -250,7 +268,13 @@ impl Shared {
         if kind == WRITE {
             input.read_exact(&mut bytes)?;
         }
+        let touched = offset..offset.saturating_add(length.into());
+        let fault = self.fault(kind, &touched);
+        if fault == Some(Fault::Silence) {
+            return Ok(true);
+        }
         let error = match kind {
+            WRITE if fault.is_some() => EIO,
             READ if within => number(&self.file.read_exact_at(&mut bytes, offset)),
             WRITE if within => self.write(offset, &bytes),
             FLUSH => {
@@ -267,6 +291,26 @@ impl Shared {
             output.write_all(&bytes)?;
         }
         Ok(true)
+    }
+
+    /// What becomes of a request because of [`LoggedDisk::fail`].
+    fn fault(&self, kind: u16, touched: &Range<u64>) -> Option<Fault> {
+        let mut log = lock(&self.log);
+        let touches = |place: &Range<u64>| place.start < touched.end && touched.start < place.end;
+        log.faults.iter_mut().find_map(|(place, fault)| {
+            let counts = matches!(kind, READ | WRITE) && touches(place);
+            match fault {
+                _ if !counts => None,
+                Fault::Silence => Some(Fault::Silence),
+                _ if kind == READ => None,
+                Fault::WriteErrors(0) => None,
+                Fault::WriteErrors(left) => {
+                    *left -= 1;
+                    Some(Fault::WriteError)
+                }
+                Fault::WriteError => Some(Fault::WriteError),
+            }
+        })
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> u32 {
