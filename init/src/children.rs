@@ -156,6 +156,9 @@ pub(crate) fn arguments(
             if options.may_search() {
                 arguments.extend(own(&["--find-provider"]));
             }
+            if Path::new(crate::root::LEASE_BROUGHT).exists() {
+                arguments.extend(own(&["--resume", crate::root::LEASE_BROUGHT]));
+            }
         }
         Role::Serve => {
             let (channel, arch) = offered;
@@ -244,7 +247,7 @@ fn update(options: &Options, (channel, arch): (&str, &str)) -> Vec<String> {
         format!("--trust-root={}", crate::root::TRUST_ROOT),
         format!("--image-info={}", crate::root::IMAGE_INFO),
         format!("--http-port={}", options.port),
-        format!("--poll={}", upgrades.poll_seconds),
+        format!("--poll={}", upgrades.policy.poll.as_secs()),
     ];
     let origin = options.origin.iter();
     arguments.extend(origin.map(|origin| format!("--origin={origin}")));

@@ -4,8 +4,10 @@
 //! table and a test compares them. A wrong value never stops the boot: it is complained about and its default is used.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use boot_manifest::{Channel, Digest};
+use upgrade::{Mode as UpgradeMode, Place, Policy, Reason, TrialId, Window};
 
 use crate::limits;
 
@@ -148,7 +150,7 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
     ),
     row(
         "upgrade.poll",
-        "seconds, 5 to 86400",
+        "seconds, 2 to 86400",
         "`900`",
         "how often newer images are looked for, a quarter more or less",
     ),
@@ -172,13 +174,13 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
     ),
     row(
         "trial",
-        "number",
+        "`d1`, `m1`, ...",
         "none",
         "set by kexec: the trial that this boot is; never needed by hand",
     ),
     row(
         "crashed",
-        "number",
+        "`d1`, `m1`, ...",
         "none",
         "set for the kernel that takes over from one that crashed on trial; never needed by hand",
     ),
@@ -239,70 +241,26 @@ pub(crate) enum Mode {
     Private,
 }
 
-/// What becomes of newer images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum UpgradeMode {
-    Auto,
-    Staged,
-    Off,
-}
-
-/// A time of every day, in minutes of UTC; the end may be the smaller number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Window {
-    pub(crate) from: u16,
-    pub(crate) to: u16,
-}
-
-/// Where an image lies on the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PlaceWord {
-    Golden,
-    A,
-    B,
-}
-
-/// What an image that failed its trial left for its predecessor on a machine without a disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Returned {
-    pub(crate) digest: Digest,
-    pub(crate) code: String,
-}
-
 /// Everything about upgrades.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Upgrades {
-    pub(crate) mode: UpgradeMode,
+    pub(crate) policy: Policy,
     pub(crate) from: Vec<String>,
-    pub(crate) window: Option<Window>,
-    pub(crate) poll_seconds: u32,
-    pub(crate) soak_seconds: u32,
-    pub(crate) alone: bool,
-    pub(crate) needs_watchdog: bool,
     /// This boot is that trial.
-    pub(crate) trial: Option<u64>,
+    pub(crate) trial: Option<TrialId>,
     /// This boot follows a crash in that trial.
-    pub(crate) crashed: Option<u64>,
-    pub(crate) returned: Option<Returned>,
+    pub(crate) crashed: Option<TrialId>,
+    /// The image that failed its trial and left for this one, and why.
+    pub(crate) returned: Option<(Digest, Reason)>,
     /// `None` when nobody said: a cold boot, or an image from the network.
-    pub(crate) place: Option<PlaceWord>,
+    pub(crate) place: Option<Place>,
 }
 
-impl Default for Upgrades {
-    fn default() -> Self {
-        Self {
-            mode: UpgradeMode::Auto,
-            from: Vec::new(),
-            window: None,
-            poll_seconds: limits::UPGRADE_POLL_SECONDS,
-            soak_seconds: limits::UPGRADE_SOAK_SECONDS,
-            alone: false,
-            needs_watchdog: true,
-            trial: None,
-            crashed: None,
-            returned: None,
-            place: None,
-        }
+impl Options {
+    /// Whether another image started this one.
+    pub(crate) fn was_kexec(&self) -> bool {
+        let upgrades = &self.upgrades;
+        upgrades.place.is_some() || upgrades.returned.is_some() || self.origin.is_some()
     }
 }
 
@@ -491,39 +449,28 @@ fn set(options: &mut Options, name: &str, value: &str) -> Option<()> {
 
 /// The same for what concerns upgrades.
 fn set_upgrade(upgrades: &mut Upgrades, name: &str, value: &str) -> Option<()> {
+    let policy = &mut upgrades.policy;
+    let long = |value| seconds(value, 0, limits::DAY_SECONDS).map(u64::from);
     match name {
-        "upgrade" => upgrades.mode = upgrade_mode(value)?,
+        "upgrade" => policy.mode = UpgradeMode::parse(value)?,
         "upgrade.from" => upgrades.from = sources(value)?,
-        "upgrade.window" => upgrades.window = Some(window(value)?),
-        "upgrade.poll" => upgrades.poll_seconds = seconds(value, 5, limits::DAY_SECONDS)?,
-        "upgrade.soak" => upgrades.soak_seconds = seconds(value, 0, limits::DAY_SECONDS)?,
-        "upgrade.alone" => upgrades.alone = yes_no(value)?,
-        "upgrade.watchdog" => upgrades.needs_watchdog = yes_no(value)?,
-        "trial" => upgrades.trial = Some(value.parse().ok()?),
-        "crashed" => upgrades.crashed = Some(value.parse().ok()?),
+        "upgrade.window" => policy.window = Some(Window::parse(value)?),
+        "upgrade.poll" => {
+            let shortest = u64::from(limits::UPGRADE_POLL_SECONDS_MIN);
+            policy.poll = Duration::from_secs(long(value).filter(|poll| *poll >= shortest)?);
+        }
+        "upgrade.soak" => policy.soak = Duration::from_secs(long(value)?),
+        "upgrade.alone" => policy.alone = yes_no(value)?,
+        "upgrade.watchdog" => policy.needs_watchdog = yes_no(value)?,
+        "trial" => upgrades.trial = Some(TrialId::parse(value)?),
+        "crashed" => upgrades.crashed = Some(TrialId::parse(value)?),
         "returned" => upgrades.returned = Some(returned(value)?),
-        "place" => upgrades.place = Some(place(value)?),
+        "place" => {
+            upgrades.place = Some(Place::parse(value).filter(|place| *place != Place::Memory)?)
+        }
         _ => return None,
     }
     Some(())
-}
-
-fn upgrade_mode(value: &str) -> Option<UpgradeMode> {
-    Some(match value {
-        "auto" => UpgradeMode::Auto,
-        "staged" => UpgradeMode::Staged,
-        "off" => UpgradeMode::Off,
-        _ => return None,
-    })
-}
-
-fn place(value: &str) -> Option<PlaceWord> {
-    Some(match value {
-        "golden" => PlaceWord::Golden,
-        "a" => PlaceWord::A,
-        "b" => PlaceWord::B,
-        _ => return None,
-    })
 }
 
 fn yes_no(value: &str) -> Option<bool> {
@@ -539,28 +486,9 @@ fn sources(value: &str) -> Option<Vec<String>> {
     all.filter(|all| all.len() <= limits::UPGRADE_SOURCES_MAX)
 }
 
-fn window(value: &str) -> Option<Window> {
-    let minutes = |text: &str| {
-        let (hours, minutes) = text.split_once(':')?;
-        let digits = |text: &str| text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
-        let (hours, minutes): (u16, u16) = (digits(hours) && digits(minutes))
-            .then(|| Some((hours.parse().ok()?, minutes.parse().ok()?)))??;
-        (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
-    };
-    let (from, to) = value.split_once('-')?;
-    let (from, to) = (minutes(from)?, minutes(to)?);
-    // A window without length would be one that never opens, or always: nobody can tell.
-    (from != to).then_some(Window { from, to })
-}
-
-fn returned(value: &str) -> Option<Returned> {
+fn returned(value: &str) -> Option<(Digest, Reason)> {
     let (digest, code) = value.split_once(',')?;
-    let shaped = code.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
-    let fits = (1..=limits::CODE_LENGTH_MAX).contains(&code.len());
-    (shaped && fits).then_some(Returned {
-        digest: digest.parse().ok()?,
-        code: code.to_owned(),
-    })
+    Some((digest.parse().ok()?, Reason::from_code(code)?))
 }
 
 fn source(value: &str) -> Option<SourceChoice> {

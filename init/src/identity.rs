@@ -130,6 +130,14 @@ impl Identity {
         })
     }
 
+    /// How an image is judged that ran here already: its signatures count, its age does not.
+    pub(crate) fn lenient_policy(&self) -> Policy<'_> {
+        Policy {
+            floor: Floor::default(),
+            ..self.policy(None, Expiry::Report)
+        }
+    }
+
     /// How a manifest is judged on this machine, now.
     pub(crate) fn policy<'a>(&'a self, channel: Option<&'a Channel>, expiry: Expiry) -> Policy<'a> {
         Policy {

@@ -196,6 +196,11 @@ fn load_files(
 
 const LOADED: &str = "/sys/kernel/kexec_loaded";
 
+/// Whether a successor is loaded.
+pub(crate) fn is_ready() -> bool {
+    is_loaded(LOADED)
+}
+
 /// Whether a file of the kernel says 1. One that is not there is not asked: some kernels do not show it.
 fn is_loaded(path: &str) -> bool {
     std::fs::read_to_string(path).map_or(true, |text| text.trim() == "1")

@@ -134,20 +134,14 @@ pub(crate) const IMAGE_INFO_MAX: u64 = 16 << 10;
 /// Bytes of a root chain: what its format allows.
 pub(crate) const ROOTS_MAX: u64 = boot_manifest::ROOT_CHAIN_SIZE_MAX as u64;
 
-/// Seconds between two looks for newer images: a fleet of a thousand asks about once a second.
-pub(crate) const UPGRADE_POLL_SECONDS: u32 = 900;
-
-/// Seconds that a new image must serve before it is kept: leaks and crash loops show within minutes.
-pub(crate) const UPGRADE_SOAK_SECONDS: u32 = 600;
+/// Shortest `phase.upgrade.poll=`: for trying things out.
+pub(crate) const UPGRADE_POLL_SECONDS_MIN: u32 = 2;
 
 /// Longest accepted `phase.upgrade.poll=` and `phase.upgrade.soak=`.
 pub(crate) const DAY_SECONDS: u32 = 86_400;
 
 /// Providers in `phase.upgrade.from=`: two or three are enough, and a command line has 2 KiB.
 pub(crate) const UPGRADE_SOURCES_MAX: usize = 8;
-
-/// Longest code of a reason: the longest of ours has 24 characters.
-pub(crate) const CODE_LENGTH_MAX: usize = 32;
 
 /// Longest wait for one step of a disk (256 KiB, or one sector of the ledger) before it is given up: a stick that moves its
 /// flash around pauses for seconds, a disk that spins up for ten, and the kernel itself repeats a request after thirty.
@@ -176,3 +170,41 @@ pub(crate) const CRASH_RECORDS_MAX: usize = 32;
 
 /// Bytes of one that are read: the kernel writes at most so much of its log (`pstore.kmsg_bytes`), and then some.
 pub(crate) const CRASH_RECORD_SIZE_MAX: u64 = 64 << 10;
+
+/// What children may tell of upgrades between two looks at it. Each holds at most eight files; a child that sends more is
+/// asked again.
+pub(crate) const NOTES_MAX: usize = 32;
+
+/// The loop turns at most this often for an upgrade whose deadline is past.
+pub(crate) const UPGRADE_TURN_MIN: Duration = Duration::from_millis(100);
+
+/// Offers that are remembered with their chains: what one look brings from several sources.
+pub(crate) const OFFERS_KEPT: usize = 4;
+
+/// Bytes of what `net` hands over: some addresses and a lease.
+pub(crate) const LEASE_SIZE_MAX: u64 = 16 << 10;
+
+/// Bytes of a fingerprint: eight network cards of a hundred bytes each.
+pub(crate) const FINGERPRINT_SIZE_MAX: u64 = 4 << 10;
+
+/// Bytes of one word.
+pub(crate) const WORD_SIZE_MAX: u64 = 16;
+
+/// Machines with less memory reserve none for a crash: a quarter would be gone. Machines of 512 MiB say a little less.
+pub(crate) const CRASH_MACHINE_MIN: u64 = 440 << 20;
+
+/// Memory that a predecessor gets after a crash to write the reason down: the kernel takes 40 MiB while it unpacks itself,
+/// the programs 16 MiB twice, and init its tables.
+pub(crate) const CRASH_MEMORY: u64 = 112 << 20;
+
+/// Machines without a disk that have so much can have their predecessor serve from it.
+pub(crate) const CRASH_MACHINE_LARGE: u64 = 900 << 20;
+
+/// For that it needs its artifacts as well, copied once.
+pub(crate) const CRASH_MEMORY_LARGE: u64 = 208 << 20;
+
+/// How long the boot after a crash may take to write the reason down before the machine restarts anyway.
+pub(crate) const RESCUE_TIME: Duration = Duration::from_secs(60);
+
+/// The updater that must prove itself is asked again after this long without an answer.
+pub(crate) const DRY_RUN_AGAIN: Duration = Duration::from_secs(20);

@@ -3,12 +3,13 @@
 //! Everything that takes long calls [`Machine::turn`] between its steps, so the machine stays in hand while it copies,
 //! hashes or waits. `init` has one thread, and this is the only place that waits for events, reaps or restarts children.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use boot_manifest::handoff::HandoffRecord;
+use boot_manifest::handoff::{Command, HandoffRecord, Report};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, WaitOptions};
 
@@ -61,6 +62,17 @@ pub(crate) enum Staged {
     Failed(Refusal),
 }
 
+/// What an upgrade wants to know of the children.
+#[derive(Debug)]
+pub(crate) enum Note {
+    /// A report about upgrades, with the files beside it. Nothing of it is verified.
+    Report(Role, Report, Vec<File>),
+    /// A child ended by itself and is started again.
+    Restarted(Role),
+    /// A child whose work it is to end did so.
+    Ended(Role),
+}
+
 /// The running machine.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -75,6 +87,10 @@ pub(crate) struct Machine {
     /// The shutdown has begun: children that end stay ended.
     stopping: bool,
     staged: Option<Staged>,
+    /// For the upgrade, the oldest first. What does not fit is dropped: every sender repeats itself.
+    notes: VecDeque<Note>,
+    /// The watchdog is fed until this time since the machine started, and never after; `None` is for ever.
+    feed_until: Option<Duration>,
     served_artifacts: bool,
     announced: Option<String>,
     progress: Throttle,
@@ -104,6 +120,8 @@ impl Machine {
             ending: None,
             stopping: false,
             staged: None,
+            notes: VecDeque::new(),
+            feed_until: None,
             served_artifacts: false,
             announced: None,
             progress: Throttle::default(),
@@ -138,6 +156,11 @@ impl Machine {
             }));
             arguments.extend(self.registration());
         }
+        self.supervise_with(role, arguments);
+    }
+
+    /// Keeps a role running that is told something of its own.
+    pub(crate) fn supervise_with(&mut self, role: Role, arguments: Vec<String>) {
         let slot = Slot {
             role,
             arguments,
@@ -150,6 +173,60 @@ impl Machine {
         };
         self.slots.push(slot);
         self.start_due(Instant::now());
+    }
+
+    /// Asks something of a role. Never waits: a role that takes nothing is asked again by whoever wants to know.
+    pub(crate) fn command(&mut self, role: Role, command: &Command) -> bool {
+        use rustix::net::SendFlags;
+        let Some(reports) = self
+            .running(role)
+            .and_then(|running| running.reports.as_ref())
+        else {
+            return false;
+        };
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        rustix::net::send(reports, &command.encode(), flags).is_ok()
+    }
+
+    /// What happened since the last call, for the upgrade.
+    pub(crate) fn take_note(&mut self) -> Option<Note> {
+        self.notes.pop_front()
+    }
+
+    fn note(&mut self, note: Note) {
+        if self.notes.len() < limits::NOTES_MAX {
+            self.notes.push_back(note);
+        }
+    }
+
+    /// Feeds the watchdog until `deadline` (time since the machine started) and never after; `None` is for ever.
+    pub(crate) fn feed_until(&mut self, deadline: Option<Duration>) {
+        self.feed_until = deadline;
+    }
+
+    /// Gives the watchdog a longer time and feeds it: a successor must open it before that is over. Whether there is one.
+    pub(crate) fn arm_watchdog_for_jump(&mut self, seconds: u32) -> bool {
+        let Some(watchdog) = &mut self.watchdog else {
+            return false;
+        };
+        watchdog.set_timeout(seconds, Instant::now());
+        true
+    }
+
+    /// Takes that back: there is no jump.
+    pub(crate) fn restore_watchdog(&mut self) {
+        let seconds = self.options.watchdog_seconds;
+        self.arm_watchdog_for_jump(seconds);
+    }
+
+    /// Whether `serve` offers the artifacts now.
+    pub(crate) fn serves(&self) -> bool {
+        self.served_artifacts
+    }
+
+    /// Whether a role is kept running.
+    pub(crate) fn supervises(&self, role: Role) -> bool {
+        self.slots.iter().any(|slot| slot.role == role)
     }
 
     /// Ends a role and forgets it: it is not started again.
@@ -226,8 +303,12 @@ impl Machine {
         }
         let now = Instant::now();
         self.start_due(now);
+        let may_feed = self
+            .feed_until
+            .is_none_or(|deadline| settings::uptime() < deadline);
         if let Some(watchdog) = &mut self.watchdog
             && !self.stopping
+            && may_feed
         {
             watchdog.feed_if_due(now);
         }
@@ -354,8 +435,17 @@ impl Machine {
         }
         // `stage` ends when it brought something or failed for good, `report` when it told or gave up; the others have work
         // for ever.
-        let is_done = role == Role::Report || (role == Role::Stage && self.staged.is_some());
+        // `probe` ends when it tried everything.
+        let is_done = match role {
+            Role::Report => true,
+            Role::Stage => self.staged.is_some(),
+            Role::Probe => ended == Ended::Code(0),
+            Role::Net | Role::Serve | Role::Dht | Role::Update => false,
+        };
         if is_done || slot.is_dismissed {
+            if is_done && !slot.is_dismissed {
+                self.note(Note::Ended(role));
+            }
             return;
         }
         let next = slot
@@ -372,6 +462,7 @@ impl Machine {
         );
         self.status.restarts = self.slots.iter().map(|slot| slot.restarts.total()).sum();
         self.forget(role);
+        self.note(Note::Restarted(role));
         self.console.touch(now);
     }
 
@@ -458,13 +549,18 @@ impl Machine {
             .as_mut()
     }
 
-    /// Ends all children: TERM, a bounded wait, KILL, a bounded wait.
-    pub(crate) fn stop_children(&mut self) {
+    /// Ends all children: TERM, a bounded wait, KILL, a bounded wait. Before a jump `net` is told by USR1 that a successor
+    /// goes on with its addresses, so that it gives none back.
+    pub(crate) fn stop_children(&mut self, ending: Ending) {
+        use rustix::process::Signal;
         self.stopping = true;
         for slot in &self.slots {
             if let Some(running) = &slot.running {
-                let _gone =
-                    rustix::process::kill_process_group(running.pid, rustix::process::Signal::TERM);
+                let signal = match (ending, slot.role) {
+                    (Ending::Kexec, Role::Net) => Signal::USR1,
+                    _ => Signal::TERM,
+                };
+                let _gone = rustix::process::kill_process_group(running.pid, signal);
             }
         }
         self.wait_for_children(limits::CHILD_STOP_WAIT);
@@ -495,7 +591,6 @@ struct Ready {
 
 #[cfg(test)]
 mod tests {
-    use boot_manifest::handoff::Report;
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
     use super::*;

@@ -43,6 +43,8 @@ pub(crate) const ROOTS_BROUGHT: &str = "/phase/roots.json";
 pub(crate) const IMAGE_INFO: &str = "/etc/phase/image.json";
 /// What `serve` offers.
 pub(crate) const ARTIFACTS: &str = "/run/phase/artifacts";
+/// What the predecessor's `net` held, so that this one's goes on with it.
+pub(crate) const LEASE_BROUGHT: &str = "/phase/network.json";
 /// Everything of this product below `/run`.
 pub(crate) const STATE: &str = "/run/phase";
 /// Owned by the `net` role.

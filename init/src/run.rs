@@ -12,7 +12,8 @@ use crate::console::{Console, Level};
 use crate::identity::Identity;
 use crate::machine::{Ending, Machine};
 use crate::mounts::{self, Need};
-use crate::plan::{self, Facts, Outcome, Refusal};
+use crate::plan::{self, Facts, Outcome, Refusal, Stop};
+use crate::upgrade::{self, Upgrade};
 use crate::watchdog::Watchdog;
 use crate::{limits, memory, root, screen, settings, shutdown, source, sys, verify};
 
@@ -66,25 +67,41 @@ pub(crate) fn run() -> ! {
         &mut machine,
         complaints.into_iter().chain(soft).chain(watchdog_note),
     );
-    let outcome = match fatal {
-        Some(refusal) => Outcome::Fatal(refusal),
+    let (outcome, upgrade) = match fatal {
+        Some(refusal) => (Outcome::Fatal(refusal), None),
         None => boot(&mut machine),
     };
     if let Outcome::Fatal(refusal) = outcome {
         stand_fatal(&mut machine, &refusal);
     }
-    let ending = loop {
-        if let Some(ending) = machine.ending() {
-            break ending;
-        }
-        // An error only says that somebody asked for an end, which the next look finds.
-        let _ending = machine.turn(limits::HEARTBEAT);
-    };
+    let ending = serve(&mut machine, upgrade);
     shutdown::leave(machine, ending)
 }
 
+/// The rest of the machine's life. Returns how it is left.
+fn serve(machine: &mut Machine, mut upgrade: Option<Upgrade>) -> Ending {
+    loop {
+        if let Some(ending) = machine.ending() {
+            if let Some(upgrade) = &mut upgrade
+                && ending != Ending::Kexec
+            {
+                upgrade.ending(machine);
+            }
+            return ending;
+        }
+        let patience = upgrade
+            .as_ref()
+            .map_or(limits::HEARTBEAT, Upgrade::patience);
+        // An error only says that somebody asked for an end, which the next look finds.
+        let _ending = machine.turn(patience);
+        if let Some(upgrade) = &mut upgrade {
+            upgrade.work(machine);
+        }
+    }
+}
+
 /// A byte that is no UTF-8 spoils its word and not the whole line.
-fn own_command_line() -> String {
+pub(crate) fn own_command_line() -> String {
     let line = std::fs::read("/proc/cmdline").unwrap_or_default();
     String::from_utf8_lossy(&line).into_owned()
 }
@@ -125,7 +142,7 @@ fn warn(machine: &mut Machine, texts: impl IntoIterator<Item = String>) {
     }
 }
 
-fn boot(machine: &mut Machine) -> Outcome {
+fn boot(machine: &mut Machine) -> (Outcome, Option<Upgrade>) {
     let sysctls = settings::apply_sysctls(Path::new("/proc/sys"));
     let port = settings::allow_port(Path::new("/proc/sys"), machine.options.port);
     let limits = settings::apply_limits();
@@ -136,9 +153,10 @@ fn boot(machine: &mut Machine) -> Outcome {
     );
     let identity = match Identity::read() {
         Ok(identity) => identity,
-        Err(refusal) => return Outcome::Fatal(refusal),
+        Err(refusal) => return (Outcome::Fatal(refusal), None),
     };
-    if let Some(behind) = settings::raise_clock(identity.image.built_at) {
+    let behind = settings::raise_clock(identity.image.built_at);
+    if let Some(behind) = behind {
         let text = format!(
             "warning: the clock was {} s behind the image and was set to its build time",
             behind.as_secs()
@@ -148,7 +166,11 @@ fn boot(machine: &mut Machine) -> Outcome {
     name_machine(machine, &identity);
     warn(machine, children::make_cgroups(memory::now().total));
     if let Err(error) = prepare_directories() {
-        return Outcome::Fatal(verify::io("/run/phase", &error));
+        return (Outcome::Fatal(verify::io("/run/phase", &error)), None);
+    }
+    let mut upgrade = Upgrade::new(identity, behind.is_none());
+    if upgrade::take_over(&mut upgrade, machine) == Err(Stop::Ending) {
+        return (Outcome::Ending, Some(upgrade));
     }
     let options = machine.options.clone();
     let facts = Facts {
@@ -157,10 +179,21 @@ fn boot(machine: &mut Machine) -> Outcome {
     };
     let mut boot = Boot {
         machine,
-        identity,
+        upgrade,
         offer: None,
     };
-    plan::follow(&plan::plan(&facts), &mut boot)
+    let outcome = plan::follow(&plan::plan(&facts), &mut boot);
+    let mut upgrade = boot.upgrade;
+    match &outcome {
+        Outcome::Serving => upgrade.mounted(machine),
+        Outcome::Fatal(Refusal { code, reason })
+            if upgrade.failed_to_mount(machine, &format!("{code}: {reason}")) =>
+        {
+            return (Outcome::Ending, Some(upgrade));
+        }
+        Outcome::Fatal(_) | Outcome::Ending => {}
+    }
+    (outcome, Some(upgrade))
 }
 
 fn name_machine(machine: &mut Machine, identity: &Identity) {

@@ -50,6 +50,8 @@ pub(crate) struct Status {
     /// How far it got; not in the block, because it changes all the time.
     pub(crate) progress: Option<String>,
     pub(crate) watchdog: Option<u32>,
+    /// Which image runs, whether it is proved, and what is on trial.
+    pub(crate) upgrade: Vec<String>,
     pub(crate) restarts: u32,
     pub(crate) requests: VecDeque<String>,
 }
@@ -97,6 +99,9 @@ impl Status {
         match self.watchdog {
             Some(seconds) => row("watchdog", format!("{seconds} s")),
             None => row("watchdog", "none".to_owned()),
+        }
+        for (number, line) in self.upgrade.iter().enumerate() {
+            row(if number == 0 { "upgrade" } else { "" }, line.clone());
         }
         lines
     }
@@ -278,6 +283,7 @@ mod tests {
             development: true,
             activity: String::new(),
             progress: None,
+            upgrade: Vec::new(),
             watchdog: None,
             restarts: 0,
             requests: VecDeque::new(),

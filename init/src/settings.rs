@@ -175,6 +175,22 @@ pub(crate) fn raise_clock(built_at: u64) -> Option<Duration> {
     Some(behind)
 }
 
+/// Random bytes without waiting; `None` while the kernel has none.
+pub(crate) fn random_bytes() -> Option<[u8; 16]> {
+    let mut bytes = [0; 16];
+    let flags = rustix::rand::GetRandomFlags::NONBLOCK;
+    let read = rustix::rand::getrandom(&mut bytes, flags).ok()?;
+    (read == bytes.len()).then_some(bytes)
+}
+
+/// A number that spreads waits. Never waits itself, and is no secret.
+pub(crate) fn random() -> u64 {
+    let mut bytes = [0; 8];
+    let flags = rustix::rand::GetRandomFlags::INSECURE;
+    let _zero_is_fine = rustix::rand::getrandom(&mut bytes, flags);
+    u64::from_ne_bytes(bytes)
+}
+
 /// What the kernel kept of an earlier crash.
 pub(crate) fn earlier_crash(pstore: &Path) -> Option<String> {
     let records = fs::read_dir(pstore).ok()?.flatten().count();

@@ -26,7 +26,7 @@ pub(crate) fn leave(mut machine: Machine, ending: Ending) -> ! {
         // The one time-out that the rest of this function has.
         watchdog.feed(std::time::Instant::now());
     }
-    machine.stop_children();
+    machine.stop_children(ending);
     links_down();
     rustix::fs::sync();
     root::take_down();

@@ -67,20 +67,31 @@ pub(crate) fn in_initramfs() -> Result<Found, Refusal> {
     in_folder(Path::new(INITRAMFS))
 }
 
-fn in_folder(folder: &Path) -> Result<Found, Refusal> {
-    let open = |name: &str, flags: OFlags| {
-        let path = folder.join(name);
-        open_regular(&path, flags).map_err(|error| absent_or_broken(&path, &error))
-    };
+/// The manifest of the initramfs alone.
+pub(crate) fn manifest_of_initramfs() -> Result<Vec<u8>, Refusal> {
+    manifest_in(Path::new(INITRAMFS))
+}
+
+fn open_in(folder: &Path, name: &str, flags: OFlags) -> Result<File, Refusal> {
+    let path = folder.join(name);
+    open_regular(&path, flags).map_err(|error| absent_or_broken(&path, &error))
+}
+
+fn manifest_in(folder: &Path) -> Result<Vec<u8>, Refusal> {
     let mut manifest = Vec::new();
     let limit = MANIFEST_SIZE_MAX as u64 + 1;
-    open("manifest.json", OFlags::RDONLY)?
+    open_in(folder, "manifest.json", OFlags::RDONLY)?
         .take(limit)
         .read_to_end(&mut manifest)
         .map_err(|error| verify::io("manifest", &error))?;
+    Ok(manifest)
+}
+
+fn in_folder(folder: &Path) -> Result<Found, Refusal> {
+    let manifest = manifest_in(folder)?;
     // Writable, because the memory behind it is given back while it is copied.
     let medium = Medium {
-        file: open("rootfs.squashfs", OFlags::RDWR)?,
+        file: open_in(folder, "rootfs.squashfs", OFlags::RDWR)?,
         offset: 0,
         consume: true,
     };
@@ -114,9 +125,12 @@ fn absent_or_broken(path: &Path, error: &std::io::Error) -> Refusal {
     }
 }
 
-/// Deletes what the initramfs brought: it was copied, or it did not verify.
+/// Deletes the artifacts that the initramfs brought: they were copied, or did not verify. What lies beside them for
+/// upgrades is small, and is needed until a trial is over.
 pub(crate) fn discard_initramfs() {
-    let _gone_with_the_machine = fs::remove_dir_all(INITRAMFS);
+    for name in ["manifest.json", "rootfs.squashfs"] {
+        let _gone_with_the_machine = fs::remove_file(Path::new(INITRAMFS).join(name));
+    }
 }
 
 /// Opens an artifacts partition and reads the manifest at its start.

@@ -19,6 +19,7 @@ use rustix::process::Pid;
 
 const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
+const WDIOC_GETSUPPORT: libc::c_ulong = 0x8028_5700;
 const WDIOC_GETBOOTSTATUS: libc::c_ulong = 0x8004_5702;
 const WDIOC_KEEPALIVE: libc::c_ulong = 0x8004_5705;
 const WDIOC_SETTIMEOUT: libc::c_ulong = 0xC004_5706;
@@ -180,6 +181,16 @@ pub(crate) fn watchdog_caused_reset(device: &File) -> bool {
     // SAFETY: the kernel writes one int during the call.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), WDIOC_GETBOOTSTATUS, &raw mut status) };
     result == 0 && status & WDIOF_CARDRESET != 0
+}
+
+/// Whether the watchdog's driver can tell that it caused a reset.
+#[expect(unsafe_code, reason = "an ioctl")]
+pub(crate) fn watchdog_tells_resets(device: &File) -> bool {
+    // struct watchdog_info: options, firmware version, 32 bytes of name.
+    let mut info = [0_u32; 10];
+    // SAFETY: the kernel writes 40 bytes during the call.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), WDIOC_GETSUPPORT, info.as_mut_ptr()) };
+    result == 0 && info[0] & WDIOF_CARDRESET.unsigned_abs() != 0
 }
 
 /// Takes a network interface down.

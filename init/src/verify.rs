@@ -161,7 +161,7 @@ fn sealed_file(name: &str, file: &File, size_max: usize) -> Result<Vec<u8>, Refu
 }
 
 /// Nobody can change the file any more.
-fn sealed(name: &str, file: &File) -> Result<(), Refusal> {
+pub(crate) fn sealed(name: &str, file: &File) -> Result<(), Refusal> {
     let needed = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     // Files that are no memory files answer with an error: they cannot be sealed.
     let seals = rustix::fs::fcntl_get_seals(file).unwrap_or(SealFlags::empty());
@@ -253,7 +253,7 @@ pub(crate) fn ends_early(name: &str, found: u64, wanted: u64) -> Refusal {
     )
 }
 
-fn size(name: &str, file: &File) -> Result<u64, Refusal> {
+pub(crate) fn size(name: &str, file: &File) -> Result<u64, Refusal> {
     file.metadata()
         .map(|metadata| metadata.len())
         .map_err(|error| io(name, &error))

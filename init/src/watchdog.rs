@@ -17,6 +17,7 @@ pub(crate) struct Watchdog {
     device: File,
     timeout_seconds: u32,
     fed: Instant,
+    caused_reset: bool,
 }
 
 impl Watchdog {
@@ -36,7 +37,8 @@ impl Watchdog {
                 );
             }
         };
-        let note = sys::watchdog_caused_reset(&device)
+        let caused_reset = sys::watchdog_caused_reset(&device);
+        let note = caused_reset
             .then(|| "the last restart was the watchdog's: the machine had hung".to_owned());
         // A driver without this call keeps its own time-out, which is what the feeding interval must fit: 15 s or more in
         // every driver of the kernel.
@@ -45,9 +47,28 @@ impl Watchdog {
             device,
             timeout_seconds,
             fed: now,
+            caused_reset,
         };
         watchdog.feed(now);
         (Some(watchdog), note)
+    }
+
+    /// Whether it was what restarted the machine.
+    pub(crate) fn caused_reset(&self) -> bool {
+        self.caused_reset
+    }
+
+    /// Whether it could say so.
+    pub(crate) fn tells_resets(&self) -> bool {
+        sys::watchdog_tells_resets(&self.device)
+    }
+
+    /// Sets another time-out and feeds it. What the hardware does not take leaves the one in force.
+    pub(crate) fn set_timeout(&mut self, seconds: u32, now: Instant) {
+        if let Ok(taken) = sys::set_watchdog_timeout(&self.device, seconds) {
+            self.timeout_seconds = taken;
+        }
+        self.feed(now);
     }
 
     /// The time-out in force.

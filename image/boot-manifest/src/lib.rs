@@ -53,7 +53,7 @@ pub use digest::{Digest, Hasher, InvalidDigest};
 pub use envelope::{PAYLOAD_TYPE, pre_authentication_encoding};
 pub use freshness::{FRESHNESS_PAYLOAD_TYPE, Freshness, sign_freshness, verify_freshness};
 pub use key::{KeyError, KeyId, PublicKey, SecretKey};
-pub use limits::{MANIFEST_SIZE_MAX, ROOT_CHAIN_SIZE_MAX};
+pub use limits::{MANIFEST_SIZE_MAX, ORDER_SIZE_MAX, ROOT_CHAIN_SIZE_MAX};
 pub use manifest::{Artifact, InvalidManifest, Manifest};
 pub use names::{Arch, ArtifactName, Channel, FileName, InvalidName};
 pub use nonce::{InvalidNonce, Nonce};

@@ -43,5 +43,5 @@ pub use ledger::{
 pub use memory::{Memory, kexec_need};
 pub use policy::{Mode, Policy, Window, jittered};
 pub use reason::{Failure, Reason, Refusal};
-pub use status::{CandidateStatus, ImageStatus, Status, TrialStatus};
+pub use status::{CandidateStatus, ImageStatus, OrderStatus, Status, TrialStatus};
 pub use step::{Stage, State, step};

@@ -46,6 +46,21 @@ pub struct CandidateStatus {
     pub origin: String,
 }
 
+/// What became of an order with good signatures.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderStatus {
+    /// The nonce that it named.
+    pub nonce: String,
+    /// What it ordered.
+    pub action: String,
+    /// Whether it was obeyed.
+    pub ok: bool,
+    /// Why not.
+    pub reason: Option<Refusal>,
+    /// Address of whoever sent it.
+    pub client: String,
+}
+
 /// Everything that can be shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -87,6 +102,9 @@ pub struct Status {
     /// What the next order must sign; PID 1 fills it in.
     #[serde(default)]
     pub nonce: Option<String>,
+    /// The last order that PID 1 took; it fills this in, too.
+    #[serde(default)]
+    pub last_order: Option<OrderStatus>,
 }
 
 impl Status {

@@ -59,6 +59,7 @@ impl State {
             quarantine: Vec::new(),
             history: Vec::new(),
             nonce: None,
+            last_order: None,
         }
     }
 }

@@ -173,7 +173,7 @@ fn a_successor_keeps_what_belongs_to_the_machine() {
 #[test]
 fn a_successor_is_never_told_to_fetch_again() {
     let line = successor(
-        "phase.source=provider phase.provider=http://evil phase.trial=9",
+        "phase.source=provider phase.provider=http://evil phase.trial=d9",
         "",
         "",
         &origin("http://a"),
@@ -188,7 +188,7 @@ fn a_successor_is_never_told_to_fetch_again() {
 fn what_the_running_image_brought_does_not_win_over_its_successor() {
     let own_signed = "console=tty0 phase.upgrade.soak=5 phase.name=a";
     let own =
-        "console=tty0 phase.upgrade.soak=5 phase.name=b phase.port=81 phase.trial=3 phase.place=a";
+        "console=tty0 phase.upgrade.soak=5 phase.name=b phase.port=81 phase.trial=d3 phase.place=a";
     let line = successor("quiet phase.upgrade.soak=7", own, own_signed, &[]);
     assert_eq!(
         line,
@@ -202,54 +202,52 @@ fn origin(url: &str) -> Vec<String> {
 
 #[test]
 fn upgrades_are_told_by_parameters() {
-    check("phase.upgrade=staged phase.upgrade.poll=5", 0, |o| {
-        o.upgrades.mode = UpgradeMode::Staged;
-        o.upgrades.poll_seconds = 5;
+    check("phase.upgrade=staged phase.upgrade.poll=2", 0, |o| {
+        o.upgrades.policy.mode = UpgradeMode::Staged;
+        o.upgrades.policy.poll = Duration::from_secs(2);
     });
     check("phase.upgrade.from=http://a,http://b:81/x", 0, |o| {
         o.upgrades.from = vec!["http://a".to_owned(), "http://b:81/x".to_owned()];
     });
-    check("phase.upgrade.window=22:30-04:00", 0, |o| {
-        o.upgrades.window = Some(Window {
-            from: 22 * 60 + 30,
-            to: 4 * 60,
-        });
-    });
+    check(
+        "phase.upgrade.window=22:30-04:00 phase.upgrade.soak=0",
+        0,
+        |o| {
+            o.upgrades.policy.window = Window::parse("22:30-04:00");
+            o.upgrades.policy.soak = Duration::ZERO;
+        },
+    );
     check(
         "phase.upgrade.alone=yes phase.upgrade.watchdog=no",
         0,
         |o| {
-            o.upgrades.alone = true;
-            o.upgrades.needs_watchdog = false;
+            o.upgrades.policy.alone = true;
+            o.upgrades.policy.needs_watchdog = false;
         },
     );
-    check("phase.trial=7 phase.place=b phase.crashed=8", 0, |o| {
-        o.upgrades.trial = Some(7);
-        o.upgrades.crashed = Some(8);
-        o.upgrades.place = Some(PlaceWord::B);
+    check("phase.trial=d7 phase.place=b phase.crashed=m8", 0, |o| {
+        o.upgrades.trial = TrialId::parse("d7");
+        o.upgrades.place = Some(Place::B);
+        o.upgrades.crashed = TrialId::parse("m8");
     });
     let digest = Digest::of(b"x");
-    check(&format!("phase.returned={digest},soak-failed"), 0, |o| {
-        o.upgrades.returned = Some(Returned {
-            digest,
-            code: "soak-failed".to_owned(),
-        });
+    check(&format!("phase.returned={digest},self-test"), 0, |o| {
+        o.upgrades.returned = Some((digest, Reason::SelfTest));
     });
     for wrong in [
         "phase.upgrade=yes",
-        "phase.upgrade.poll=4",
+        "phase.upgrade.poll=1",
         "phase.upgrade.poll=86401",
         "phase.upgrade.soak=-1",
         "phase.upgrade.window=24:00-01:00",
-        "phase.upgrade.window=1:00-2:00",
         "phase.upgrade.window=01:00-01:00",
-        "phase.upgrade.window=+1:00-02:00",
         "phase.upgrade.from=ftp://a",
         "phase.upgrade.from=http://a,",
         "phase.upgrade.alone=on",
-        "phase.trial=-1",
-        "phase.returned=sha256:00,x",
+        "phase.trial=7",
+        "phase.returned=sha256:00,power",
         "phase.place=c",
+        "phase.place=memory",
     ] {
         check(wrong, 1, |_| ());
     }

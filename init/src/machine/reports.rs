@@ -10,7 +10,7 @@ use std::time::Instant;
 use boot_manifest::handoff::Report;
 use rustix::process::Pid;
 
-use super::{Machine, Staged};
+use super::{Machine, Note, Staged};
 use crate::children::Role;
 use crate::console::Level;
 use crate::limits;
@@ -25,7 +25,7 @@ const SERVING: &str = "serving";
 impl Machine {
     /// A line of `init` that a child is the cause of. Each child may cause as many as it may print, so that one that was
     /// taken over cannot drown the console; how many were left out is said once.
-    pub(super) fn say_for(&mut self, role: Role, level: Level, text: &str) {
+    pub(crate) fn say_for(&mut self, role: Role, level: Level, text: &str) {
         let now = Instant::now();
         self.tell_left_out(now);
         let slot = self.slots.iter_mut().find(|slot| slot.role == role);
@@ -113,6 +113,19 @@ impl Machine {
                 },
             ) => {
                 self.take_failure(role, &code, reason, retryable);
+            }
+            (
+                Role::Update,
+                report @ (Report::Offer { .. }
+                | Report::Checked { .. }
+                | Report::Neighbours { .. }
+                | Report::Turn { .. }
+                | Report::Freshness { .. }),
+            )
+            | (Role::Probe, report @ Report::Check { .. })
+            | (Role::Serve, report @ Report::Order { .. }) => {
+                self.note(Note::Report(role, report, files));
+                return;
             }
             (_, report) => {
                 let kind = format!("{report:?}");

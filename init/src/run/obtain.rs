@@ -14,17 +14,17 @@ use super::own_command_line;
 use crate::children::{Offer, Role};
 use crate::cmdline::{self, SourceChoice};
 use crate::console::Level;
-use crate::identity::Identity;
 use crate::machine::{Ending, Machine, Staged};
 use crate::plan::{Kernel, Refusal, Source, Stop};
 use crate::screen::Artifacts;
 use crate::source::{self, DiskWait, Found, Judged};
+use crate::upgrade::{Upgrade, boot, disk::Disk};
 use crate::{kexec, limits, memory, root, verify};
 
 /// Does what the plan says.
 pub(super) struct Boot<'m> {
     pub(super) machine: &'m mut Machine,
-    pub(super) identity: Identity,
+    pub(super) upgrade: Upgrade,
     pub(super) offer: Option<Offer>,
 }
 
@@ -44,7 +44,10 @@ impl Kernel for Boot<'_> {
             Source::Disk { only } => self.obtain_from_disk(only),
             Source::Initramfs => {
                 let found = source::in_initramfs()?;
-                let result = self.judged(found).and_then(|found| self.install(&found));
+                let result = self.judged(found).and_then(|found| {
+                    self.begin_from_initramfs(&found.manifest)?;
+                    self.install(&found)
+                });
                 source::discard_initramfs();
                 result
             }
@@ -117,7 +120,17 @@ impl Boot<'_> {
         }
         source::newest_first(&mut judged);
         self.tell_choice(&judged);
-        for candidate in &judged {
+        if let Some(first) = judged.first() {
+            // May end in an image of a slot instead.
+            let disk = Disk::of(Path::new(first.device()));
+            let place = upgrade::Place::Golden;
+            self.upgrade
+                .begin(self.machine, &first.manifest, place, disk)?;
+        }
+        for (number, candidate) in judged.iter().enumerate() {
+            if number > 0 {
+                self.upgrade.give_up(self.machine);
+            }
             if let Some(refusal) = last.take() {
                 self.report(disk, &refusal);
             }
@@ -170,9 +183,20 @@ impl Boot<'_> {
     fn judged(&self, found: Found) -> Result<Judged, Stop> {
         let channel = self.machine.options.channel.as_ref();
         // Expiry stops upgrading, never serving.
-        let policy = self.identity.policy(channel, Expiry::Report);
+        let policy = self.upgrade.identity().policy(channel, Expiry::Report);
         let manifest = verify::manifest(&found.manifest, &policy)?;
         Ok(Judged { found, manifest })
+    }
+
+    /// The image that was started by another one is about to be mounted.
+    fn begin_from_initramfs(&mut self, manifest: &Verified<Manifest>) -> Result<(), Stop> {
+        let place = self.machine.options.upgrades.place;
+        let disk = match place {
+            Some(place) => boot::home_of(self.machine, place, &manifest.digest())?,
+            None => None,
+        };
+        let place = place.unwrap_or(upgrade::Place::Memory);
+        self.upgrade.begin(self.machine, manifest, place, disk)
     }
 
     /// Copies, verifies the copy, mounts.
@@ -180,7 +204,7 @@ impl Boot<'_> {
         let Self {
             machine,
             offer,
-            identity,
+            upgrade,
         } = self;
         let Judged { found, manifest } = judged;
         machine.console.say(
@@ -190,7 +214,7 @@ impl Boot<'_> {
         let available = memory::now().available;
         root::install(
             manifest,
-            &identity.roots,
+            &upgrade.identity().roots,
             &found.medium,
             available,
             &mut || machine.turn(Duration::ZERO),
@@ -248,14 +272,14 @@ impl Boot<'_> {
 
     fn boot_into(&mut self, record: &HandoffRecord, files: Vec<File>) -> Result<(), Stop> {
         let Self {
-            machine, identity, ..
+            machine, upgrade, ..
         } = self;
         let channel = machine
             .options
             .channel
             .clone()
             .or_else(|| "stable".parse().ok());
-        let policy = identity.policy(channel.as_ref(), Expiry::Refuse);
+        let policy = upgrade.identity().policy(channel.as_ref(), Expiry::Refuse);
         let handoff =
             verify::handoff(record, files, &policy, &mut || machine.turn(Duration::ZERO))?;
         let digest = handoff.manifest.digest();
@@ -268,7 +292,7 @@ impl Boot<'_> {
             .into_iter()
             .collect();
         let line = cmdline::successor(&handoff.manifest.cmdline, &own_command_line(), "", &origin);
-        let roots = kexec::Extra::roots(&identity.after(&handoff.roots)?.roots);
+        let roots = kexec::Extra::roots(&upgrade.identity().after(&handoff.roots)?.roots);
         kexec::load(handoff, &roots, &line, &mut || machine.turn(Duration::ZERO))?;
         machine
             .console

@@ -1,0 +1,324 @@
+//! Everything before the jump: the hardware is written down, memory is counted, the watchdog is made to run on, and the
+//! successor is loaded with what it needs to come back.
+//!
+//! A load that does not fit does not fail, it takes the machine down; so memory is counted first, and what is not needed is
+//! let go: the role of the DHT, then the kernel's caches, then the copy of the running image for the way back.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use upgrade::{Fingerprint, ImageRef, Nic, Place, Prepared, TrialId};
+
+use super::{Fetched, Upgrade, boot_words, small_file};
+use crate::children::Role;
+use crate::cmdline;
+use crate::console::Level;
+use crate::kexec::{self, Content, Extra};
+use crate::machine::Machine;
+use crate::plan::{Refusal, Stop};
+use crate::run::own_command_line;
+use crate::verify::Handoff;
+use crate::{limits, memory, root};
+
+/// What `net` holds, so that the successor's can go on with the same addresses at once.
+const LEASE: &str = "/run/phase/net/lease.json";
+
+impl Upgrade {
+    /// Loads an image for the jump.
+    pub(super) fn prepare(
+        &mut self,
+        machine: &mut Machine,
+        image: &ImageRef,
+        trial: TrialId,
+    ) -> Result<Prepared, Stop> {
+        let fetched = match image.place {
+            Place::Memory => self.fetched.take(),
+            Place::Golden | Place::A | Place::B => Some(self.read_slot(machine, image)?),
+        };
+        let gone = || Refusal::new("io", "the image is not in memory any more");
+        let Fetched { handoff, roots } = fetched.ok_or_else(gone)?;
+        let fingerprint = fingerprint(Path::new("/sys"));
+        let mut extras = Extra::roots(&roots);
+        extras.extend(bytes_extra(
+            "fingerprint.json",
+            serde_json::to_vec(&fingerprint).ok(),
+        ));
+        extras.extend(bytes_extra(
+            "network.json",
+            small_file(Path::new(LEASE), limits::LEASE_SIZE_MAX),
+        ));
+        let carried = self.previous_extras(image.place == Place::Memory);
+        let crash_image = !carried.is_empty();
+        let crash_image = crash_image && self.make_room(machine, &handoff, &mut extras, carried)?;
+        let mut words = boot_words(image.place, Some(trial), self.origin_of(image).as_deref());
+        if crash_image {
+            words.extend(crash_word(image.place));
+        }
+        let line = self.line_for(&handoff, &words);
+        let watchdog = keeps_watching(machine);
+        kexec::load(handoff, &extras, &line, &mut || {
+            machine.turn(Duration::ZERO)
+        })?;
+        let text = format!("kexec into {} on trial {trial}", image.digest);
+        machine.console.say(Level::Info, &text);
+        Ok(Prepared {
+            watchdog,
+            crash_image,
+            fingerprint,
+        })
+    }
+
+    /// Makes the memory rule hold. Whether the running image travels along for the way back.
+    fn make_room(
+        &self,
+        machine: &mut Machine,
+        handoff: &Handoff,
+        extras: &mut Vec<Extra>,
+        carried: Vec<Extra>,
+    ) -> Result<bool, Stop> {
+        let without = extras.len();
+        extras.extend(carried);
+        if kexec::check(handoff, extras).is_ok() {
+            return Ok(true);
+        }
+        for role in [Role::Dht, Role::Report] {
+            if machine.supervises(role) {
+                machine.dismiss(role);
+            }
+        }
+        // 3: page cache, directory entries and inodes. What is needed again is read again.
+        let _less_memory = fs::write("/proc/sys/vm/drop_caches", "3");
+        if kexec::check(handoff, extras).is_ok() {
+            return Ok(true);
+        }
+        extras.truncate(without);
+        kexec::check(handoff, extras)?;
+        let text = "warning: upgrade: there is no memory for a way back without a restart";
+        machine.console.say(Level::Warning, text);
+        Ok(false)
+    }
+
+    /// The successor's command line.
+    pub(super) fn line_for(&self, handoff: &Handoff, words: &[String]) -> String {
+        let own_signed = self.running.as_ref().map_or("", |running| &running.cmdline);
+        cmdline::successor(
+            &handoff.manifest.cmdline,
+            &own_command_line(),
+            own_signed,
+            words,
+        )
+    }
+
+    /// Where an image was fetched, when that is known still.
+    fn origin_of(&self, image: &ImageRef) -> Option<String> {
+        let mut offered = self.offered.iter();
+        let known = offered.find(|one| one.digest == image.digest);
+        known.map(|one| one.origin.clone())
+    }
+
+    /// The running image, for the way back: all of it where there is no disk to start it from.
+    fn previous_extras(&self, all: bool) -> Vec<Extra> {
+        let Some(running) = &self.running else {
+            return Vec::new();
+        };
+        let folder = Path::new(root::ARTIFACTS)
+            .join(&running.offer.channel)
+            .join(&running.offer.arch);
+        let manifest = small_file(
+            &folder.join("manifest.json"),
+            boot_manifest::MANIFEST_SIZE_MAX as u64,
+        );
+        let place = running.image.place.to_string().into_bytes();
+        let mut extras = bytes_extra("previous/manifest.json", manifest);
+        extras.extend(bytes_extra("previous/place", Some(place)));
+        let names = [
+            "previous/vmlinuz",
+            "previous/initramfs.img",
+            "previous/rootfs.squashfs",
+        ];
+        let wanted = if all { 3 } else { 2 };
+        for (path, file) in names.into_iter().zip(&running.files).take(wanted) {
+            let Ok(file) = fs::File::open(folder.join(file)) else {
+                return Vec::new();
+            };
+            let Ok(seen) = file.metadata() else {
+                return Vec::new();
+            };
+            let content = Content::File(file, seen.len());
+            extras.push(Extra { path, content });
+        }
+        extras
+    }
+}
+
+fn bytes_extra(path: &'static str, bytes: Option<Vec<u8>>) -> Vec<Extra> {
+    let content = bytes.map(Content::Bytes);
+    content
+        .map(|content| Extra { path, content })
+        .into_iter()
+        .collect()
+}
+
+/// Memory that the successor reserves for its predecessor, on machines that can spare it.
+fn crash_word(place: Place) -> Option<String> {
+    let total = memory::now().total.saturating_add(kexec::crash_memory());
+    let size = match place {
+        _ if total < limits::CRASH_MACHINE_MIN => return None,
+        // Without a disk the predecessor serves from it.
+        Place::Memory if total >= limits::CRASH_MACHINE_LARGE => limits::CRASH_MEMORY_LARGE,
+        Place::Memory | Place::Golden | Place::A | Place::B => limits::CRASH_MEMORY,
+    };
+    Some(format!("crashkernel={}M", size >> 20))
+}
+
+/// Whether the watchdog runs through the jump: it gets its longest time, and the kernel is told not to stop it on the way.
+fn keeps_watching(machine: &mut Machine) -> bool {
+    const STOP: &str = "/sys/module/watchdog/parameters/stop_on_reboot";
+    let _read_back = fs::write(STOP, "N");
+    let stops = fs::read_to_string(STOP).unwrap_or_default();
+    let seconds = machine.options.watchdog_seconds.saturating_mul(2);
+    let runs = machine.arm_watchdog_for_jump(seconds);
+    runs && matches!(stops.trim(), "N" | "0")
+}
+
+/// What the machine is made of.
+pub(super) fn fingerprint(sys: &Path) -> Fingerprint {
+    let total = memory::now().total.saturating_add(kexec::crash_memory());
+    let online = fs::read_to_string(sys.join("devices/system/cpu/online")).unwrap_or_default();
+    Fingerprint {
+        cpus: count_cpus(&online),
+        memory_mib: u32::try_from(total >> 20).unwrap_or(u32::MAX),
+        disks: count_disks(&sys.join("class/block")),
+        nics: nics(&sys.join("class/net")),
+    }
+}
+
+/// `0-3,5` are five processors.
+fn count_cpus(online: &str) -> u32 {
+    let ranges = online.trim().split(',');
+    let count = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        last.checked_sub(first)?.checked_add(1)
+    };
+    ranges.filter_map(count).fold(0, u32::saturating_add)
+}
+
+/// Whole disks with hardware behind them.
+fn count_disks(class_block: &Path) -> u32 {
+    let entries = fs::read_dir(class_block).into_iter().flatten().flatten();
+    let is_disk = |path: &Path| path.join("device").exists() && !path.join("partition").exists();
+    let disks = entries.filter(|entry| is_disk(&entry.path())).count();
+    u32::try_from(disks).unwrap_or(u32::MAX)
+}
+
+/// Network cards with hardware behind them, by where they sit.
+fn nics(class_net: &Path) -> Vec<Nic> {
+    let entries = fs::read_dir(class_net).into_iter().flatten().flatten();
+    let nic = |path: &Path| {
+        let device = fs::canonicalize(path.join("device")).ok()?;
+        let mac = fs::read_to_string(path.join("address")).ok()?;
+        Some(Nic {
+            path: bus_address(&device),
+            mac: parse_mac(mac.trim())?,
+        })
+    };
+    let mut nics: Vec<Nic> = entries.filter_map(|entry| nic(&entry.path())).collect();
+    nics.sort_by(|a, b| (&a.path, a.mac).cmp(&(&b.path, b.mac)));
+    nics.truncate(upgrade::limits::NICS_MAX);
+    nics
+}
+
+/// The last PCI address in the path of a device, or its last component: `.../0000:00:02.0/virtio1` is `0000:00:02.0`.
+fn bus_address(device: &Path) -> String {
+    let components: Vec<String> = device
+        .iter()
+        .map(|component| component.to_string_lossy().into_owned())
+        .collect();
+    let is_pci = |name: &&String| name.len() == 12 && name.matches(':').count() == 2;
+    let found = components.iter().rev().find(is_pci);
+    let name = found.or(components.last()).cloned().unwrap_or_default();
+    name.chars()
+        .take(upgrade::limits::NIC_PATH_SIZE_MAX)
+        .collect()
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).ok())
+        .collect();
+    bytes?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_are_counted() {
+        for (online, count) in [
+            ("0\n", 1),
+            ("0-3", 4),
+            ("0-3,5,7-8\n", 7),
+            ("", 0),
+            ("3-1", 0),
+            ("x", 0),
+        ] {
+            assert_eq!(count_cpus(online), count, "{online:?}");
+        }
+    }
+
+    #[test]
+    fn cards_are_named_by_where_they_sit() {
+        for (device, name) in [
+            (
+                "/sys/devices/pci0000:00/0000:00:02.0/virtio1",
+                "0000:00:02.0",
+            ),
+            (
+                "/sys/devices/pci0000:00/0000:00:1c.0/0000:03:00.1",
+                "0000:03:00.1",
+            ),
+            (
+                "/sys/devices/platform/soc/fd580000.ethernet",
+                "fd580000.ethernet",
+            ),
+        ] {
+            assert_eq!(bus_address(Path::new(device)), name);
+        }
+        assert_eq!(
+            parse_mac("52:54:00:12:34:56"),
+            Some([0x52, 0x54, 0, 0x12, 0x34, 0x56])
+        );
+        for wrong in [
+            "",
+            "52:54:00:12:34",
+            "52:54:00:12:34:5g",
+            "52:54:00:12:34:56:78",
+        ] {
+            assert_eq!(parse_mac(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn hardware_is_found_below_sys() {
+        let sys = tempfile::tempdir().unwrap();
+        let pci = sys.path().join("devices/pci0000:00/0000:00:02.0");
+        let card = sys.path().join("class/net/eth0");
+        let lo = sys.path().join("class/net/lo");
+        let disk = sys.path().join("class/block/vda");
+        let part = sys.path().join("class/block/vda1");
+        for folder in [&pci, &card, &lo, &disk.join("device"), &part.join("device")] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        fs::write(part.join("partition"), "1").unwrap();
+        std::os::unix::fs::symlink(&pci, card.join("device")).unwrap();
+        fs::write(card.join("address"), "52:54:00:00:00:01\n").unwrap();
+        fs::write(lo.join("address"), "00:00:00:00:00:00\n").unwrap();
+        let found = fingerprint(sys.path());
+        assert_eq!((found.disks, found.nics.len()), (1, 1));
+        assert_eq!(found.nics[0].path, "0000:00:02.0");
+    }
+}
