@@ -8,7 +8,7 @@ use boot_manifest::{Expect, Expiry, Floor, Manifest, SecretKey, Timestamp, Trust
 /// Overrides where the images are.
 const FOLDER_VARIABLE: &str = "PHASE_APPLIANCE_DIR";
 /// What the tests boot, serve or run.
-const NEEDED: &[&str] = &[
+pub(crate) const NEEDED: &[&str] = &[
     "vmlinuz",
     "initramfs.img",
     "rootfs.squashfs",

@@ -20,6 +20,7 @@ pub mod lan;
 pub mod ledger;
 pub mod machine;
 pub mod nbd;
+pub mod paper;
 pub mod power;
 pub mod proc;
 pub mod provider;

@@ -67,7 +67,8 @@ pub enum Loss {
 }
 
 impl Loss {
-    const ALL: [Self; 5] = [
+    /// Each of them.
+    pub const ALL: [Self; 5] = [
         Self::Nothing,
         Self::Everything,
         Self::Some,
@@ -115,20 +116,38 @@ impl Cut {
         log: &[Op],
         mut write: impl FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
+        for op in &log[..self.durable(log)] {
+            if let Op::Write { offset, bytes } = op {
+                write(*offset, bytes)?;
+            }
+        }
+        self.survivors(log, write)
+    }
+
+    /// How many entries of the log are on the medium for certain.
+    #[must_use]
+    pub fn durable(&self, log: &[Op]) -> usize {
         let log = &log[..self.at.min(log.len())];
         let flushes = (0..log.len()).filter(|at| log[*at] == Op::Flush);
         let back = usize::from(self.loss == Loss::Lied);
-        let durable = flushes.rev().nth(back).unwrap_or(0);
+        flushes.rev().nth(back).unwrap_or(0)
+    }
+
+    /// Gives the sectors that reached the medium by chance, in order, to `write`.
+    ///
+    /// # Errors
+    /// What `write` says.
+    pub fn survivors(
+        &self,
+        log: &[Op],
+        mut write: impl FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let mut rng = Rng::new(self.seed);
-        for (at, op) in log.iter().enumerate() {
+        for op in &log[self.durable(log)..self.at.min(log.len())] {
             let Op::Write { offset, bytes } = op else {
                 continue;
             };
-            let kept = if at < durable {
-                Kept::All
-            } else {
-                self.loss.kept(bytes.len().div_ceil(SECTOR), &mut rng)
-            };
+            let kept = self.loss.kept(bytes.len().div_ceil(SECTOR), &mut rng);
             for (number, sector) in bytes.chunks(SECTOR).enumerate() {
                 if kept.has(number, &mut rng) {
                     write(offset + (number * SECTOR) as u64, sector)?;
