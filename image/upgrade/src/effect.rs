@@ -78,7 +78,7 @@ pub enum Notice {
         version: String,
     },
     /// A newer image was refused.
-    #[error("version {version} is not taken: {refusal}{}", dash(.detail))]
+    #[error("refused version {version}: {refusal}{}", dash(.detail))]
     NotTaken {
         /// Which.
         version: String,
@@ -113,19 +113,23 @@ pub enum Notice {
     #[error("this image is on trial ({0})")]
     OnTrial(TrialId),
     /// The running image is the default from now on.
-    #[error("version {version} proved itself and is the default now")]
+    #[error("committed {digest} version {version}")]
     Committed {
+        /// The digest of its manifest.
+        digest: Digest,
         /// Which.
         version: String,
     },
-    /// The running image is proved by a cold start.
-    #[error("version {version} is proved by a cold start")]
-    Proved {
-        /// Which.
-        version: String,
+    /// The running image was stable for as long as the soak takes.
+    #[error("stable {digest}{}", if *.is_proved { ", proved by a cold start" } else { "" })]
+    Stable {
+        /// The digest of its manifest.
+        digest: Digest,
+        /// Whether a cold start led to it, or one did before.
+        is_proved: bool,
     },
     /// An image was left again.
-    #[error("version {version} failed ({}): {}{}", .failure.phase, .failure.reason, dash(&.failure.detail))]
+    #[error("failed version {version} ({}): {}{}", .failure.phase, .failure.reason, dash(&.failure.detail))]
     Failed {
         /// Which.
         version: String,

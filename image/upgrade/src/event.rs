@@ -1,6 +1,7 @@
 //! What the state machine is told.
 
 use boot_manifest::Digest;
+use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::Fingerprint;
 use crate::image::{Candidate, ImageRef};
@@ -70,7 +71,8 @@ pub struct BootFacts {
 pub type Offer = Candidate;
 
 /// What an operator may order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// Look for something newer now.
     Check,

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::limits::{NIC_PATH_SIZE_MAX, NICS_MAX};
 use crate::reason::plain;
 
-/// How much of the memory may be missing after the jump, in percent: the crash kernel's reservation and what firmware
-/// tables of two kernels count differently.
+/// How much of the memory may be missing after the jump, in percent: two kernels count what they keep for themselves
+/// differently.
 const MEMORY_LOSS_PERCENT_MAX: u32 = 10;
 
 /// One network card.
@@ -42,8 +42,8 @@ impl Fingerprint {
     }
 
     /// What `now` lacks of this machine, in words; empty when nothing is missing. More than before is no fault.
-    /// `reserved_mib` is what the crash kernel holds.
-    pub fn missing(&self, now: &Self, reserved_mib: u32) -> Vec<String> {
+    /// What the crash kernel holds counts as memory that is there.
+    pub fn missing(&self, now: &Self) -> Vec<String> {
         let mut missing = Vec::new();
         for nic in &self.nics {
             if !now.nics.contains(nic) {
@@ -58,7 +58,7 @@ impl Fingerprint {
                 self.cpus
             ));
         }
-        let memory = now.memory_mib.saturating_add(reserved_mib);
+        let memory = now.memory_mib;
         let least = self.memory_mib - self.memory_mib / 100 * MEMORY_LOSS_PERCENT_MAX;
         if memory < least {
             missing.push(format!(
@@ -98,21 +98,19 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_fault_15() {
         let before = machine();
-        assert!(before.missing(&before, 0).is_empty());
+        assert!(before.missing(&before).is_empty());
         let mut now = machine();
         now.cpus = 8;
         now.disks = 2;
+        now.memory_mib = 930;
+        assert!(before.missing(&now).is_empty());
         now.memory_mib = 768;
-        assert!(
-            before.missing(&now, 200).is_empty(),
-            "the crash kernel's memory is there"
-        );
-        assert_eq!(before.missing(&now, 0), ["256 of 1024 MiB of memory"]);
+        assert_eq!(before.missing(&now), ["256 of 1024 MiB of memory"]);
         now = machine();
         now.nics[1].mac = [9; 6];
         now.cpus = 1;
         now.disks = 0;
-        let wrong = before.missing(&now, 0);
+        let wrong = before.missing(&now);
         assert_eq!(
             wrong,
             [

@@ -14,6 +14,8 @@ use crate::image::{ImageRef, Place, Rank};
 use crate::limits;
 use crate::reason::{Failure, Reason};
 
+mod record;
+
 /// The number of a trial, as `phase.trial=` has it: `d7` is remembered on the disk, `m7` in memory only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TrialId {
@@ -62,9 +64,10 @@ pub struct Trial {
 }
 
 /// What a slot holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Slot {
     /// Nothing that may be started.
+    #[default]
     Dirty,
     /// An image that was written, flushed and read back.
     Valid {
@@ -163,12 +166,6 @@ pub enum InvalidLedger {
     /// An image is named that lies nowhere.
     #[error("{0} names an image that no slot holds")]
     Nowhere(&'static str),
-}
-
-impl Default for Slot {
-    fn default() -> Self {
-        Self::Dirty
-    }
 }
 
 impl fmt::Display for TrialId {

@@ -44,4 +44,4 @@ pub use memory::{Memory, kexec_need};
 pub use policy::{Mode, Policy, Window, jittered};
 pub use reason::{Failure, Reason, Refusal};
 pub use status::{CandidateStatus, ImageStatus, OrderStatus, Status, TrialStatus};
-pub use step::{Stage, State, step};
+pub use step::{State, step};

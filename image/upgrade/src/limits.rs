@@ -20,10 +20,6 @@ pub const NIC_PATH_SIZE_MAX: usize = 48;
 /// Sections of later versions that are kept unread: half of a kilobyte is what the fullest ledger leaves free.
 pub const EXTRA_SIZE_MAX: usize = 256;
 
-/// How much a sequence may grow at once. Release numbers grow by one and times in seconds by years: both fit. To burn the
-/// 2^53 numbers of a generation somebody must publish two million manifests in a row.
-pub const SEQUENCE_JUMP_MAX: u64 = 1 << 32;
-
 /// Cold starts of a proved image without being stable, after which an older one is started: two may be a shaky mains.
 pub const STARTS_MAX: u8 = 3;
 

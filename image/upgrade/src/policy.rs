@@ -3,7 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use boot_manifest::{Counters, SuccessionError};
 use serde::{Deserialize, Serialize};
+
+use crate::image::{Candidate, ImageRef};
+use crate::ledger::Ledger;
+use crate::reason::Refusal;
 
 /// What happens by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -31,7 +36,7 @@ pub struct Policy {
     pub mode: Mode,
     /// When the running image may be left; `None` is always.
     pub window: Option<Window>,
-    /// How often newer images are looked for, before jitter.
+    /// How often newer images are looked for, before jitter. The role `update` keeps to it; no decision here depends on it.
     pub poll: Duration,
     /// How long an image must run well before it is believed.
     pub soak: Duration,
@@ -105,6 +110,60 @@ impl fmt::Display for Window {
             end % 60
         )
     }
+}
+
+/// What an offer is judged by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Admission<'a> {
+    pub(crate) offer: &'a Candidate,
+    pub(crate) running: &'a ImageRef,
+    pub(crate) ledger: &'a Ledger,
+    /// Bytes of a slot, on a machine that has some.
+    pub(crate) slot_size: Option<u64>,
+    /// An operator's order: quarantine does not count.
+    pub(crate) forced: bool,
+}
+
+/// Whether an image whose manifest is believed may follow the one that runs. The first rule that is broken counts.
+pub(crate) fn admit(admission: &Admission<'_>) -> Result<(), Refusal> {
+    let Admission {
+        offer,
+        running,
+        ledger,
+        slot_size,
+        forced,
+    } = *admission;
+    let counters = Counters {
+        generation: running.generation,
+        sequence: running.sequence,
+        security_version: running.security_version,
+    };
+    let of_offer = Counters {
+        generation: offer.generation,
+        sequence: offer.sequence,
+        security_version: offer.security_version,
+    };
+    counters.admit(&of_offer).map_err(|error| match error {
+        SuccessionError::OlderGeneration { .. } | SuccessionError::NotNewer { .. } => {
+            Refusal::NotNewer
+        }
+        SuccessionError::SequenceJump { .. } => Refusal::Jump,
+        SuccessionError::SecurityVersion { .. } => Refusal::BelowFloor,
+    })?;
+    let is_new_generation = offer.generation > running.generation;
+    if offer.security_version < ledger.floor && !is_new_generation {
+        return Err(Refusal::BelowFloor);
+    }
+    if offer.expired {
+        return Err(Refusal::Expired);
+    }
+    if !forced && ledger.is_barred(&offer.digest, offer.rank()) {
+        return Err(Refusal::Quarantined);
+    }
+    if slot_size.is_some_and(|size| offer.sizes.slot > size) {
+        return Err(Refusal::SlotTooSmall);
+    }
+    Ok(())
 }
 
 /// `HH:MM` as a minute of the day, both with two digits.

@@ -159,6 +159,8 @@ words! {
         WaitsForOrder = 30, "waits-for-order", "it is staged and waits for an order";
         /// A step took longer than its deadline.
         TooSlow = 31, "too-slow", "it took too long";
+        /// The running image came up a moment ago.
+        Soaking = 32, "soaking", "the running image was not stable yet";
     }
 }
 

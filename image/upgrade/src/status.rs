@@ -1,12 +1,15 @@
 //! What people and programs are shown: `/run/phase/upgrade.json`, `GET /upgrade`, `plasmd upgrade status`.
 
+use std::time::Duration;
+
 use boot_manifest::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::image::{ImageRef, Place};
-use crate::ledger::{HistoryEntry, Phase, Quarantined};
+use crate::ledger::{HistoryEntry, Phase, Quarantined, Slot, TrialId};
 use crate::policy::Mode;
 use crate::reason::Refusal;
+use crate::step::{Stage, State, Then};
 
 /// One image as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,5 +116,118 @@ impl Status {
         self.default
             .as_ref()
             .is_some_and(|default| default.image.place == place)
+    }
+}
+
+impl State {
+    /// What is shown at `now`.
+    pub fn status(&self, now: Duration) -> Status {
+        let ledger = &self.ledger;
+        let show = |image: &ImageRef| ImageStatus {
+            image: image.clone(),
+            proved: self.is_proved(image),
+        };
+        let stored = |digest: &Digest| ledger.stored(digest).map(|(image, _)| show(image));
+        let golden = || ledger.golden.as_ref().map(show);
+        let slot = |place| match ledger.slot(place) {
+            Some(Slot::Valid { image, .. }) => Some(show(image)),
+            Some(Slot::Dirty) | None => None,
+        };
+        Status {
+            mode: self.policy.mode,
+            stage: self.stage_name().to_owned(),
+            running: self.running.as_ref().map(show),
+            default: ledger.default.as_ref().map_or_else(golden, stored),
+            previous: ledger.previous.as_ref().and_then(stored).or_else(|| {
+                // Whoever runs from a slot can go back to golden.
+                ledger.default.as_ref().and_then(|_| golden())
+            }),
+            slot_a: slot(Place::A),
+            slot_b: slot(Place::B),
+            trial: self.trial_status(now),
+            candidate: self.candidate_status(),
+            waits: self.waits.or(self.offer_refused).or(self.serve_only),
+            checked: self.checked.clone(),
+            neighbours: self.neighbours_at(now).0,
+            ledger: self.ledger_name().to_owned(),
+            watchdog: self.has_watchdog,
+            floor: ledger.floor,
+            quarantine: ledger.quarantine.clone(),
+            history: ledger.history.clone(),
+            nonce: None,
+            last_order: None,
+        }
+    }
+
+    fn ledger_name(&self) -> &'static str {
+        match (self.on_disk, self.ledger_failed) {
+            (false, _) => "memory",
+            (true, false) => "disk",
+            (true, true) => "failed",
+        }
+    }
+
+    fn stage_name(&self) -> &'static str {
+        match &self.stage {
+            Stage::New | Stage::Starting => "starting",
+            Stage::Idle if self.serve_only.is_some() => "serve-only",
+            Stage::Idle => "idle",
+            Stage::Fetching { .. } => "fetching",
+            Stage::Writing { .. } => "writing",
+            Stage::Ready if self.waits == Some(Refusal::WaitsForOrder) => "staged",
+            Stage::Ready => "waiting",
+            Stage::Asking { .. } => "asking",
+            Stage::Preparing { .. } => "preparing",
+            Stage::Jumping => "jumping",
+            Stage::Trial { .. } => "trial",
+            Stage::Returning | Stage::Ended => "restarting",
+            Stage::Recording { then, .. } => match then {
+                Then::Start => "starting",
+                Then::Fetch => "fetching",
+                Then::Ready => "writing",
+                Then::Jump => "jumping",
+                Then::Mark(_) => "trial",
+                Then::Commit => "committing",
+                Then::Restart | Then::RollBack => "restarting",
+                Then::Idle | Then::Stable(_) => "idle",
+            },
+        }
+    }
+
+    fn trial_status(&self, now: Duration) -> Option<TrialStatus> {
+        let trial = self.ledger.trial.as_ref().filter(|_| self.is_on_trial())?;
+        let id = TrialId {
+            number: trial.number,
+            on_disk: self.on_disk,
+        };
+        let left = match &self.stage {
+            Stage::Trial {
+                deadline, soaked, ..
+            } => soaked.unwrap_or(*deadline).saturating_sub(now),
+            _ => Duration::ZERO,
+        };
+        Some(TrialStatus {
+            id: id.to_string(),
+            phase: trial.phase,
+            from: trial.from,
+            seconds_left: left.as_secs(),
+        })
+    }
+
+    fn candidate_status(&self) -> Option<CandidateStatus> {
+        let offered = self.offered.as_ref();
+        let target = self.target.as_ref().map(|target| &target.image);
+        let image = offered.map(|offer| offer.at(Place::Memory));
+        let image = target.cloned().or(image)?;
+        Some(CandidateStatus {
+            digest: image.digest,
+            generation: image.generation,
+            sequence: image.sequence,
+            origin: offered
+                .filter(|offer| offer.digest == image.digest)
+                .map(|offer| offer.origin.clone())
+                .unwrap_or_default(),
+            version: image.version,
+        })
     }
 }

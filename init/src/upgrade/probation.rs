@@ -51,7 +51,7 @@ impl Upgrade {
         let before: Option<Fingerprint> =
             bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let now = preflight::fingerprint(Path::new("/sys"));
-        let missing = before.map(|before| before.missing(&now, 0));
+        let missing = before.map(|before| before.missing(&now));
         match missing {
             Some(missing) if missing.is_empty() => {
                 self.probation.identity_passed = true;
