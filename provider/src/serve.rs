@@ -16,6 +16,7 @@ mod clients;
 mod clients_control;
 mod confine;
 mod control_routes;
+mod freshness;
 mod hand;
 mod hashing;
 mod health;

@@ -27,6 +27,8 @@ pub(crate) enum Target {
     Have,
     /// `/peers`
     Peers,
+    /// `/freshness`
+    Freshness,
     /// `/manifest.json`: that of the channel and architecture this provider is for.
     DefaultManifest,
     /// `/<channel>/<arch>/manifest.json`
@@ -70,6 +72,7 @@ pub(crate) fn parse(path: &str) -> Target {
         ["boot", "report"] => Target::Report,
         ["have"] => Target::Have,
         ["peers"] => Target::Peers,
+        ["freshness"] => Target::Freshness,
         ["manifest.json"] => Target::DefaultManifest,
         [channel, spelling, name] => folder_file(channel, spelling, name),
         _ => Target::Unknown,
@@ -123,6 +126,7 @@ mod tests {
             ("/boot.ipxe", Target::BootScript),
             ("/have", Target::Have),
             ("/peers", Target::Peers),
+            ("/freshness", Target::Freshness),
             ("/boot/report", Target::Report),
             ("/manifest.json", Target::DefaultManifest),
             ("//manifest.json", Target::DefaultManifest),

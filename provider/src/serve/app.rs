@@ -30,6 +30,7 @@ use crate::serve::access_log::AccessLog;
 use crate::serve::announce::Announcement;
 use crate::serve::catalog::Catalog;
 use crate::serve::clients::Clients;
+use crate::serve::freshness::FreshnessKeys;
 use crate::serve::limits::REPORTS_PER_SECOND_MAX;
 use crate::serve::metrics::{Metrics, Reason, add};
 use crate::serve::notify::Notifier;
@@ -58,6 +59,8 @@ pub(crate) struct App {
     pub(crate) in_force: Arc<Mutex<InForce>>,
     /// Whose manifests are believed, for `/health`.
     pub(crate) trusted: Arc<Trusted>,
+    /// Who says which manifest is the newest.
+    pub(crate) freshness: Arc<FreshnessKeys>,
     /// Who else fetches what is served here.
     pub(crate) swarm: Swarm,
     /// The rate of artifacts.
@@ -210,6 +213,10 @@ impl App {
             Target::Have => {
                 let map = self.have(uri.query()).await;
                 self.page(headers, map)
+            }
+            Target::Freshness => {
+                let statement = self.freshness(uri.query()).await;
+                self.page(headers, statement)
             }
             Target::Peers => {
                 let peers = self.peers(client, method, uri.query()).await;

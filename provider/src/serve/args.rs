@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// Sign what lies in the artifacts directory with this private key
     #[arg(long, value_name = "FILE")]
     pub(super) key: Option<PathBuf>,
+    /// Say which manifest is the newest, signed with this private key; repeat for several
+    #[arg(long = "freshness-key", value_name = "FILE")]
+    pub(super) freshness_keys: Vec<PathBuf>,
     #[command(flatten)]
     pub(super) signing: SigningArgs,
     /// Whose manifests to believe in /health: a trust root or a public key

@@ -31,6 +31,7 @@ use crate::serve::args::{Args, TlsArgs};
 use crate::serve::catalog::{Catalog, Parts};
 use crate::serve::clients::Clients;
 use crate::serve::confine;
+use crate::serve::freshness::FreshnessKeys;
 use crate::serve::hashing::Hashing;
 use crate::serve::joining::{self, Joining};
 use crate::serve::limits::HASHERS_MAX;
@@ -74,6 +75,7 @@ pub(super) fn build(
     let mut files: Vec<PathBuf> = [&args.key, &args.trust_root]
         .into_iter()
         .flatten()
+        .chain(&args.freshness_keys)
         .chain(&args.in_force.file)
         .cloned()
         .collect();
@@ -83,6 +85,7 @@ pub(super) fn build(
         generation: trusted.root().map_or(1, |root| root.generation()),
     });
     let signing = Signing::new(key_file)?;
+    let freshness = Arc::new(FreshnessKeys::open(args.freshness_keys)?);
     let init = InitLink::from_env()
         .map_err(|error| CommandError::local(format!("cannot use the socket of init: {error}")))?;
     let metrics = Arc::new(Metrics::default());
@@ -129,6 +132,10 @@ pub(super) fn build(
     reloads.add("artifacts and signing key", move || {
         let is_changed = reloaded.reload().map_err(|error| error.to_string())?;
         Ok(Outcome::of(is_changed))
+    });
+    let reloaded = Arc::clone(&freshness);
+    reloads.add("freshness key", move || {
+        reloaded.reload().map_err(|error| error.to_string())
     });
     let reloaded = (Arc::clone(&trusted), Arc::clone(&catalog));
     reloads.add("trust root", move || {
@@ -213,6 +220,7 @@ pub(super) fn build(
         in_force,
         trusted,
         question: Question::new(),
+        freshness,
         swarm: Swarm::new(),
         egress: args.sending.limit_rate.map(Egress::new),
         memory: reserve,
@@ -275,6 +283,8 @@ fn keep_secrets_apart(
     let keeps_leases = ports.mode == DhcpMode::Server;
     let state = (makes_keys || keeps_leases).then(|| args.tls.state_dir());
     let log = args.watching.access_log.clone();
+    let freshness = args.freshness_keys.iter().cloned();
+    let freshness = freshness.map(|file| ("--freshness-key", file));
     [
         ("--key", args.key.clone()),
         ("--tls-key", args.tls.tls_key.clone()),
@@ -283,6 +293,7 @@ fn keep_secrets_apart(
     ]
     .into_iter()
     .filter_map(|(flag, file)| Some((flag, file?)))
+    .chain(freshness)
     .try_for_each(|(flag, file)| keep_apart(&args.artifacts, flag, &file))
 }
 

@@ -8,6 +8,7 @@ mod files;
 mod files_sent;
 mod firmware;
 mod fresh;
+mod freshness;
 mod guide;
 mod hostile;
 mod life;

@@ -202,6 +202,7 @@ fn one_bad_file_leaves_the_others() {
         ("stable/x86_64/initramfs.img", b""),
         ("stable/x86_64/dtb-board", b"dtb"),
         ("stable/x86_64/manifest.json", b"{}"),
+        ("stable/x86_64/roots.json", b"{}"),
         ("stable/x86_64/README", b"no artifact name"),
         ("stable/x86_64/.vmlinuz.partial", b"half"),
     ]);

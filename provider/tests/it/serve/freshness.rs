@@ -1,0 +1,87 @@
+//! Freshness statements over HTTP, and the root chain beside a manifest.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use boot_manifest::{
+    Arch, Channel, Digest, Nonce, Role, RoleName, SecretKey, TrustRoot, verify_freshness,
+};
+
+use super::manifest::{artifact, now, signed};
+use crate::provider::{Provider, Tree};
+
+const NONCE: &str = "00112233445566778899aabbccddeeff";
+
+fn key(seed: u8) -> SecretKey {
+    SecretKey::from_seed([seed; 32])
+}
+
+fn put(path: &Path, seed: u8) {
+    fs::write(path, key(seed).to_pem().as_bytes()).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_provider_vouches_for_the_manifest_it_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fresh.key");
+    put(&file, 21);
+    let manifest = signed(vec![artifact("kernel", "vmlinuz", b"kernel")], now());
+    let tree = Tree::new(&[
+        ("stable/x86_64/vmlinuz", b"kernel"),
+        ("stable/x86_64/manifest.json", &manifest),
+        ("stable/x86_64/roots.json", b"{\"any\":\"bytes\"}"),
+    ]);
+    let provider = Provider::start(tree.root(), &["--freshness-key", file.to_str().unwrap()]);
+    let role = Role::new(1, vec![key(21).public()]).unwrap();
+    let root = TrustRoot::single(key(42).public()).with_role(RoleName::Freshness, role);
+    let nonce: Nonce = NONCE.parse().unwrap();
+    let stable: Channel = "stable".parse().unwrap();
+    for query in ["", "&channel=stable&arch=x86_64", "&arch=amd64"] {
+        let answer = provider.get(&format!("/freshness?nonce={NONCE}{query}"));
+        assert_eq!(answer.status, 200, "{query}");
+        let said = verify_freshness(&answer.body, &root, &nonce, &stable, Arch::X86_64).unwrap();
+        assert_eq!((said.generation, said.sequence), (1, 7));
+        assert_eq!(said.digest, Digest::of(&manifest));
+    }
+    for (query, status) in [
+        ("", 400),
+        ("?nonce=00", 400),
+        ("?nonce=00112233445566778899aabbccddeeff&x=1", 400),
+        ("?nonce=00112233445566778899aabbccddeeff&channel=none", 404),
+    ] {
+        let answer = provider.get(&format!("/freshness{query}"));
+        assert_eq!(answer.status, status, "{query}");
+    }
+    let roots = provider.get("/stable/x86_64/roots.json");
+    assert_eq!(
+        (roots.status, &roots.body[..]),
+        (200, &b"{\"any\":\"bytes\"}"[..])
+    );
+}
+
+#[test]
+fn a_mirror_without_a_key_does_not_answer() {
+    let tree = Tree::new(&[("stable/x86_64/vmlinuz", b"kernel")]);
+    let provider = Provider::start(tree.root(), &[]);
+    assert_eq!(
+        provider.get(&format!("/freshness?nonce={NONCE}")).status,
+        404
+    );
+}
+
+#[test]
+fn a_root_chain_is_listed_in_no_manifest() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("signing.key");
+    put(&file, 42);
+    let tree = Tree::new(&[
+        ("stable/x86_64/vmlinuz", b"kernel"),
+        ("stable/x86_64/roots.json", b"{}"),
+    ]);
+    let provider = Provider::start(tree.root(), &["--key", file.to_str().unwrap()]);
+    let manifest = provider.get("/manifest.json").json();
+    let names = manifest["artifacts"].as_object().unwrap();
+    assert_eq!(names.keys().collect::<Vec<_>>(), ["kernel"]);
+}
