@@ -14,7 +14,7 @@ use crate::exit::{CommandError, Exit};
 use crate::{
     boot_report, clients_cmd, completions_cmd, config, control, dht, discover_cmd, doctor, exit,
     fetch_cmd, instead, key, log, man_cmd, manifest_cmd, net, out, probe, serve, stage, status_cmd,
-    tls_cmd, verify_cmd,
+    tls_cmd, upgrade_cmd, verify_cmd,
 };
 
 /// Phase: serves signed boot images, and boots machines from them.
@@ -53,6 +53,9 @@ pub(crate) enum Command {
     LogLevel(control::cmd::LogLevelArgs),
     /// Show the machines that boot from the provider on this machine, and decide what they boot
     Clients(clients_cmd::Args),
+    /// Show what a machine does about its own image, and give it orders
+    #[command(subcommand)]
+    Upgrade(upgrade_cmd::Command),
     /// Make and look at signing keys
     #[command(subcommand)]
     Key(key::Command),
@@ -241,6 +244,7 @@ impl Command {
             | Self::Reload(_)
             | Self::LogLevel(_)
             | Self::Clients(_)
+            | Self::Upgrade(_)
             | Self::Key(_)
             | Self::Manifest(_)
             | Self::Discover(_)
@@ -265,6 +269,7 @@ impl Command {
             Self::Reload(args) => control::cmd::reload(&args),
             Self::LogLevel(args) => control::cmd::log_level(&args),
             Self::Clients(args) => clients_cmd::run(args),
+            Self::Upgrade(command) => upgrade_cmd::run(command),
             Self::Key(command) => key::run(command),
             Self::Manifest(command) => manifest_cmd::run(command),
             Self::Discover(args) => discover_cmd::run(args),

@@ -58,7 +58,7 @@ use crate::log::Lines;
 use crate::machines::event::Stage;
 use crate::machines::limits::{STATE_PAUSE, STATE_RETRY};
 use crate::machines::orders::{Order, Orders, TooMany};
-pub(crate) use crate::machines::page::{made_by, page, story};
+pub(crate) use crate::machines::page::{escaped, made_by, page, story};
 use crate::machines::profiles::Profiles;
 use crate::machines::shelf::Shelf;
 pub(crate) use crate::machines::show::Totals;

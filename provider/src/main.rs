@@ -40,6 +40,7 @@ mod status_cmd;
 mod tls_cmd;
 mod trust;
 mod upgrade;
+mod upgrade_cmd;
 mod verify_cmd;
 
 use std::process::ExitCode;

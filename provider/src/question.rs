@@ -82,6 +82,15 @@ impl<'a> Question<'a> {
         }
     }
 
+    /// POST of `body`, which is of this type.
+    pub(crate) fn post(base: &'a str, path: &'a str, body: (&'static str, Bytes)) -> Self {
+        Self {
+            method: Method::POST,
+            body: Some(body),
+            ..Self::get(base, path)
+        }
+    }
+
     /// Where it goes.
     pub(crate) fn url(&self) -> String {
         format!("{}{}", self.base.trim_end_matches('/'), self.path)

@@ -43,6 +43,7 @@ mod summary;
 mod swarm_routes;
 pub(crate) mod tls;
 mod trusted;
+mod upgrade_routes;
 mod watchdog;
 
 use std::sync::Arc;

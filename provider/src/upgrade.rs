@@ -1,7 +1,5 @@
-//! What machines of one segment agree on before one of them upgrades itself.
+//! What machines of one segment agree on before one of them upgrades itself, and how people are shown what one does.
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "for the routes and the role that ask and answer")
-)]
+pub(crate) mod shown;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the role that asks"))]
 pub(crate) mod turn;

@@ -29,6 +29,12 @@ pub(crate) enum Target {
     Peers,
     /// `/freshness`
     Freshness,
+    /// `/upgrade`
+    Upgrade,
+    /// `/upgrade/orders`
+    Orders,
+    /// `/upgrade/turn`
+    Turn,
     /// `/manifest.json`: that of the channel and architecture this provider is for.
     DefaultManifest,
     /// `/<channel>/<arch>/manifest.json`
@@ -73,6 +79,9 @@ pub(crate) fn parse(path: &str) -> Target {
         ["have"] => Target::Have,
         ["peers"] => Target::Peers,
         ["freshness"] => Target::Freshness,
+        ["upgrade"] => Target::Upgrade,
+        ["upgrade", "orders"] => Target::Orders,
+        ["upgrade", "turn"] => Target::Turn,
         ["manifest.json"] => Target::DefaultManifest,
         [channel, spelling, name] => folder_file(channel, spelling, name),
         _ => Target::Unknown,
@@ -128,6 +137,9 @@ mod tests {
             ("/peers", Target::Peers),
             ("/freshness", Target::Freshness),
             ("/boot/report", Target::Report),
+            ("/upgrade", Target::Upgrade),
+            ("/upgrade/orders", Target::Orders),
+            ("/upgrade/turn", Target::Turn),
             ("/manifest.json", Target::DefaultManifest),
             ("//manifest.json", Target::DefaultManifest),
             (

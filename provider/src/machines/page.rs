@@ -114,7 +114,8 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn escaped(text: &str) -> String {
+/// Text as it may stand in a page.
+pub(crate) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in printable(text).chars() {
         match c {

@@ -41,6 +41,7 @@ use crate::serve::request_id::{self, RequestIds};
 use crate::serve::swarm_routes::Swarm;
 use crate::serve::tls::Certificates;
 use crate::serve::trusted::Trusted;
+use crate::serve::upgrade_routes::{self, Upgrades};
 use crate::serve::watchdog::Question;
 
 /// The provider, as requests see it.
@@ -63,6 +64,8 @@ pub(crate) struct App {
     pub(crate) freshness: Arc<FreshnessKeys>,
     /// Who else fetches what is served here.
     pub(crate) swarm: Swarm,
+    /// What this machine does about its own image, and whose turn it is to restart.
+    pub(crate) upgrades: Upgrades,
     /// The rate of artifacts.
     pub(crate) egress: Option<Egress>,
     /// When there is too little memory to send artifacts.
@@ -106,9 +109,13 @@ pub(crate) struct App {
 }
 
 impl Handler for App {
-    async fn handle(&self, client: IpAddr, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, client: IpAddr, mut request: Request<Incoming>) -> Response<Body> {
         let mut response = match refuse::expectation(&request) {
             Some(response) => self.refuse(Reason::Expectation, response),
+            // The only request whose body is read. Boxed: it needs room, which every request's task would have.
+            None if upgrade_routes::is_order(&request) => {
+                Box::pin(self.order(client, request.body_mut())).await
+            }
             None => {
                 self.answer(client, request.method(), request.uri(), request.headers())
                     .await
@@ -189,6 +196,9 @@ impl App {
         if method == Method::POST && target::parse(path) == Target::Peers {
             return self.peers(client, method, uri.query()).await;
         }
+        if method == Method::POST && target::parse(path) == Target::Turn {
+            return self.turn(uri.query());
+        }
         if method != Method::GET && method != Method::HEAD {
             let response = refuse::method(method);
             if response.status().is_success() {
@@ -209,7 +219,10 @@ impl App {
                 let script = self.boot_script(client, uri.query(), headers).await;
                 self.page(headers, script)
             }
-            Target::Report => self.report_is_posted(),
+            Target::Report => self.is_posted("machines report here how far they got"),
+            Target::Orders => self.is_posted("signed orders are sent here"),
+            Target::Turn => self.is_posted("machines that want to restart ask here"),
+            Target::Upgrade => self.page(headers, self.upgrade_page(headers)),
             Target::Have => {
                 let map = self.have(uri.query()).await;
                 self.page(headers, map)

@@ -22,6 +22,9 @@ const TLS_PORT: u16 = 8443;
 /// Where state is kept unless somebody says otherwise.
 const STATE_DIR: &str = "/var/lib/plasm";
 
+/// Where init says what it does about the image of the machine.
+const UPGRADE_STATUS: &str = "/run/phase/upgrade.json";
+
 /// The kernel command line of manifests signed here, unless another is given. Without `panic=` a failed boot would
 /// stand still for ever.
 pub(crate) const CMDLINE: &str = "console=tty0 console=ttyS0,115200 panic=10";
@@ -82,12 +85,23 @@ pub(crate) struct Args {
     /// Run as a role of the appliance: init is told what happens
     #[arg(long, hide = true)]
     pub(super) appliance: bool,
+    /// Where init says what it does about the image [default with --appliance: /run/phase/upgrade.json]
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(super) upgrade_status: Option<PathBuf>,
     /// The configuration file [default: /etc/phase/plasmd.toml, when it is there]
     #[arg(short = 'C', long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// Every setting and where it comes from.
     #[arg(skip)]
     pub(crate) in_force: InForce,
+}
+
+impl Args {
+    /// Where init says what it does about the image; nothing where there is no init of ours.
+    pub(super) fn upgrade_status(&self) -> Option<PathBuf> {
+        let usual = || self.appliance.then(|| PathBuf::from(UPGRADE_STATUS));
+        self.upgrade_status.clone().or_else(usual)
+    }
 }
 
 /// HTTPS beside HTTP.

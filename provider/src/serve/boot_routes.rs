@@ -139,9 +139,9 @@ impl App {
     }
 
     /// The answer to those who read what is to be written.
-    pub(super) fn report_is_posted(&self) -> Response<Body> {
-        let line = "machines report here how far they got: use POST";
-        let mut answer = refuse::text(StatusCode::METHOD_NOT_ALLOWED, line);
+    pub(super) fn is_posted(&self, what: &str) -> Response<Body> {
+        let line = format!("{what}: use POST");
+        let mut answer = refuse::text(StatusCode::METHOD_NOT_ALLOWED, &line);
         answer
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_static("POST"));

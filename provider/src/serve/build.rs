@@ -49,6 +49,7 @@ use crate::serve::sockets::{self, Listener, Scheme};
 use crate::serve::swarm_routes::Swarm;
 use crate::serve::tls::Certificates;
 use crate::serve::trusted::Trusted;
+use crate::serve::upgrade_routes::Upgrades;
 use crate::serve::watchdog::Question;
 
 /// Puts the parts together. Reads every file that is named by a flag; afterwards only artifacts are read, and what a
@@ -79,6 +80,7 @@ pub(super) fn build(
         .chain(&args.in_force.file)
         .cloned()
         .collect();
+    let upgrade_status = args.upgrade_status();
     let key_file = args.key.map(|path| KeyFile {
         path,
         args: args.signing,
@@ -145,6 +147,7 @@ pub(super) fn build(
     });
     let mut process = Process::of(listeners);
     files.extend(certificates.iter().flat_map(|own| own.files()));
+    files.extend(upgrade_status.clone());
     let state: Vec<&Path> = certificates
         .iter()
         .filter_map(|own| own.state())
@@ -153,6 +156,8 @@ pub(super) fn build(
         .chain(joining.iter().filter_map(Joining::folder))
         .collect();
     let mut plan = confine::plan(&args.artifacts, &files, &state);
+    // Orders go to init in memory that nobody can change any more.
+    plan.makes_memory_files = upgrade_status.is_some();
     if notify::watchdog_period().is_some() {
         let port = process.question_address().map(|address| address.port());
         plan.connect = Connect::Only(port.into_iter().collect());
@@ -222,6 +227,7 @@ pub(super) fn build(
         question: Question::new(),
         freshness,
         swarm: Swarm::new(),
+        upgrades: Upgrades::new(upgrade_status),
         egress: args.sending.limit_rate.map(Egress::new),
         memory: reserve,
         metrics,

@@ -38,6 +38,19 @@ pub(crate) const LOOK_PERIOD: Duration = Duration::from_secs(5);
 /// How often the announcer looks at them, and for others with its name: machines that boot wait for what it says.
 pub(crate) const ANNOUNCER_PERIOD: Duration = Duration::from_secs(2);
 
+/// Bytes of the file in which init says what it does about the image: 32 images that failed and as many lines of history
+/// have 20 KiB.
+pub(crate) const UPGRADE_STATUS_SIZE_MAX: usize = 256 * 1024;
+
+/// Bytes of an order: what the HTTP server takes as a body. One with sixteen signatures has 3 KiB.
+pub(crate) const ORDER_SIZE_MAX: usize = 8 * 1024;
+
+/// Time for the body of an order, which is a few packets.
+pub(crate) const ORDER_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Orders passed to init in a second. Each costs it some signatures, which is a millisecond; who is refused comes again.
+pub(crate) const ORDERS_PER_SECOND_MAX: u32 = 4;
+
 /// Days a manifest signed here is valid. The guide promises 30.
 pub(crate) const VALID_DAYS: u32 = 30;
 

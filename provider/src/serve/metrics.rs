@@ -103,6 +103,8 @@ labelled! {
         Tls => "tls",
         /// A user of this machine who may not use the control socket.
         ControlPeer => "control-peer",
+        /// An order that cannot be passed on: too many, too large, or nobody here obeys any.
+        Order => "order",
         /// Another machine asked who the clients are, which is shown to this one only.
         Hidden => "hidden",
     }
@@ -166,9 +168,9 @@ impl MethodClass {
 }
 
 /// The statuses that are told apart; others are counted together.
-pub(crate) const STATUSES: [u16; 22] = [
-    200, 204, 206, 304, 400, 403, 404, 405, 408, 411, 412, 413, 414, 416, 417, 421, 429, 431, 500,
-    501, 503, 505,
+pub(crate) const STATUSES: [u16; 24] = [
+    200, 202, 204, 206, 304, 400, 403, 404, 405, 408, 409, 411, 412, 413, 414, 416, 417, 421, 429,
+    431, 500, 501, 503, 505,
 ];
 
 /// Upper ends of the buckets of answering times, in seconds: a manifest from memory, a small file, a kernel over a fast
@@ -208,6 +210,12 @@ pub(crate) struct Metrics {
     pub(crate) manifest_failures_total: AtomicU64,
     /// Times that a machine was put on the list of those that fetch, or stayed on it.
     pub(crate) peer_registrations_total: AtomicU64,
+    /// Turns to restart that were given to machines of this network, or kept by them.
+    pub(crate) turns_granted_total: AtomicU64,
+    /// Turns that were refused.
+    pub(crate) turns_refused_total: AtomicU64,
+    /// Orders that were passed to init.
+    pub(crate) orders_passed_total: AtomicU64,
     /// Reloads that took effect.
     pub(crate) reloads_total: AtomicU64,
     /// Reloads that were refused: what was in force stays.

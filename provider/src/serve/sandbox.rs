@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) connect: Connect,
     /// TCP ports that are listened on later.
     pub(crate) listen: Vec<u16>,
+    /// Whether files in memory are made, for another process. Programs cannot be started from them all the same.
+    pub(crate) makes_memory_files: bool,
 }
 
 /// What may be connected to over TCP.
@@ -137,7 +139,7 @@ pub(crate) fn enter(mode: Mode, plan: &Plan) -> Result<(Confinement, Vec<Error>)
         missing.push(error.into());
         Enforced::No
     });
-    let seccomp = forbid().unwrap_or_else(|error| {
+    let seccomp = forbid(plan).unwrap_or_else(|error| {
         missing.push(error.into());
         false
     });
@@ -185,8 +187,8 @@ fn restrict(plan: &Plan) -> Result<Enforced, RulesetError> {
 }
 
 /// `false`: the kernel has no filters.
-fn forbid() -> Result<bool, BackendError> {
-    let filter = filter()?;
+fn forbid(plan: &Plan) -> Result<bool, BackendError> {
+    let filter = filter(plan)?;
     let other_names = other_names();
     Ok(apply_filter(&other_names).is_ok() && apply_filter(&filter).is_ok())
 }
@@ -307,10 +309,11 @@ const FORBIDDEN_HERE: &[libc::c_long] = &[];
 /// Requests of `ioctl`: `TIOCSTI` and `TIOCLINUX`, whose type differs between C libraries.
 const INTO_TERMINAL: [u64; 2] = [0x5412, 0x541c];
 
-fn filter() -> Result<BpfProgram, BackendError> {
+fn filter(plan: &Plan) -> Result<BpfProgram, BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = FORBIDDEN
         .iter()
         .chain(FORBIDDEN_HERE)
+        .filter(|call| !plan.makes_memory_files || **call != libc::SYS_memfd_create)
         .map(|call| (*call, Vec::new()))
         .collect();
     rules.insert(libc::SYS_socket, sockets()?);

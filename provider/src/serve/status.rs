@@ -43,6 +43,7 @@ impl App {
             announced: self.announcement.is_on(),
             dht: self.dht.figures().unwrap_or_default(),
             peers: self.swarm.register.counts(),
+            upgrade: self.upgrades.status(),
         };
         respond::page(text::MEDIA_TYPE, text::page(&self.metrics, &beside))
     }
@@ -144,6 +145,7 @@ impl App {
         state["process"] = self.process.facts();
         state["tls"] = json!(self.certificates.as_ref().map(|own| own.shown()));
         state["peers"] = self.peer_counts();
+        state["upgrade"] = self.upgrade_facts();
         state["sending"] = json!({
             "rate_max": self.egress.as_ref().map(|egress| egress.rate()),
             "memory_reserve_bytes": self.memory.bytes(),

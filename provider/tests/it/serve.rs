@@ -22,4 +22,5 @@ mod sandbox;
 mod swarm;
 mod systemd;
 mod tls;
+mod upgrade;
 mod ways;

@@ -2,10 +2,13 @@
 //! (<https://prometheus.io/docs/instrumenting/exposition_formats/>). Every series of a fixed table is there from the start,
 //! also when it is zero: a rate over a series that appears later misses its first step.
 
+mod upgrade;
+
 use std::fmt::{Display, Write as _};
 use std::time::SystemTime;
 
 use discovery::dht;
+use serde_json::Value;
 use swarm::Counts;
 
 use crate::dht::membership::last_published;
@@ -44,6 +47,8 @@ pub(crate) struct Beside {
     pub(crate) dht: dht::State,
     /// The machines that share what they fetch from here.
     pub(crate) peers: Counts,
+    /// What init does about the image, where there is an init of ours.
+    pub(crate) upgrade: Option<Value>,
 }
 
 /// Writes the families one after the other.
@@ -100,6 +105,7 @@ pub(crate) fn page(metrics: &Metrics, beside: &Beside) -> String {
     machines(&mut page, &beside.machines);
     discovery(&mut page, beside);
     peers(&mut page, metrics, beside.peers);
+    upgrade::families(&mut page, metrics, beside.upgrade.as_ref());
     work(&mut page, metrics, beside);
     about(&mut page, beside);
     page.0
@@ -574,6 +580,7 @@ mod tests {
             announced: true,
             dht: dht::State::default(),
             peers: Counts::default(),
+            upgrade: None,
         };
         let metrics = Metrics::default();
         metrics

@@ -270,6 +270,7 @@ fn ways_out() {
         write: vec![inside.path("state")],
         connect: Connect::Only(vec![own_port]),
         listen: Vec::new(),
+        makes_memory_files: false,
     };
     confined(plan, move || {
         files(&inside_path, &outside_path);
