@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use boot_manifest::Digest;
+use upgrade::{Slot, sector};
 
 use crate::cli;
 use crate::paths::Paths;
@@ -153,12 +154,7 @@ fn describe_disk(bytes: &[u8], depth: usize, text: &mut String) -> Result<()> {
                 manifest => describe("manifest", manifest, depth + 1, text)?,
             }
         } else if partition.name == disk::LEDGER_PARTITION {
-            let is_new = content.iter().all(|byte| *byte == 0);
-            let state = match is_new {
-                true => "empty: the machine boots what this image brought",
-                false => "written by a machine; it says which image that boots",
-            };
-            line(text, depth + 1, state);
+            describe_ledger(content, depth + 1, text);
         } else if partition.name != disk::BIOS_PARTITION {
             for (path, file) in fat::read(content)? {
                 describe(&path, &file, depth + 1, text)?;
@@ -166,6 +162,48 @@ fn describe_disk(bytes: &[u8], depth: usize, text: &mut String) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a machine remembers of its images.
+fn describe_ledger(partition: &[u8], depth: usize, text: &mut String) {
+    let [first, second] = sector::OFFSETS.map(|offset| {
+        let start = usize::try_from(offset).ok()?;
+        partition.get(start..start.checked_add(sector::SIZE)?)
+    });
+    let found = sector::newest([first, second]);
+    let Some(ledger) = found.ledger else {
+        let state = "empty: the machine boots what the medium brought";
+        return line(text, depth, state);
+    };
+    line(text, depth, &format!("write {}", found.counter));
+    let default = match ledger.default.as_ref().map(|it| (it, ledger.stored(it))) {
+        None => "what the medium brought".to_owned(),
+        Some((_, Some((image, _)))) => format!("{} in slot {}", image.version, image.place),
+        Some((digest, None)) => digest.to_string(),
+    };
+    line(text, depth, &format!("boots {default}"));
+    for (name, slot) in [("a", &ledger.a), ("b", &ledger.b)] {
+        let holds = match slot {
+            Slot::Dirty => "nothing that may be started".to_owned(),
+            Slot::Valid { image, proved } => {
+                let proved = if *proved { ", proved from cold" } else { "" };
+                format!("{}, sequence {}{proved}", image.version, image.sequence)
+            }
+        };
+        line(text, depth, &format!("slot {name}: {holds}"));
+    }
+    if let Some(trial) = &ledger.trial {
+        let (version, phase) = (&trial.image.version, trial.phase);
+        line(text, depth, &format!("on trial: {version}, phase {phase}"));
+    }
+    for failed in &ledger.quarantine {
+        let (digest, failure) = (failed.digest, &failed.failure);
+        line(
+            text,
+            depth,
+            &format!("failed: {digest}: {}", failure.reason),
+        );
+    }
 }
 
 /// Cuts the padding of the partition off: the superblock says how long the image is, rounded up to 4 KiB.
@@ -281,6 +319,41 @@ mod tests {
         assert!(text.contains("head of an EFI program"), "{text}");
         assert!(text.contains("-rwxr-xr-x"), "{text}");
         assert!(text.contains(" init"), "{text}");
+    }
+
+    #[test]
+    fn a_ledger_is_told_as_people_ask_for_it() {
+        let mut partition = vec![0; usize::try_from(disk::LEDGER_BYTES).unwrap()];
+        let mut text = String::new();
+        describe_ledger(&partition, 0, &mut text);
+        assert_eq!(text, "empty: the machine boots what the medium brought\n");
+        let image = upgrade::ImageRef {
+            digest: Digest::of(b"2"),
+            place: upgrade::Place::B,
+            version: "2.0".to_owned(),
+            sequence: 7,
+            generation: 1,
+            security_version: 1,
+        };
+        let ledger = upgrade::Ledger {
+            default: Some(image.digest),
+            b: Slot::Valid {
+                image,
+                proved: true,
+            },
+            ..upgrade::Ledger::default()
+        };
+        let bytes = sector::encode(&ledger, 4).unwrap();
+        let at = usize::try_from(sector::OFFSETS[1]).unwrap();
+        partition[at..at + sector::SIZE].copy_from_slice(&bytes);
+        text.clear();
+        describe_ledger(&partition, 0, &mut text);
+        assert_eq!(
+            text,
+            "write 4\nboots 2.0 in slot b\nslot a: nothing that may be started\n\
+             slot b: 2.0, sequence 7, proved from cold\n"
+        );
+        describe_ledger(b"short", 0, &mut text);
     }
 
     #[test]
