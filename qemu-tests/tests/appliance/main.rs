@@ -9,6 +9,7 @@
 //! | `swarm` | machines find each other, and go on when somebody they fetch from lies or is gone |
 //! | `hardware` | firmware, disks, watchdog, missing consoles |
 //! | `network` | no DHCP server, renewed leases, two cards, IPv6 |
+//! | `upgrade_disk` | a machine with ledger and slots starts the right image, whatever its disk does |
 //! | `netboot_bios` | BIOS machines boot from the network, wherever the boot server stands |
 //! | `netboot_uefi` | UEFI machines do, over IPv4 and IPv6, on x86 and Arm |
 
@@ -23,6 +24,7 @@ mod people;
 mod refusals;
 mod relay;
 mod swarm;
+mod upgrade_disk;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         network::SCENES,
         refusals::SCENES,
         handed_over::SCENES,
+        upgrade_disk::SCENES,
     ];
     run(&scenes.concat())
 }
