@@ -17,6 +17,7 @@ mod room;
 mod service;
 mod settings;
 mod sys;
+mod upgrade;
 
 use std::path::PathBuf;
 
@@ -85,7 +86,8 @@ fn examine(args: &Args, root: Option<&TrustRoot>) -> Vec<Finding> {
     let artifacts = args.artifacts.as_ref().unwrap_or(&in_force.artifacts);
     let port = args.port.unwrap_or(in_force.port);
     let local = format!("http://localhost:{port}");
-    let (service, answers) = service::check(args.addr.as_deref().unwrap_or(&local));
+    let addr = args.addr.as_deref().unwrap_or(&local);
+    let (service, answers) = service::check(addr);
     let (on_disk, releases) = artifacts::check(&machine, artifacts);
     let (manifests, newest_manifest) = manifests::check(&releases, root, in_force.signs, now);
     let witnesses = Witnesses {
@@ -96,6 +98,9 @@ fn examine(args: &Args, root: Option<&TrustRoot>) -> Vec<Finding> {
     let mut findings = vec![settings, service];
     let is_ours = answers && args.addr.is_none();
     findings.extend(ports::check(&machine, (port, in_force.dht_port), is_ours));
+    if answers {
+        findings.extend(upgrade::check(addr));
+    }
     findings.extend(on_disk);
     findings.extend(manifests);
     findings.extend(clock::check(&machine, now, &witnesses));

@@ -23,9 +23,11 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use artifact_store::ROOTS_FILE;
 use boot_manifest::handoff::Report;
 use boot_manifest::{
-    Arch, Channel, Expect, Expiry, Floor, MANIFEST_SIZE_MAX, Manifest, TrustRoot, Verified, verify,
+    Arch, Channel, Expect, Expiry, Floor, MANIFEST_SIZE_MAX, Manifest, ROOT_CHAIN_SIZE_MAX,
+    TrustRoot, Verified, verify_chained,
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -124,6 +126,12 @@ pub(crate) fn run(args: Args) -> Result<Exit, CommandError> {
 fn installed(args: &Args) -> Result<Verified<Manifest>, CommandError> {
     let bytes = trust::read(&args.manifest, MANIFEST_SIZE_MAX, "manifest")?;
     let root: TrustRoot = trust::load_root(&args.trust_root)?;
+    // The root chain lies beside the manifest, when the keys were replaced since this image was made.
+    let beside = args.manifest.with_file_name(ROOTS_FILE);
+    let roots = match beside.exists() {
+        true => Some(trust::read(&beside, ROOT_CHAIN_SIZE_MAX, "root chain")?),
+        false => None,
+    };
     let expect = Expect {
         now: trust::now(),
         floor: Floor::default(),
@@ -131,7 +139,8 @@ fn installed(args: &Args) -> Result<Verified<Manifest>, CommandError> {
         arch: Some(args.arch),
         expiry: Expiry::Report,
     };
-    verify(&bytes, &root, &expect)
+    verify_chained(&bytes, roots.as_deref(), &root, &expect)
+        .map(|chained| chained.manifest)
         .map_err(|error| CommandError::failed(format!("{}: {error}", args.manifest.display())))
 }
 

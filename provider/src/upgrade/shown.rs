@@ -56,10 +56,18 @@ pub(crate) fn lines(status: &Value) -> Vec<Line> {
         plain(&status["neighbours"]).map(|count| format!("{count} that serve the same channel")),
     );
     add("machine", Some(machine(status)));
-    for failed in list(&status["quarantine"]) {
-        add("refused", Some(quarantined(failed)));
+    for failed in failed(status) {
+        add("refused", Some(failed));
     }
     lines
+}
+
+/// The images that failed there, and why.
+pub(crate) fn failed(status: &Value) -> Vec<String> {
+    list(&status["quarantine"])
+        .iter()
+        .map(quarantined)
+        .collect()
 }
 
 /// What happened, oldest first.
