@@ -14,7 +14,7 @@ use crate::exit::{CommandError, Exit};
 use crate::{
     boot_report, clients_cmd, completions_cmd, config, control, dht, discover_cmd, doctor, exit,
     fetch_cmd, instead, key, log, man_cmd, manifest_cmd, net, out, probe, serve, stage, status_cmd,
-    tls_cmd, upgrade_cmd, verify_cmd,
+    tls_cmd, upgrade, upgrade_cmd, verify_cmd,
 };
 
 /// Phase: serves signed boot images, and boots machines from them.
@@ -97,6 +97,9 @@ pub(crate) enum Command {
     /// Announce in the DHT what is served here (appliance role, started by init)
     #[command(hide = true)]
     Dht(dht::role::Args),
+    /// Find newer images for this machine (appliance role, started by init)
+    #[command(hide = true)]
+    Update(upgrade::Args),
     /// Print the version
     Version,
 }
@@ -238,7 +241,8 @@ impl Command {
             | Self::Stage(_)
             | Self::Report(_)
             | Self::Probe(_)
-            | Self::Dht(_) => LevelFilter::INFO,
+            | Self::Dht(_)
+            | Self::Update(_) => LevelFilter::INFO,
             Self::Provider(_)
             | Self::Config(_)
             | Self::Reload(_)
@@ -286,6 +290,7 @@ impl Command {
             Self::Report(args) => boot_report::run(&args),
             Self::Probe(args) => probe::run(args),
             Self::Dht(args) => dht::role::run(args),
+            Self::Update(args) => upgrade::run(args),
             Self::Version => {
                 out::line(concat!("plasmd ", env!("CARGO_PKG_VERSION")));
                 Ok(Exit::Done)

@@ -1,19 +1,21 @@
 //! The line from a role to init: one packet per report over the socket whose number is in `PHASE_INIT_FD`.
 //!
-//! Outside the appliance the variable is absent and every report goes nowhere. Nothing is ever read from the socket
-//! here. Frequent reports (requests, progress) are dropped when init is busy; the others wait a bounded time.
+//! Outside the appliance the variable is absent and every report goes nowhere. Frequent reports (requests, progress) are
+//! dropped when init is busy; the others wait a bounded time. The role `update` also reads what init asks of it
+//! ([`InitLink::commands`]); the others never read.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use boot_manifest::handoff::{self, Report};
+use boot_manifest::handoff::{self, Command, Report};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, sendmsg, sockopt,
 };
+use tokio::net::UnixDatagram;
 
 /// How long a report that must arrive waits for room in the socket. Init reads in a loop; if it has not for this long
 /// it never will, and the role must not hang with it.
@@ -57,6 +59,18 @@ impl InitLink {
         Ok(Self(Some(fd)))
     }
 
+    /// What init asks of this role, on the runtime of the caller.
+    pub(crate) fn commands(&self) -> io::Result<Commands> {
+        let Some(socket) = &self.0 else {
+            return Ok(Commands(None));
+        };
+        // To the runtime, a socket that keeps packets apart is like one of datagrams. Sending does not depend on whether the
+        // socket blocks.
+        let socket = std::os::unix::net::UnixDatagram::from(socket.try_clone()?);
+        socket.set_nonblocking(true)?;
+        Ok(Commands(Some(UnixDatagram::from_std(socket)?)))
+    }
+
     /// Sends a report. `Ok(false)`: it went nowhere, or it was a frequent one and init is busy.
     pub(crate) fn send(&self, report: &Report) -> io::Result<bool> {
         self.send_with_fds(report, &[])
@@ -95,6 +109,35 @@ impl InitLink {
                 Err(Errno::AGAIN) => wait_writable(socket, deadline)?,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// What init asks, one after the other.
+#[derive(Debug)]
+pub(crate) struct Commands(Option<UnixDatagram>);
+
+impl Commands {
+    /// The next command; `None` when init has closed its end. Never comes back without an init. What cannot be read as a
+    /// command is logged and passed over: init is newer than this program, or older.
+    pub(crate) async fn next(&mut self) -> Option<Command> {
+        let Some(socket) = &self.0 else {
+            return std::future::pending().await;
+        };
+        let mut packet = [0; handoff::REPORT_SIZE_MAX];
+        loop {
+            let length = match socket.recv(&mut packet).await {
+                Ok(0) => return None,
+                Ok(length) => length,
+                Err(error) => {
+                    tracing::error!(%error, "init cannot be heard");
+                    return None;
+                }
+            };
+            match Command::decode(packet.get(..length).unwrap_or_default()) {
+                Ok(command) => return Some(command),
+                Err(error) => tracing::warn!(%error, "init asks something else"),
             }
         }
     }
@@ -205,6 +248,25 @@ mod tests {
         // Waits for room, which the reader makes.
         assert!(link.send(&Report::Ready {}).unwrap());
         assert_eq!(reader.join().unwrap(), Report::Ready {});
+    }
+
+    #[tokio::test]
+    async fn commands_arrive_until_init_is_gone() {
+        let (link, init) = pair();
+        let mut commands = link.commands().unwrap();
+        let say = |packet: &[u8]| {
+            rustix::net::send(&init, packet, SendFlags::empty()).unwrap();
+        };
+        say(b"nonsense");
+        say(&Command::CheckNow {}.encode());
+        say(&Command::ReleaseTurn {}.encode());
+        assert_eq!(commands.next().await, Some(Command::CheckNow {}));
+        // Reports go the other way meanwhile.
+        assert!(link.send(&Report::Ready {}).unwrap());
+        assert_eq!(commands.next().await, Some(Command::ReleaseTurn {}));
+        assert_eq!(receive(&init), (Report::Ready {}, 0));
+        drop(init);
+        assert_eq!(commands.next().await, None);
     }
 
     #[test]

@@ -126,9 +126,9 @@ pub(crate) struct Args {
 
 /// The members of `image.json` that matter here.
 #[derive(Deserialize)]
-struct ImageInfo {
+pub(crate) struct ImageInfo {
     /// Unix seconds: the clock cannot be right before this.
-    built_at: i64,
+    pub(crate) built_at: i64,
     floor: ImageFloor,
 }
 
@@ -258,7 +258,8 @@ fn limits() -> Limits {
     }
 }
 
-fn load_image_info(file: &Path) -> Result<ImageInfo, CommandError> {
+/// Reads what the running image says of itself.
+pub(crate) fn load_image_info(file: &Path) -> Result<ImageInfo, CommandError> {
     let bytes = trust::read(file, IMAGE_INFO_SIZE_MAX, "image description")?;
     serde_json::from_slice(&bytes)
         .map_err(|error| CommandError::local(format!("{}: {error}", file.display())))

@@ -30,6 +30,7 @@ mod stdout;
 mod tftp;
 mod tls_front;
 mod typed;
+mod update;
 mod verify;
 mod verify_directory;
 mod verify_floor;
