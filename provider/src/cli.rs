@@ -13,8 +13,8 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::exit::{CommandError, Exit};
 use crate::{
     boot_report, clients_cmd, completions_cmd, config, control, dht, discover_cmd, doctor, exit,
-    fetch_cmd, instead, key, log, man_cmd, manifest_cmd, net, out, probe, serve, stage, status_cmd,
-    tls_cmd, upgrade, upgrade_cmd, verify_cmd,
+    fetch_cmd, instead, key, log, man_cmd, manifest_cmd, net, out, probe, root_cmd, serve, stage,
+    status_cmd, tls_cmd, upgrade, upgrade_cmd, verify_cmd,
 };
 
 /// Phase: serves signed boot images, and boots machines from them.
@@ -59,6 +59,9 @@ pub(crate) enum Command {
     /// Make and look at signing keys
     #[command(subcommand)]
     Key(key::Command),
+    /// Make trust roots, and replace their keys
+    #[command(subcommand)]
+    Root(root_cmd::Command),
     /// Make, sign, show and verify manifests
     #[command(subcommand)]
     Manifest(manifest_cmd::Command),
@@ -250,6 +253,7 @@ impl Command {
             | Self::Clients(_)
             | Self::Upgrade(_)
             | Self::Key(_)
+            | Self::Root(_)
             | Self::Manifest(_)
             | Self::Discover(_)
             | Self::Fetch(_)
@@ -275,6 +279,7 @@ impl Command {
             Self::Clients(args) => clients_cmd::run(args),
             Self::Upgrade(command) => upgrade_cmd::run(command),
             Self::Key(command) => key::run(command),
+            Self::Root(command) => root_cmd::run(command),
             Self::Manifest(command) => manifest_cmd::run(command),
             Self::Discover(args) => discover_cmd::run(args),
             Self::Fetch(args) => fetch_cmd::run(args),

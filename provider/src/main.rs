@@ -32,6 +32,7 @@ mod packet_socket;
 mod probe;
 mod progress;
 mod question;
+mod root_cmd;
 mod sealed;
 mod serve;
 mod share;

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use boot_manifest::{
     Arch, Channel, Expect, Expiry, Floor, MANIFEST_SIZE_MAX, Manifest, SecretKey, SignError,
-    TrustRoot, Verified, VerifyError, add_signature, unverified_payload, verify, view,
+    TrustRoot, Verified, VerifyError, add_signature, merge_signatures, unverified_payload, verify,
+    view,
 };
 
 use crate::exit::{CommandError, Exit};
@@ -36,6 +37,15 @@ pub(crate) enum Command {
         /// Where the signed manifest goes [default: FILE itself]; "-" is the standard output
         #[arg(short, long, alias = "output", value_name = "FILE")]
         out: Option<PathBuf>,
+    },
+    /// Join copies of one manifest or draft that were signed on different machines
+    Merge {
+        /// The copies
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+        /// Where the joined manifest goes; "-" is the standard output
+        #[arg(short, long, alias = "output", value_name = "FILE")]
+        out: PathBuf,
     },
     /// Print what a manifest says, which proves nothing unless a trusted key is named
     Show {
@@ -109,6 +119,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CommandError> {
     match command {
         Command::Create(args) => create::run(&args, trust::now()),
         Command::Sign { file, keys, out } => sign(&file, &keys, out.as_deref().unwrap_or(&file)),
+        Command::Merge { files, out } => merge(&files, &out),
         Command::Show {
             file,
             key,
@@ -194,6 +205,20 @@ fn sign(file: &Path, keys: &[PathBuf], out: &Path) -> Result<Exit, CommandError>
     put(out, &bytes)?;
     // What a person has just vouched for, as the payload says it.
     eprint!("{}", report::signed(out, &manifest, &keys));
+    Ok(Exit::Done)
+}
+
+fn merge(files: &[PathBuf], out: &Path) -> Result<Exit, CommandError> {
+    let copies = files
+        .iter()
+        .map(|file| read(file))
+        .collect::<Result<Vec<_>, _>>()?;
+    let bytes =
+        merge_signatures(&copies).map_err(|error| CommandError::failed(error.to_string()))?;
+    let shown = view(&bytes).map_err(|error| refused(out, &error))?;
+    let manifest = unverified_payload(&bytes).map_err(|error| refused(out, &error))?;
+    put(out, &bytes)?;
+    eprint!("{}", report::merged(out, &manifest, &shown.key_ids));
     Ok(Exit::Done)
 }
 

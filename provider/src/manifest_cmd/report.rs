@@ -40,10 +40,15 @@ fn object(value: &Value) -> String {
 /// After signing: what the signers have just vouched for.
 pub(super) fn signed(out: &Path, manifest: &Manifest, keys: &[SecretKey]) -> String {
     let signers: Vec<KeyId> = keys.iter().map(|key| key.public().key_id()).collect();
-    let kind = if keys.is_empty() {
+    merged(out, manifest, &signers)
+}
+
+/// The same with the ids of those who signed.
+pub(super) fn merged(out: &Path, manifest: &Manifest, signers: &[KeyId]) -> String {
+    let kind = if signers.is_empty() {
         "draft, not signed: add signatures with `plasmd manifest sign`".to_owned()
     } else {
-        format!("signed by {}", ids(&signers))
+        format!("signed by {}", ids(signers))
     };
     format!("{}: {kind}\n{}", out.display(), contents(manifest))
 }

@@ -87,6 +87,40 @@ impl Publisher {
 }
 
 #[test]
+fn copies_signed_on_different_machines_are_joined() {
+    let publisher = Publisher::new();
+    let mut args = publisher.args(&[]);
+    args.out = Some(publisher.path("draft.json"));
+    create::run(&args, trust::now()).unwrap();
+    for name in ["a", "b"] {
+        let (key, out) = (format!("{name}.key"), format!("{name}.json"));
+        sign(
+            &publisher.path("draft.json"),
+            &[publisher.path(&key)],
+            &publisher.path(&out),
+        )
+        .unwrap();
+    }
+    let copies = [publisher.path("a.json"), publisher.path("b.json")];
+    let both = publisher.path("both.json");
+    merge(&copies, &both).unwrap();
+    let root = publisher.root(&["a.key", "b.key"], 2);
+    assert_eq!(
+        publisher.verify(&copies[0], &root).err(),
+        Some("threshold-not-met")
+    );
+    assert!(publisher.verify(&both, &root).is_ok());
+    args.version = Some("other".to_owned());
+    create::run(&args, trust::now()).unwrap();
+    let strangers = [publisher.path("draft.json"), both];
+    let error = merge(&strangers, &publisher.path("no.json")).unwrap_err();
+    assert!(
+        error.to_string().contains("what was signed differs"),
+        "{error}"
+    );
+}
+
+#[test]
 fn what_create_signs_is_believed() {
     let publisher = Publisher::new();
     publisher.put("rootfs.squashfs", &vec![7; 3 << 20]);
