@@ -101,7 +101,8 @@ fn serves(lan: &Lan, machine: &Machine, images: &Images, limit: Duration) -> Res
 fn named(story: &Story) -> Result<()> {
     let two = TwoVersions::make(story)?;
     let lan = story.lan()?;
-    let disk = Disk::kept(&two.disk, Bus::Virtio);
+    // A stick, which takes its time to appear: also after the jump, to the image that looks for the disk it came from.
+    let disk = Disk::kept(&two.disk, Bus::Usb);
     let a = story.boot(&lan, "a", 1, &TwoVersions::machine(story, disk.clone())?)?;
     a.wait_for("from slot a", BOOT_LIMIT)?;
     serves(&lan, &a, &two.second, BOOT_LIMIT)?;
@@ -140,9 +141,8 @@ fn unwritable(story: &Story) -> Result<()> {
     let lan = story.lan()?;
     let spec = TwoVersions::machine(story, Disk::logged(&disk, Bus::Virtio))?;
     let a = story.boot(&lan, "a", 1, &spec)?;
-    serves(&lan, &a, story.images()?, BOOT_LIMIT)?;
     a.wait_for("the record on the disk could not be written", BOOT_LIMIT)?;
-    Ok(())
+    serves(&lan, &a, story.images()?, BOOT_LIMIT)
 }
 
 /// The disk never answers a request for the ledger. The loop of PID 1 goes on, gives the disk up and serves golden, which
@@ -158,7 +158,6 @@ fn silent(story: &Story) -> Result<()> {
         ..TwoVersions::machine(story, Disk::logged(&disk, Bus::Virtio))?
     };
     let a = story.boot(&lan, "a", 1, &spec)?;
-    serves(&lan, &a, story.images()?, SILENCE_LIMIT)?;
-    a.wait_for("did not answer", BOOT_LIMIT)?;
-    Ok(())
+    a.wait_for("the disk did not answer", SILENCE_LIMIT)?;
+    serves(&lan, &a, story.images()?, BOOT_LIMIT)
 }
