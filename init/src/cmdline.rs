@@ -211,8 +211,11 @@ const OF_ONE_BOOT: &[&str] = &[
 
 /// Parameters of older systems that people still have in their boot entries, and why they do nothing here.
 const WITHOUT_MEANING: &[(&str, &str)] = &[
-    ("cache", "nothing is written to disks"),
-    ("nowrite", "nothing is written to disks"),
+    ("cache", "disks hold no cache"),
+    (
+        "nowrite",
+        "a disk is written only where its image has room for upgrades",
+    ),
 ];
 
 /// Where artifacts may come from.

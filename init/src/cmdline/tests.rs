@@ -120,8 +120,8 @@ fn parameters_of_older_systems_are_told_why_they_do_nothing() {
     assert_eq!(
         complaints,
         [
-            "phase.cache has no meaning here: nothing is written to disks",
-            "phase.nowrite has no meaning here: nothing is written to disks"
+            "phase.cache has no meaning here: disks hold no cache",
+            "phase.nowrite has no meaning here: a disk is written only where its image has room for upgrades"
         ]
     );
     for (name, _) in WITHOUT_MEANING {

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use boot_manifest::handoff::HandoffRecord;
@@ -15,7 +15,7 @@ use boot_manifest::{Digest, TrustRoot};
 use rustix::fs::{MemfdFlags, SealFlags};
 use upgrade::{Ledger, Place};
 
-use super::home::{self, Home};
+use super::home::{self, Home, Partition};
 use super::ledger::{self, Turns};
 use super::raw::Raw;
 use super::slots::{self, Image, Span};
@@ -59,7 +59,7 @@ impl Disk {
     /// The disk of an artifacts partition, when it has room for upgrades.
     pub(crate) fn of(artifacts: &Path) -> Option<Self> {
         let mut all = Self::all().into_iter();
-        all.find(|disk| disk.home.artifacts == artifacts)
+        all.find(|disk| disk.home.artifacts.path == artifacts)
     }
 
     /// That of `disks` which holds this very manifest at `place`.
@@ -101,9 +101,9 @@ impl Disk {
 
     /// What the ledger says; `None` is a machine as it left the factory.
     pub(crate) fn read_ledger(&mut self, tick: Tick<'_>) -> Result<Option<Ledger>, Stop> {
-        let path = self.home.ledger.clone();
+        let ledger = self.home.ledger.clone();
         let sectors = self.work(FOR_THE_LEDGER, &[], tick, |step| {
-            ledger::read(&open(&path, false)?, step)
+            ledger::read(&open(&ledger, false)?, step)
         })?;
         let (turns, ledger) = Turns::begin(&sectors);
         self.turns = Some(turns);
@@ -119,9 +119,9 @@ impl Disk {
             return Err(Refusal::new("io", "the ledger was not read").into());
         };
         let (place, bytes) = turns.take(ledger)?;
-        let path = self.home.ledger.clone();
+        let ledger = self.home.ledger.clone();
         self.work(FOR_THE_LEDGER, &[], tick, |step| {
-            ledger::write(&open(&path, true)?, place, &bytes, step).map(|()| Vec::new())
+            ledger::write(&open(&ledger, true)?, place, &bytes, step).map(|()| Vec::new())
         })?;
         if let Some(turns) = &mut self.turns {
             turns.acknowledged();
@@ -131,7 +131,7 @@ impl Disk {
 
     /// Bytes of the smaller slot.
     pub(crate) fn slot_size(&self) -> u64 {
-        self.home.slot_size
+        self.home.slot_size()
     }
 
     /// Writes a verified image and reads all of it back. On an error the slot must not be started.
@@ -142,7 +142,7 @@ impl Disk {
         roots: &[u8],
         tick: Tick<'_>,
     ) -> Result<(), Stop> {
-        let path = self.slot(place)?;
+        let slot = self.slot(place)?;
         let [kernel, initramfs, rootfs] = slots::spans(&image.manifest)?;
         let files = [&image.kernel, &image.initramfs, &image.rootfs];
         let parts = [
@@ -157,24 +157,24 @@ impl Disk {
         };
         let keep = files.map(AsFd::as_fd);
         self.work(FOR_A_SLOT, &keep, tick, |step| {
-            slots::write(&open(&path, true)?, &image, step).map(|()| Vec::new())
+            slots::write(&open(&slot, true)?, &image, step).map(|()| Vec::new())
         })?;
         Ok(())
     }
 
     /// The manifest at a place, golden's too; empty where there is none. Verified by nobody.
     pub(crate) fn manifest_of(&mut self, place: Place, tick: Tick<'_>) -> Result<Vec<u8>, Stop> {
-        let path = self.partition(place)?;
+        let partition = self.partition(place)?;
         self.work(FOR_A_SLOT, &[], tick, |step| {
-            slots::manifest(&open(&path, false)?, step)
+            slots::manifest(&open(&partition, false)?, step)
         })
     }
 
     /// The root documents of a slot. Verified by nobody.
     pub(crate) fn roots_of(&mut self, place: Place, tick: Tick<'_>) -> Result<Vec<u8>, Stop> {
-        let path = self.slot(place)?;
+        let slot = self.slot(place)?;
         self.work(FOR_A_SLOT, &[], tick, |step| {
-            slots::roots(&open(&path, false)?, step)
+            slots::roots(&open(&slot, false)?, step)
         })
     }
 
@@ -186,7 +186,7 @@ impl Disk {
         policy: &Policy<'_>,
         tick: Tick<'_>,
     ) -> Result<(Handoff, Vec<u8>), Stop> {
-        let path = self.slot(place)?;
+        let slot = self.slot(place)?;
         let bytes = self.manifest_of(place, tick)?;
         let roots = self.roots_of(place, tick)?;
         let root = newest_root(&roots, policy.root)?;
@@ -206,7 +206,7 @@ impl Disk {
         ];
         let keep: Vec<BorrowedFd<'_>> = parts.iter().map(AsFd::as_fd).collect();
         self.work(FOR_A_SLOT, &keep, tick, |step| {
-            let device = open(&path, false)?;
+            let device = open(&slot, false)?;
             for (span, out) in spans.iter().zip(&parts) {
                 slots::copy_part(&device, span, out, step)?;
             }
@@ -226,7 +226,7 @@ impl Disk {
         Ok((handoff, roots))
     }
 
-    fn slot(&self, place: Place) -> Result<PathBuf, Refusal> {
+    fn slot(&self, place: Place) -> Result<Partition, Refusal> {
         if Place::SLOTS.contains(&place) {
             self.partition(place)
         } else {
@@ -235,8 +235,8 @@ impl Disk {
         }
     }
 
-    fn partition(&self, place: Place) -> Result<PathBuf, Refusal> {
-        let partition = self.home.partition(place).map(Path::to_owned);
+    fn partition(&self, place: Place) -> Result<Partition, Refusal> {
+        let partition = self.home.partition(place).cloned();
         let reason = || format!("there is no partition for {}", place.as_str());
         partition.ok_or_else(|| Refusal::new(Refusal::NOT_FOUND, reason()))
     }
@@ -275,13 +275,19 @@ fn newest_root(roots: &[u8], start: &TrustRoot) -> Result<TrustRoot, Refusal> {
         .map_err(|error| Refusal::new(error.code(), format!("roots: {error}")))
 }
 
-fn open(path: &Path, write: bool) -> Result<Raw, Refusal> {
+fn open(partition: &Partition, write: bool) -> Result<Raw, Refusal> {
+    let path = &partition.path;
     let opened = if write {
         Raw::to_write(path)
     } else {
         Raw::to_read(path)
     };
-    opened.map_err(|error| verify::io(&path.display().to_string(), &error))
+    let opened = opened.map_err(|error| verify::io(&path.display().to_string(), &error))?;
+    if partition.is_same() {
+        return Ok(opened);
+    }
+    let reason = format!("{} is another disk now", path.display());
+    Err(Refusal::new("disk-lost", reason))
 }
 
 /// PID 1 has no limit of its own: what does not fit must not be read.
