@@ -94,11 +94,6 @@ impl Disk {
         &self.home.name
     }
 
-    /// Whether it once did not answer.
-    pub(crate) fn is_lost(&self) -> bool {
-        self.is_lost
-    }
-
     /// What the ledger says; `None` is a machine as it left the factory.
     pub(crate) fn read_ledger(&mut self, tick: Tick<'_>) -> Result<Option<Ledger>, Stop> {
         let ledger = self.home.ledger.clone();
@@ -491,9 +486,7 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
         disk.stall = Duration::from_millis(200);
         let tick = &mut go_on();
-        assert!(!disk.is_lost());
         assert_eq!(refused(disk.read_ledger(tick)), "disk-slow");
-        assert!(disk.is_lost());
         assert_eq!(refused(disk.manifest_of(Place::A, tick)), "disk-lost");
         assert_eq!(
             refused(disk.write_ledger(&Ledger::default(), tick)),

@@ -121,9 +121,9 @@ pub(crate) fn all(class_block: &Path, dev: &Path) -> Vec<Home> {
     homes.take(limits::DISKS_MAX).collect()
 }
 
-/// The disk of a partition. In `/sys` the folder of a partition lies in that of its disk.
+/// The disk of a partition: an entry is a link to the partition's folder, which lies in that of its disk.
 fn disk_of(entry: &Path) -> Option<String> {
-    let folder = fs::canonicalize(entry).ok()?;
+    let folder = fs::read_link(entry).ok()?;
     Some(folder.parent()?.file_name()?.to_str()?.to_owned())
 }
 
