@@ -414,7 +414,7 @@ impl Stage {
     /// The verified manifest of whoever says to have one.
     async fn anywhere(&mut self, wanted: Wanted) -> Result<Found, Failure> {
         let mut search = Search::start(wanted);
-        let asker = self.asker();
+        let asker = Arc::new(self.asker());
         let answers = ask::newest(&mut search, &asker, |error| {
             tell_passing(&self.link, error);
         });
@@ -425,14 +425,15 @@ impl Stage {
         found(manifest, providers, search)
     }
 
-    fn asker(&self) -> Arc<Asker> {
-        Arc::new(Asker {
+    fn asker(&self) -> Asker {
+        Asker {
             root: self.root.clone(),
             channel: self.channel.clone(),
             arch: self.arch,
             built_at: self.info.built_at,
             floor: self.info.floor(),
-        })
+            expiry: Expiry::Refuse,
+        }
     }
 
     /// All of the image in memory. Chunks that arrived are kept across interruptions.

@@ -356,6 +356,8 @@ impl Update {
                 ),
                 ok: true,
             },
+            // What is wrong with the sources says more than what is wrong here.
+            Err(_) if !looked.answers.is_empty() => checked(looked),
             Err(error) => Report::Checked {
                 origin: url.to_string(),
                 code: error.code().to_owned(),

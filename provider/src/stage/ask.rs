@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use boot_manifest::{Arch, Channel, Digest, Floor, Manifest, TrustRoot, Verified};
+use boot_manifest::{Arch, Channel, Digest, Expect, Expiry, Floor, Manifest, TrustRoot, Verified};
 use fetch::{FetchError, Fetcher, Limits, SOURCES_MAX, TooSlow, Url};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -42,6 +42,7 @@ pub(super) struct Asker {
     pub(super) arch: Arch,
     pub(super) built_at: i64,
     pub(super) floor: Floor,
+    pub(super) expiry: Expiry,
 }
 
 impl Asker {
@@ -52,7 +53,10 @@ impl Asker {
             header: HEADER_TIME,
             ..limits()
         });
-        let expect = expect(self.built_at, self.floor, &self.channel, self.arch);
+        let expect = Expect {
+            expiry: self.expiry,
+            ..expect(self.built_at, self.floor, &self.channel, self.arch)
+        };
         let asked = timeout(ASK_TIME, fetcher.manifest(url, &self.root, &expect));
         asked.await.unwrap_or_else(|_| {
             let slow = TooSlow::Total { limit: ASK_TIME };

@@ -5,11 +5,11 @@ use std::io::{IoSliceMut, Read as _, Seek as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::process::{Child, Command as Program, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use boot_manifest::TrustRoot;
 use boot_manifest::handoff::{Command, ENV, REPORT_SIZE_MAX, Report};
+use boot_manifest::{Timestamp, TrustRoot};
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::io::FdFlags;
 use rustix::net::{
@@ -22,17 +22,21 @@ use crate::desk::server::{Server, file};
 use crate::desk::{days_ago, provider};
 use crate::provider::PLASMD;
 
+mod hostile;
+
 /// Nothing of the role takes longer; a limit against hanging only.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A version of the image, of `sequence`.
+/// A version of the image, of `sequence`; the same bytes whenever it is asked for.
 fn numbered(sequence: u64) -> Arc<Image> {
+    static CREATED: OnceLock<Timestamp> = OnceLock::new();
+    let created = *CREATED.get_or_init(|| days_ago(0));
     let files = vec![
         ("initramfs", "initramfs.img", vec![1; 100]),
         ("kernel", "vmlinuz", sequence.to_le_bytes().to_vec()),
         ("rootfs", "rootfs.squashfs", vec![3; 100]),
     ];
-    Arc::new(Image::numbered(sequence, days_ago(0), files))
+    Arc::new(Image::numbered(sequence, created, files))
 }
 
 fn good(image: &Arc<Image>) -> Server {

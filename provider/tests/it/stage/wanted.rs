@@ -86,6 +86,19 @@ fn it_waits_for_one_that_is_behind() {
     assert!(handed_over(&reports).1 == wanted.manifest);
 }
 
+/// Fault 22: a clock that is wrong, by decades or by a month, must not come between a machine and what init decided.
+#[test]
+fn times_do_not_matter_to_who_wants_just_this_one() {
+    for days in [40, -4_000] {
+        let files = Image::new().files;
+        let wanted = Arc::new(Image::numbered(8, days_ago(days), files));
+        let server = provider(&wanted, |_, _, _| None);
+        let (reports, code) = wanting(&wanted, &[&server]).all();
+        assert_eq!(code, Some(0), "{reports:?}");
+        assert!(handed_over(&reports).1 == wanted.manifest);
+    }
+}
+
 #[test]
 fn several_providers_need_a_digest() {
     let image = numbered(8);
