@@ -48,7 +48,7 @@ pub(crate) const PREFIX: &str = "PLASMD_";
 const FILE_FLAG: &str = "config";
 
 /// Flags that are no settings: what the process is, not what it does. Nothing but the command line may say it.
-const NO_SETTINGS: [&str; 3] = ["appliance", "help", "version"];
+const NO_SETTINGS: [&str; 4] = ["appliance", "help", "upgrade-status", "version"];
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -80,7 +80,7 @@ fn waiting(status: &Value) -> Option<Finding> {
 
 fn looking(status: &Value) -> Option<Finding> {
     let checked = status["checked"].as_str()?;
-    matches!(checked, "unreachable" | "no-source").then(|| {
+    matches!(checked, "unreachable" | "not-found" | "no-source").then(|| {
         Finding::warn(
             CHECK,
             "it finds nobody who could have a newer image".to_owned(),

@@ -48,7 +48,11 @@ impl Followed {
         match self.action {
             Action::Check => Verdict::Done("the machine looks for a newer image now".to_owned()),
             Action::Stage => match now["stage"].as_str() {
-                Some("staged" | "waiting") => Verdict::Done("a newer image is ready".to_owned()),
+                Some("staged" | "waiting") => Verdict::Done(match now["ledger"].as_str() {
+                    Some("disk") => "a newer image is ready on the disk".to_owned(),
+                    _ => "a newer image is known; without a disk it is fetched when it is tried"
+                        .to_owned(),
+                }),
                 // There is no slot to keep it in, or it went on by itself.
                 _ if has_moved => Verdict::Done(runs()),
                 _ => self.goes(now),
