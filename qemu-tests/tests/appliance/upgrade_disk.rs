@@ -11,9 +11,10 @@ use anyhow::{Result, ensure};
 use qemu_tests::firmware::Bus;
 use qemu_tests::nbd::{Fault, LoggedDisk, copy_sparse};
 use qemu_tests::power::partition;
+use qemu_tests::provider::Settings;
 use qemu_tests::release::Release;
 use qemu_tests::story::Scene;
-use qemu_tests::{Disk, Images, Lan, Machine, Spec, Story, ledger, slots};
+use qemu_tests::{Disk, Images, Lan, Machine, Provider, Spec, Story, ledger, slots};
 use upgrade::{ImageRef, Ledger, Outcome, Place, Reason, Slot};
 
 use crate::people::{netbooted, serves_the_signed_manifest};
@@ -33,6 +34,8 @@ pub(crate) const SCENES: &[Scene] = &[
         90,
         unwritable,
     ),
+    // Fault 3: the kernel tells of an error once, and says that all is well when it is asked again.
+    scene("a_slot_that_fails_once_is_not_believed", 150, fails_once),
     // Fault 43.
     scene("a_disk_that_falls_silent_stops_nobody", 150, silent),
 ];
@@ -160,4 +163,33 @@ fn silent(story: &Story) -> Result<()> {
     let a = story.boot(&lan, "a", 1, &spec)?;
     a.wait_for("the disk did not answer", SILENCE_LIMIT)?;
     serves(&lan, &a, story.images()?, BOOT_LIMIT)
+}
+
+/// One write of the whole slot fails: the image is not used, nothing is armed, and the machine serves on.
+fn fails_once(story: &Story) -> Result<()> {
+    let first = story.images()?;
+    let folder = tempfile::tempdir()?;
+    let second = Release::of(first, "2.0.0").make(folder.path().join("v2"))?;
+    let image = folder.path().join("disk.img");
+    copy_sparse(&first.path("phase.img"), &image)?;
+    let disk = LoggedDisk::serve(&image)?;
+    disk.fail(partition(&image, "phase-slot-a")?, Fault::WriteErrors(1));
+    let lan = story.lan()?;
+    let b = Provider::start(&lan, &second, &Settings::default())?;
+    let words = format!(
+        "phase.upgrade.from={} phase.upgrade.poll=5 phase.upgrade.alone=yes phase.upgrade.watchdog=no",
+        b.url()
+    );
+    let spec = netbooted(first, &words).disk(Disk::logged(&disk, Bus::Virtio));
+    let a = story.boot(&lan, "a", 1, &spec)?;
+    let at = a.wait_until_serving(BOOT_LIMIT)?;
+    a.wait_for("the slot could not be written", BOOT_LIMIT)?;
+    serves_the_signed_manifest(&lan, first, &at)?;
+    let seen = ledger::read(&image)?;
+    ensure!(
+        seen.a == Slot::Dirty && seen.trial.is_none() && seen.default.is_none(),
+        "the ledger believes the slot: {seen:?}"
+    );
+    ensure!(!a.said("phase: kexec into")?, "it jumped");
+    Ok(())
 }
