@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use boot_manifest::{Manifest, Verified};
 use rustix::fs::{MemfdFlags, SealFlags};
+use upgrade::Place;
 
 use crate::cpio::Archive;
 use crate::limits;
@@ -86,6 +87,25 @@ pub(crate) enum Content {
     File(File, u64),
 }
 
+/// Where a successor finds its squashfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rootfs {
+    /// Beside its initramfs, in memory.
+    Carried,
+    /// In its slot: what need not be copied, hashed and unpacked on the way makes the jump shorter.
+    InSlot,
+}
+
+impl Rootfs {
+    /// How an image at `place` is started.
+    pub(crate) fn of(place: Place) -> Self {
+        match place {
+            Place::A | Place::B => Self::InSlot,
+            Place::Golden | Place::Memory => Self::Carried,
+        }
+    }
+}
+
 impl Extra {
     /// The root chain, where there is one.
     pub(crate) fn roots(roots: &[u8]) -> Vec<Self> {
@@ -107,11 +127,11 @@ impl Content {
 }
 
 /// What the memory rule says about the successor of a handoff.
-pub(crate) fn check(handoff: &Handoff, extras: &[Extra]) -> Result<(), Refusal> {
+pub(crate) fn check(handoff: &Handoff, rootfs: Rootfs, extras: &[Extra]) -> Result<(), Refusal> {
     let beside = extras.iter().map(|extra| extra.content.size());
     let load = Load {
         kernel: verify::artifact(&handoff.manifest, "kernel")?.size,
-        initrd: beside.fold(initrd_size(&handoff.manifest)?, u64::saturating_add),
+        initrd: beside.fold(initrd_size(&handoff.manifest, rootfs)?, u64::saturating_add),
         runtime: runtime_size(&handoff.kernel),
     };
     fits(load, memory::now()).map_err(|reason| Refusal::new("not-enough-memory", reason))
@@ -132,6 +152,7 @@ fn check_line(command_line: &str) -> Result<(), Refusal> {
 /// Loads the successor of a verified handoff. Afterwards `reboot(KEXEC)` starts it.
 pub(crate) fn load(
     handoff: Handoff,
+    rootfs: Rootfs,
     extras: &[Extra],
     command_line: &str,
     tick: Tick<'_>,
@@ -139,13 +160,13 @@ pub(crate) fn load(
     check_line(command_line)?;
     // Before the initrd is built, which takes about the memory that is given back when the handoff is closed: PID 1 has no
     // limit of its own, so an image that does not fit would take the machine down right here.
-    check(&handoff, extras)?;
+    check(&handoff, rootfs, extras)?;
     let load = Load {
         kernel: verify::artifact(&handoff.manifest, "kernel")?.size,
         initrd: 0,
         runtime: runtime_size(&handoff.kernel),
     };
-    let initrd = initrd(&handoff, extras, tick)?;
+    let initrd = initrd(&handoff, rootfs, extras, tick)?;
     let kernel = only_kernel(handoff);
     let load = Load {
         initrd: initrd.metadata().map_or(u64::MAX, |seen| seen.len()),
@@ -212,9 +233,12 @@ fn only_kernel(handoff: Handoff) -> File {
 }
 
 /// Bytes of what [`initrd`] builds, but for the headers of a few files.
-fn initrd_size(manifest: &Verified<Manifest>) -> Result<u64, Refusal> {
+fn initrd_size(manifest: &Verified<Manifest>, rootfs: Rootfs) -> Result<u64, Refusal> {
     let size = |name| verify::artifact(manifest, name).map(|artifact| artifact.size);
-    let artifacts = size("initramfs")?.saturating_add(size("rootfs")?);
+    let artifacts = match rootfs {
+        Rootfs::Carried => size("initramfs")?.saturating_add(size("rootfs")?),
+        Rootfs::InSlot => size("initramfs")?,
+    };
     Ok(artifacts.saturating_add(manifest.bytes().len() as u64))
 }
 
@@ -240,9 +264,15 @@ pub(crate) fn unload() {
     let _nothing_loaded = sys::kexec_file_unload(Start::Asked);
 }
 
-/// The initramfs that was fetched, and behind it an archive with the manifest, the squashfs and the extras: the successor
+/// The initramfs that was fetched, and behind it an archive with the manifest, the extras and, unless it lies in a slot, the
+/// squashfs: the successor
 /// finds there what it serves, and verifies it again.
-fn initrd(handoff: &Handoff, extras: &[Extra], tick: Tick<'_>) -> Result<File, Stop> {
+fn initrd(
+    handoff: &Handoff,
+    rootfs: Rootfs,
+    extras: &[Extra],
+    tick: Tick<'_>,
+) -> Result<File, Stop> {
     let failed = |error: &io::Error| verify::io("initrd", error);
     let mut initrd = memory_file().map_err(|error| failed(&error))?;
     let initramfs = verify::artifact(&handoff.manifest, "initramfs")?;
@@ -253,7 +283,6 @@ fn initrd(handoff: &Handoff, extras: &[Extra], tick: Tick<'_>) -> Result<File, S
         &mut initrd,
         tick,
     )?;
-    let rootfs = verify::artifact(&handoff.manifest, "rootfs")?;
     let manifest = handoff.manifest.bytes();
     let begin = |initrd: File| -> io::Result<Archive<File>> {
         let mut archive = Archive::new(initrd, initramfs.size)?;
@@ -271,8 +300,11 @@ fn initrd(handoff: &Handoff, extras: &[Extra], tick: Tick<'_>) -> Result<File, S
         let path = format!("phase/{path}");
         append(&mut archive, &path, content, tick)?;
     }
-    let name = "phase/rootfs.squashfs";
-    append_file(&mut archive, name, &handoff.rootfs, rootfs.size, tick)?;
+    if rootfs == Rootfs::Carried {
+        let size = verify::artifact(&handoff.manifest, "rootfs")?.size;
+        let name = "phase/rootfs.squashfs";
+        append_file(&mut archive, name, &handoff.rootfs, size, tick)?;
+    }
     Ok(archive
         .finish()
         .and_then(seal)
@@ -484,8 +516,8 @@ mod tests {
     #[test]
     fn the_size_of_the_initrd_is_known_before_it_is_built() {
         let handoff = handoff();
-        let built = initrd(&handoff, &[], &mut || Ok(())).unwrap();
-        let known = initrd_size(&handoff.manifest).unwrap();
+        let built = initrd(&handoff, Rootfs::Carried, &[], &mut || Ok(())).unwrap();
+        let known = initrd_size(&handoff.manifest, Rootfs::Carried).unwrap();
         let headers = built.metadata().unwrap().len() - known;
         assert!((1..1024).contains(&headers), "{headers}");
     }
@@ -503,7 +535,7 @@ mod tests {
                 content: Content::File(file(b"old kernel"), 10),
             },
         ];
-        let mut initrd = initrd(&handoff, &extras, &mut || Ok(())).unwrap();
+        let mut initrd = initrd(&handoff, Rootfs::InSlot, &extras, &mut || Ok(())).unwrap();
         let mut content = Vec::new();
         initrd.rewind().unwrap();
         initrd.read_to_end(&mut content).unwrap();
@@ -514,13 +546,17 @@ mod tests {
             "the folder comes first"
         );
         assert!(at("phase/roots.json") < at("old kernel"));
+        assert!(
+            !text.contains("phase/rootfs.squashfs"),
+            "that lies in the slot"
+        );
     }
 
     #[test]
     fn the_initrd_carries_what_was_verified() {
         let handoff = handoff();
         let bytes = handoff.manifest.bytes().to_vec();
-        let mut initrd = initrd(&handoff, &[], &mut || Ok(())).unwrap();
+        let mut initrd = initrd(&handoff, Rootfs::Carried, &[], &mut || Ok(())).unwrap();
         let seals = rustix::fs::fcntl_get_seals(&initrd).unwrap();
         assert!(
             seals

@@ -37,8 +37,10 @@ use upgrade::{BootFacts, Candidate, Event, How, ImageRef, Place, ResetCause, Sta
 use crate::children::Offer;
 use crate::console::Level;
 use crate::identity::Identity;
+use crate::kexec::Rootfs;
 use crate::machine::Machine;
-use crate::plan::Stop;
+use crate::plan::{Refusal, Stop};
+use crate::source::Found;
 use crate::verify::Handoff;
 use crate::{limits, settings};
 
@@ -104,6 +106,8 @@ pub(crate) struct Upgrade {
     /// Whether `serve` was seen to serve.
     served: bool,
     probation: Probation,
+    /// The predecessor is to be loaded as crash image.
+    previous_wanted: bool,
     published: Published,
     /// Whether the clock was right when the machine started: the image's own time is no clock.
     clock_is_believed: bool,
@@ -123,6 +127,7 @@ impl Upgrade {
             fetched: None,
             served: false,
             probation: Probation::default(),
+            previous_wanted: false,
             published: Published::default(),
             clock_is_believed,
         }
@@ -162,6 +167,25 @@ impl Upgrade {
         self.push(Event::Boot(Box::new(facts)));
         self.drain(machine);
         machine.turn(Duration::ZERO)
+    }
+
+    /// The squashfs of the running image, when that lies in a slot.
+    pub(crate) fn rootfs_of_slot(
+        &self,
+        manifest: &Verified<Manifest>,
+    ) -> Result<Option<Found>, Refusal> {
+        let Some((disk, running)) = self.disk.as_ref().zip(self.running.as_ref()) else {
+            return Ok(None);
+        };
+        let place = running.image.place;
+        if Rootfs::of(place) == Rootfs::Carried {
+            return Ok(None);
+        }
+        Ok(Some(Found {
+            place: format!("slot {place} of {}", disk.name()),
+            manifest: Vec::new(),
+            medium: disk.rootfs(place, manifest)?,
+        }))
     }
 
     /// An image runs that [`Self::begin`] was not told of: nothing is known about it, so nothing is upgraded.

@@ -43,11 +43,7 @@ impl Kernel for Boot<'_> {
         match source {
             Source::Disk { only } => self.obtain_from_disk(only),
             Source::Initramfs => {
-                let found = source::in_initramfs()?;
-                let result = self.judged(found).and_then(|found| {
-                    self.begin_from_initramfs(&found.manifest)?;
-                    self.install(&found)
-                });
+                let result = self.obtain_from_initramfs();
                 source::discard_initramfs();
                 result
             }
@@ -181,11 +177,27 @@ impl Boot<'_> {
 
     /// Verifies the manifest of what was found on this machine.
     fn judged(&self, found: Found) -> Result<Judged, Stop> {
+        let manifest = self.judged_manifest(&found.manifest)?;
+        Ok(Judged { found, manifest })
+    }
+
+    fn judged_manifest(&self, manifest: &[u8]) -> Result<Verified<Manifest>, Refusal> {
         let channel = self.machine.options.channel.as_ref();
         // Expiry stops upgrading, never serving.
         let policy = self.upgrade.identity().policy(channel, Expiry::Report);
-        let manifest = verify::manifest(&found.manifest, &policy)?;
-        Ok(Judged { found, manifest })
+        verify::manifest(manifest, &policy)
+    }
+
+    /// An image that was started by another one. The squashfs of one that lies in a slot is still there.
+    fn obtain_from_initramfs(&mut self) -> Result<(), Stop> {
+        let manifest = source::manifest_of_initramfs()?;
+        let manifest = self.judged_manifest(&manifest)?;
+        self.begin_from_initramfs(&manifest)?;
+        let found = match self.upgrade.rootfs_of_slot(&manifest)? {
+            Some(found) => found,
+            None => source::in_initramfs()?,
+        };
+        self.install(&Judged { found, manifest })
     }
 
     /// The image that was started by another one is about to be mounted.
@@ -293,7 +305,10 @@ impl Boot<'_> {
             .collect();
         let line = cmdline::successor(&handoff.manifest.cmdline, &own_command_line(), "", &origin);
         let roots = kexec::Extra::roots(&upgrade.identity().after(&handoff.roots)?.roots);
-        kexec::load(handoff, &roots, &line, &mut || machine.turn(Duration::ZERO))?;
+        let rootfs = kexec::Rootfs::Carried;
+        kexec::load(handoff, rootfs, &roots, &line, &mut || {
+            machine.turn(Duration::ZERO)
+        })?;
         machine
             .console
             .say(Level::Info, &format!("kexec into {digest}"));

@@ -17,7 +17,7 @@ use super::{Upgrade, boot, image_of, small_file};
 use crate::cmdline;
 use crate::console::Level;
 use crate::identity::Identity;
-use crate::kexec::{self, Content, Extra};
+use crate::kexec::{self, Content, Extra, Rootfs};
 use crate::machine::{Ending, Machine};
 use crate::plan::{Refusal, Stop};
 use crate::run::own_command_line;
@@ -65,8 +65,16 @@ fn part(machine: &mut Machine, manifest: &Manifest, name: &str, file: &str) -> R
 }
 
 impl Upgrade {
-    /// P1: makes the predecessor the answer to a crash of this kernel. A trial goes on without it.
+    /// P1: the predecessor becomes the answer to a crash of this kernel as soon as this image serves. Until then a crash
+    /// leads back through firmware: loading takes seconds, and nobody is served meanwhile.
+    pub(super) fn plan_previous(&mut self) {
+        self.previous_wanted = true;
+        self.push(Event::Passed(Phase::Watchdog));
+    }
+
+    /// Loads it. A trial goes on without.
     pub(super) fn load_previous(&mut self, machine: &mut Machine) {
+        self.previous_wanted = false;
         match self.try_load_previous(machine) {
             Ok(version) => {
                 let text = format!("upgrade: version {version} takes over if this one crashes");
@@ -80,7 +88,6 @@ impl Upgrade {
                 machine.console.say(Level::Warning, &text);
             }
         }
-        self.push(Event::Passed(Phase::Watchdog));
     }
 
     fn try_load_previous(&mut self, machine: &mut Machine) -> Result<String, Stop> {
@@ -176,7 +183,9 @@ impl Upgrade {
         let mut words = super::boot_words(place, None, origin.as_deref());
         words.push(format!("phase.returned={failed},{}", failure.reason.code()));
         let line = self.line_for(&handoff, &words);
-        kexec::load(handoff, &[], &line, &mut || machine.turn(Duration::ZERO))?;
+        kexec::load(handoff, Rootfs::Carried, &[], &line, &mut || {
+            machine.turn(Duration::ZERO)
+        })?;
         let text = format!("kexec back into {digest}");
         machine.console.say(Level::Info, &text);
         Ok(())

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use boot_manifest::handoff::HandoffRecord;
-use boot_manifest::{Digest, TrustRoot};
+use boot_manifest::{Digest, Manifest, TrustRoot};
 use rustix::fs::{MemfdFlags, SealFlags};
 use upgrade::{Ledger, Place};
 
@@ -21,6 +21,7 @@ use super::raw::Raw;
 use super::slots::{self, Image, Span};
 use super::worker::{self, Failed, Patience, Step};
 use crate::plan::{Refusal, Stop};
+use crate::root::Medium;
 use crate::verify::{self, HANDOFF_FILES, Handoff, Policy, Tick};
 use crate::{limits, memory};
 
@@ -162,6 +163,23 @@ impl Disk {
         let partition = self.partition(place)?;
         self.work(FOR_A_SLOT, &[], tick, |step| {
             slots::manifest(&open(&partition, false)?, step)
+        })
+    }
+
+    /// The squashfs in a slot, to be verified while it is copied.
+    pub(crate) fn rootfs(&self, place: Place, manifest: &Manifest) -> Result<Medium, Refusal> {
+        let [_, _, rootfs] = slots::spans(manifest)?;
+        let slot = self.slot(place)?;
+        let failed = |error: io::Error| verify::io(&slot.path.display().to_string(), &error);
+        let file = File::open(&slot.path).map_err(failed)?;
+        if !slot.is_same() {
+            let reason = format!("{} is another disk now", slot.path.display());
+            return Err(Refusal::new("disk-lost", reason));
+        }
+        Ok(Medium {
+            file,
+            offset: rootfs.offset,
+            consume: false,
         })
     }
 

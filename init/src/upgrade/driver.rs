@@ -13,7 +13,7 @@ use upgrade::{Candidate, Effect, Event, Notice, Place, Refusal as No, Refused, T
 use super::{Fetched, Upgrade};
 use crate::children::{self, Role};
 use crate::console::Level;
-use crate::kexec::Extra;
+use crate::kexec::{Extra, Rootfs};
 use crate::machine::{Ending, Machine, Staged};
 use crate::plan::{Refusal, Stop};
 use crate::{kexec, memory, settings, verify};
@@ -65,7 +65,7 @@ impl Upgrade {
             Effect::Return { failed, failure } => {
                 self.return_to_previous(machine, failed, &failure)
             }
-            Effect::LoadPrevious => self.load_previous(machine),
+            Effect::LoadPrevious => self.plan_previous(),
             Effect::SelfTest => self.begin_self_test(machine),
             Effect::DryRun => self.begin_dry_run(machine),
             Effect::FeedUntil(deadline) => machine.feed_until(deadline),
@@ -224,7 +224,8 @@ impl Upgrade {
         let words = super::boot_words(image.place, None::<TrialId>, None);
         let line = self.line_for(&handoff, &words);
         let extras = Extra::roots(&roots);
-        kexec::load(handoff, &extras, &line, &mut || {
+        let rootfs = Rootfs::of(image.place);
+        kexec::load(handoff, rootfs, &extras, &line, &mut || {
             machine.turn(Duration::ZERO)
         })?;
         let text = format!("kexec into {} from slot {}", image.digest, image.place);

@@ -14,7 +14,7 @@ use super::{Fetched, Upgrade, boot_words, small_file};
 use crate::children::Role;
 use crate::cmdline;
 use crate::console::Level;
-use crate::kexec::{self, Content, Extra};
+use crate::kexec::{self, Content, Extra, Rootfs};
 use crate::machine::Machine;
 use crate::plan::{Refusal, Stop};
 use crate::run::own_command_line;
@@ -48,16 +48,18 @@ impl Upgrade {
             "network.json",
             small_file(Path::new(LEASE), limits::LEASE_SIZE_MAX),
         ));
+        let rootfs = Rootfs::of(image.place);
         let carried = self.previous_extras(image.place == Place::Memory);
         let crash_image = !carried.is_empty();
-        let crash_image = crash_image && self.make_room(machine, &handoff, &mut extras, carried)?;
+        let crash_image =
+            crash_image && self.make_room(machine, &handoff, rootfs, &mut extras, carried)?;
         let mut words = boot_words(image.place, Some(trial), self.origin_of(image).as_deref());
         if crash_image {
             words.extend(crash_word(image.place));
         }
         let line = self.line_for(&handoff, &words);
         let watchdog = keeps_watching(machine);
-        kexec::load(handoff, &extras, &line, &mut || {
+        kexec::load(handoff, rootfs, &extras, &line, &mut || {
             machine.turn(Duration::ZERO)
         })?;
         let text = format!("kexec into {} on trial {trial}", image.digest);
@@ -74,12 +76,13 @@ impl Upgrade {
         &self,
         machine: &mut Machine,
         handoff: &Handoff,
+        rootfs: Rootfs,
         extras: &mut Vec<Extra>,
         carried: Vec<Extra>,
     ) -> Result<bool, Stop> {
         let without = extras.len();
         extras.extend(carried);
-        if kexec::check(handoff, extras).is_ok() {
+        if kexec::check(handoff, rootfs, extras).is_ok() {
             return Ok(true);
         }
         for role in [Role::Dht, Role::Report] {
@@ -89,11 +92,11 @@ impl Upgrade {
         }
         // 3: page cache, directory entries and inodes. What is needed again is read again.
         let _less_memory = fs::write("/proc/sys/vm/drop_caches", "3");
-        if kexec::check(handoff, extras).is_ok() {
+        if kexec::check(handoff, rootfs, extras).is_ok() {
             return Ok(true);
         }
         extras.truncate(without);
-        kexec::check(handoff, extras)?;
+        kexec::check(handoff, rootfs, extras)?;
         let text = "warning: upgrade: there is no memory for a way back without a restart";
         machine.console.say(Level::Warning, text);
         Ok(false)
@@ -217,7 +220,9 @@ fn count_disks(class_block: &Path) -> u32 {
 fn nics(class_net: &Path) -> Vec<Nic> {
     let entries = fs::read_dir(class_net).into_iter().flatten().flatten();
     let nic = |path: &Path| {
-        let device = fs::canonicalize(path.join("device")).ok()?;
+        // Without one there is no hardware behind it.
+        path.join("device").exists().then_some(())?;
+        let device = fs::read_link(path).ok()?;
         let mac = fs::read_to_string(path.join("address")).ok()?;
         Some(Nic {
             path: bus_address(&device),
@@ -230,7 +235,8 @@ fn nics(class_net: &Path) -> Vec<Nic> {
     nics
 }
 
-/// The last PCI address in the path of a device, or its last component: `.../0000:00:02.0/virtio1` is `0000:00:02.0`.
+/// The last PCI address in the path of a card, or what stands before `net`: `.../0000:00:02.0/virtio1/net/eth0` is
+/// `0000:00:02.0`.
 fn bus_address(device: &Path) -> String {
     let components: Vec<String> = device
         .iter()
@@ -238,7 +244,8 @@ fn bus_address(device: &Path) -> String {
         .collect();
     let is_pci = |name: &&String| name.len() == 12 && name.matches(':').count() == 2;
     let found = components.iter().rev().find(is_pci);
-    let name = found.or(components.last()).cloned().unwrap_or_default();
+    let device = components.iter().rev().nth(2);
+    let name = found.or(device).cloned().unwrap_or_default();
     name.chars()
         .take(upgrade::limits::NIC_PATH_SIZE_MAX)
         .collect()
@@ -274,15 +281,15 @@ mod tests {
     fn cards_are_named_by_where_they_sit() {
         for (device, name) in [
             (
-                "/sys/devices/pci0000:00/0000:00:02.0/virtio1",
+                "../../devices/pci0000:00/0000:00:02.0/virtio1/net/eth0",
                 "0000:00:02.0",
             ),
             (
-                "/sys/devices/pci0000:00/0000:00:1c.0/0000:03:00.1",
+                "../../devices/pci0000:00/0000:00:1c.0/0000:03:00.1/net/eno1",
                 "0000:03:00.1",
             ),
             (
-                "/sys/devices/platform/soc/fd580000.ethernet",
+                "../../devices/platform/soc/fd580000.ethernet/net/eth0",
                 "fd580000.ethernet",
             ),
         ] {
@@ -306,15 +313,21 @@ mod tests {
     fn hardware_is_found_below_sys() {
         let sys = tempfile::tempdir().unwrap();
         let pci = sys.path().join("devices/pci0000:00/0000:00:02.0");
-        let card = sys.path().join("class/net/eth0");
+        let card = pci.join("net/eth0");
+        let class = sys.path().join("class/net");
         let lo = sys.path().join("class/net/lo");
         let disk = sys.path().join("class/block/vda");
         let part = sys.path().join("class/block/vda1");
-        for folder in [&pci, &card, &lo, &disk.join("device"), &part.join("device")] {
+        for folder in [
+            &card.join("device"),
+            &lo,
+            &disk.join("device"),
+            &part.join("device"),
+        ] {
             fs::create_dir_all(folder).unwrap();
         }
         fs::write(part.join("partition"), "1").unwrap();
-        std::os::unix::fs::symlink(&pci, card.join("device")).unwrap();
+        std::os::unix::fs::symlink(&card, class.join("eth0")).unwrap();
         fs::write(card.join("address"), "52:54:00:00:00:01\n").unwrap();
         fs::write(lo.join("address"), "00:00:00:00:00:00\n").unwrap();
         let found = fingerprint(sys.path());

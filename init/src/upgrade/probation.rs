@@ -77,6 +77,9 @@ impl Upgrade {
         if !self.is_trial(machine) {
             return;
         }
+        if self.previous_wanted && machine.serves() {
+            self.load_previous(machine);
+        }
         let has_address = !machine.status.interfaces.is_empty();
         if self.probation.identity_passed && !self.probation.network_passed && has_address {
             self.probation.network_passed = true;
