@@ -62,7 +62,7 @@ pub(super) const FRESHNESS_ASKED_MAX: usize = 3;
 pub(super) const FRESHNESS_BUDGET: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long a machine with the lower rank goes on asking for a turn that two want at once.
-pub(super) const TURN_CONTEST: Duration = Duration::from_secs(20);
+pub(super) const TURN_CONTEST: Duration = Duration::from_secs(10);
 
 /// Between two such questions.
 pub(super) const TURN_CONTEST_PAUSE: Duration = Duration::from_secs(2);

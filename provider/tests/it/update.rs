@@ -23,6 +23,7 @@ use crate::desk::{days_ago, provider};
 use crate::provider::PLASMD;
 
 mod hostile;
+mod turns;
 
 /// Nothing of the role takes longer; a limit against hanging only.
 const LIMIT: Duration = Duration::from_secs(120);
