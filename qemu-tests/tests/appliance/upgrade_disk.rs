@@ -21,6 +21,7 @@ use crate::people::{netbooted, serves_the_signed_manifest};
 use crate::{BOOT_LIMIT, scene};
 
 pub(crate) const SCENES: &[Scene] = &[
+    // Fault 5.
     scene(
         "a_cold_start_leads_to_the_image_that_the_ledger_names",
         150,
