@@ -115,6 +115,7 @@ impl Boot<'_> {
             self.machine.turn(Duration::ZERO)?;
         }
         source::newest_first(&mut judged);
+        boot::used_first(&mut judged, &mut || self.machine.turn(Duration::ZERO))?;
         self.tell_choice(&judged);
         if let Some(first) = judged.first() {
             // May end in an image of a slot instead.

@@ -1,5 +1,7 @@
 //! What a machine finds out when it starts: the disk it came from, and what a kernel that died said last.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
@@ -13,7 +15,8 @@ use super::disk::Disk;
 use crate::limits;
 use crate::machine::Machine;
 use crate::plan::Stop;
-use crate::source::{self, DiskWait};
+use crate::source::{self, DiskWait, Judged};
+use crate::verify::Tick;
 
 /// The disk whose slot `place` holds what runs. It was there before the jump, so it is waited for like a disk that is the
 /// only source: `None` means that it is gone.
@@ -43,6 +46,26 @@ pub(crate) fn home_of(
         }
         machine.turn(limits::DISK_POLL)?;
     }
+}
+
+/// Puts that of several media with the newest image first whose ledger was written most: the disk that this machine lives
+/// on, and not the stick it was installed from, whichever the kernel saw first. The order of others stays.
+pub(crate) fn used_first(judged: &mut [Judged], tick: Tick<'_>) -> Result<(), Stop> {
+    let newest = judged.first().map(|first| first.manifest.digest());
+    let is_newest = |one: &&Judged| Some(one.manifest.digest()) == newest;
+    let same = judged.iter().take_while(is_newest).count();
+    if same < 2 {
+        return Ok(());
+    }
+    let mut writes = BTreeMap::new();
+    for one in &judged[..same] {
+        let device = one.device().to_owned();
+        let disk = Disk::of(Path::new(&device));
+        let count = disk.map_or(Ok(0), |mut disk| disk.writes(tick))?;
+        writes.insert(device, count);
+    }
+    judged[..same].sort_by_key(|one| Reverse(writes.get(one.device()).copied()));
+    Ok(())
 }
 
 /// Begins the names of the kernel's records of a crash; others are no crash.

@@ -63,22 +63,39 @@ impl Disk {
         all.find(|disk| disk.home.artifacts.path == artifacts)
     }
 
-    /// That of `disks` which holds this very manifest at `place`.
+    /// That of `disks` which holds this very manifest at `place`. Of several (a disk and the stick it was made from) the one
+    /// whose ledger was written most, which is the one that is in use.
     pub(crate) fn holding(
         disks: Vec<Self>,
         place: Place,
         digest: &Digest,
         tick: Tick<'_>,
     ) -> Result<Option<Self>, Stop> {
+        let mut found = Vec::new();
         for mut disk in disks {
             match disk.manifest_of(place, tick) {
-                Ok(manifest) if Digest::of(&manifest) == *digest => return Ok(Some(disk)),
+                Ok(manifest) if Digest::of(&manifest) == *digest => found.push(disk),
                 Err(Stop::Ending) => return Err(Stop::Ending),
                 // Another disk, or one that does not work: whoever looks for this one has no use for it.
                 Ok(_) | Err(Stop::Refused(_)) => {}
             }
         }
-        Ok(None)
+        let mut best: Option<(u64, Self)> = None;
+        for mut disk in found {
+            let writes = disk.writes(tick)?;
+            if best.as_ref().is_none_or(|(most, _)| writes > *most) {
+                best = Some((writes, disk));
+            }
+        }
+        Ok(best.map(|(_, disk)| disk))
+    }
+
+    /// How often its ledger was written; 0 where there is none.
+    pub(crate) fn writes(&mut self, tick: Tick<'_>) -> Result<u64, Stop> {
+        match self.read_ledger(tick) {
+            Err(Stop::Ending) => Err(Stop::Ending),
+            Ok(_) | Err(Stop::Refused(_)) => Ok(self.turns.map_or(0, Turns::counter)),
+        }
     }
 
     fn new(home: Home) -> Self {
@@ -510,6 +527,33 @@ mod tests {
             refused(disk.write_ledger(&Ledger::default(), tick)),
             "disk-lost"
         );
+    }
+
+    #[test]
+    fn of_two_disks_with_one_image_the_used_one_is_home() {
+        let (stick, used, other) = (disk(), disk(), disk());
+        let image = handoff(b"hsqs");
+        let digest = image.manifest.digest();
+        let tick = &mut go_on();
+        let all =
+            || [&stick, &used, &other].map(|(folder, _)| Disk::new(Home::in_folder(folder.path())));
+        for mut disk in all().into_iter().take(2) {
+            disk.write_slot(Place::A, &image, b"", tick).unwrap();
+        }
+        let found = Disk::holding(all().into(), Place::A, &digest, tick).unwrap();
+        assert!(found.is_some());
+        let [mut first, mut second, _] = all();
+        first.write_ledger(&Ledger::default(), tick).unwrap();
+        for _ in 0..2 {
+            second.write_ledger(&Ledger::default(), tick).unwrap();
+        }
+        for disks in [Vec::from(all()), all().into_iter().rev().collect()] {
+            let found = Disk::holding(disks, Place::A, &digest, tick).unwrap();
+            let found = found.unwrap().home.ledger.path;
+            assert_eq!(found, used.0.path().join("ledger"));
+        }
+        let none = Disk::holding(all().into(), Place::B, &digest, tick).unwrap();
+        assert!(none.is_none());
     }
 
     #[test]

@@ -82,6 +82,11 @@ impl Turns {
         (turns, ledger)
     }
 
+    /// The highest number of a write that was found or tried.
+    pub(crate) fn counter(self) -> u64 {
+        self.counter
+    }
+
     /// The sector to write now and its bytes. What is tried once is never tried again under the same number.
     pub(crate) fn take(&mut self, ledger: &Ledger) -> Result<(usize, Vec<u8>), Refusal> {
         // A disk with the last number was made by hand; it can only be written anew.
