@@ -17,12 +17,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use artifact_store::{Folder, MANIFEST_FILE, Partial, PartialView, WriteError};
+use artifact_store::{Folder, MANIFEST_FILE, Partial, PartialView, ROOTS_FILE, WriteError};
 use boot_manifest::{
-    Arch, Artifact, Channel, Digest, Expect, Expiry, Floor, MANIFEST_SIZE_MAX, Manifest, Verified,
-    verify,
+    Arch, Artifact, Chained, Channel, Digest, Expect, Expiry, FileName, Floor, MANIFEST_SIZE_MAX,
+    Manifest, Verified, verify_chained,
 };
-use fetch::{FetchError, Fetcher, Limits, Mirror, Mirrors, Newest, Offer, Progress, Report, Url};
+use fetch::{
+    FetchError, Fetcher, Led, Limits, Mirror, Mirrors, Newest, Offer, Progress, Report, Url,
+};
 
 use crate::exit::{CommandError, Exit};
 use crate::fetch_cmd::company::Company;
@@ -251,6 +253,7 @@ fn hint(error: &FetchError) -> Option<&'static str> {
             "install the package ca-certificates, or use --cacert FILE or --pin sha256:HEX"
         }
         FetchError::Local(message) if message.contains("open more files") => MORE_DESCRIPTORS,
+        FetchError::Roots { .. } => trust::ROOTS_HINT,
         FetchError::Refused { .. }
         | FetchError::Redirect { .. }
         | FetchError::Downgrade { .. }
@@ -297,8 +300,8 @@ fn check_descriptors() -> Result<(), CommandError> {
 async fn fetch_all(args: &Args) -> Result<(), Failure> {
     let trust = args.trust.load()?;
     let mut fetcher = args.fetcher();
-    let (manifest, providers) = obtain_manifest(args, &trust, &mut fetcher).await?;
-    let manifest = Arc::new(manifest);
+    let (led, providers) = obtain_manifest(args, &trust, &mut fetcher).await?;
+    let (manifest, roots) = (Arc::new(led.manifest), led.roots);
     let wanted = wanted(&manifest, &args.artifact)?;
     tell::manifest(args, &trust, &manifest);
     if args.resume {
@@ -317,10 +320,11 @@ async fn fetch_all(args: &Args) -> Result<(), Failure> {
     for one in &done {
         tell::artifact(args, one);
     }
-    let name = MANIFEST_FILE
-        .parse()
-        .map_err(|error| CommandError::local(format!("{MANIFEST_FILE}: {error}")))?;
-    let path = folder.write(&name, manifest.bytes())?;
+    if let Some(roots) = &roots {
+        // Whoever verifies or serves this folder needs what led to the keys.
+        folder.write(&file_name(ROOTS_FILE)?, roots)?;
+    }
+    let path = folder.write(&file_name(MANIFEST_FILE)?, manifest.bytes())?;
     let shared = company.part().await;
     tell::shared(args, shared);
     if args.json {
@@ -330,6 +334,11 @@ async fn fetch_all(args: &Args) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+fn file_name(name: &str) -> Result<FileName, CommandError> {
+    name.parse()
+        .map_err(|error| CommandError::local(format!("{name}: {error}")))
 }
 
 /// Refuses, for `--resume`, a directory where nothing of the artifacts is.
@@ -351,7 +360,7 @@ async fn obtain_manifest(
     args: &Args,
     trust: &Trust,
     fetcher: &mut Fetcher,
-) -> Result<(Verified<Manifest>, Mirrors), Failure> {
+) -> Result<(Led, Mirrors), Failure> {
     let expect = Expect {
         now: trust::now(),
         floor: Floor::default(),
@@ -364,7 +373,7 @@ async fn obtain_manifest(
         },
     };
     let providers = args.providers()?;
-    let (manifest, mirrors) = match &args.manifest {
+    let (led, mirrors) = match &args.manifest {
         Some(file) if providers.is_empty() => {
             let file = file.display();
             let message =
@@ -383,10 +392,11 @@ async fn obtain_manifest(
         }
         None => newest_manifest(args, trust, fetcher, &expect, &providers).await?,
     };
+    let manifest = &led.manifest;
     if manifest.expired() {
         tracing::warn!(expired_at = %manifest.expires_at, now = %expect.now, "an expired manifest is accepted because of --allow-expired");
     }
-    Ok((manifest, Mirrors(mirrors)))
+    Ok((led, Mirrors(mirrors)))
 }
 
 /// The manifest in a file. Its files are looked for as if it had come from where each provider keeps it.
@@ -395,21 +405,16 @@ fn manifest_of(
     trust: &Trust,
     expect: &Expect<'_>,
     providers: &[Url],
-) -> Result<(Verified<Manifest>, Vec<Mirror>), Failure> {
+) -> Result<(Led, Vec<Mirror>), Failure> {
     let bytes = trust::read(file, MANIFEST_SIZE_MAX, "manifest")?;
-    let manifest = verify(&bytes, &trust.root, expect).map_err(|error| {
-        let failed = CommandError::failed(format!("{}: {error}", file.display()));
-        let code = error.code();
-        let error = match trust::hint(&error) {
-            Some(hint) => failed.hint(hint),
-            None => failed,
-        };
-        Failure {
-            code,
-            error,
+    let roots = trust::roots_beside(file)?;
+    let chained =
+        verify_chained(&bytes, roots.as_deref(), &trust.root, expect).map_err(|error| Failure {
+            code: error.code(),
+            error: trust::refused(file, &error),
             sources: Vec::new(),
-        }
-    })?;
+        })?;
+    let Chained { manifest, root } = chained;
     let select = (manifest.channel.as_str(), manifest.arch.as_str());
     let mirrors = providers
         .iter()
@@ -423,7 +428,12 @@ fn manifest_of(
         })
         .collect::<Result<_, _>>()
         .map_err(FetchError::Url)?;
-    Ok((manifest, mirrors))
+    let led = Led {
+        manifest,
+        root,
+        roots,
+    };
+    Ok((led, mirrors))
 }
 
 /// The newest manifest that a provider has. Those that have none which verifies are not asked for anything else.
@@ -433,7 +443,7 @@ async fn newest_manifest(
     fetcher: &mut Fetcher,
     expect: &Expect<'_>,
     providers: &[Url],
-) -> Result<(Verified<Manifest>, Vec<Mirror>), Failure> {
+) -> Result<(Led, Vec<Mirror>), Failure> {
     let arch = args.arch.unwrap_or(Arch::host());
     let channel = args.channel.as_ref().map_or("stable", Channel::as_str);
     let selected = args.channel.is_some() || args.arch.is_some();
@@ -443,7 +453,8 @@ async fn newest_manifest(
         .map(|base| fetch::manifest_url(base, select))
         .collect::<Result<Vec<Url>, _>>()
         .map_err(FetchError::Url)?;
-    let Newest { manifest, offers } = fetcher.newest_manifest(&urls, &trust.root, expect).await?;
+    let Newest { led, offers } = fetcher.newest_manifest(&urls, &trust.root, expect).await?;
+    let manifest = &led.manifest;
     let mut mirrors = Vec::new();
     for (url, offer) in urls.into_iter().zip(offers) {
         let artifacts = match offer {
@@ -453,10 +464,11 @@ async fn newest_manifest(
             }
             Offer::Unknown => None,
             Offer::Manifest {
+                generation,
                 sequence,
                 artifacts,
             } => {
-                if sequence < manifest.sequence {
+                if (generation, sequence) < (manifest.generation, manifest.sequence) {
                     tracing::warn!(
                         %url, sequence, newest = manifest.sequence,
                         "an older release is there, and only what did not change is fetched from it"
@@ -470,7 +482,7 @@ async fn newest_manifest(
             artifacts,
         });
     }
-    Ok((manifest, mirrors))
+    Ok((led, mirrors))
 }
 
 fn not_a_url(text: &str, error: fetch::UrlError) -> Failure {

@@ -33,7 +33,7 @@ use boot_manifest::handoff::{HandoffRecord, Report};
 use boot_manifest::{
     Arch, Channel, Digest, Expect, Expiry, Floor, Manifest, Timestamp, TrustRoot, Verified,
 };
-use fetch::{FetchError, Fetcher, Limits, Providers, SOURCES_MAX, TooSlow, Url};
+use fetch::{FetchError, Fetcher, Led, Limits, Providers, SOURCES_MAX, TooSlow, Url};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
@@ -45,6 +45,7 @@ use crate::boot_report;
 use crate::exit::{CommandError, Exit};
 use crate::init_link::InitLink;
 use crate::net::PROVIDERS_FILE;
+use crate::sealed::sealed;
 use crate::trust;
 
 /// First and longest pause between attempts. The first is short because the network gets its address within a second of
@@ -59,6 +60,9 @@ const COMPANY_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// A provider that was found, and not named by a person, may bring nothing for this long: then another one is looked for.
 const STALL_TIME: Duration = Duration::from_secs(60);
+
+/// What init calls the descriptor of a root chain.
+const ROOTS: &str = "roots";
 
 /// The code of such a failure. Init starts the role again, which looks again.
 const LOST: &str = "provider-lost";
@@ -156,6 +160,8 @@ struct Stage {
 /// A manifest that verified, and who has what it names.
 struct Found {
     manifest: Arc<Verified<Manifest>>,
+    /// What led to the keys that signed it, if that was needed.
+    roots: Option<Vec<u8>>,
     providers: Providers,
     /// What goes on to look for others that have it, if it does.
     search: Option<Search>,
@@ -366,11 +372,15 @@ impl Stage {
         });
         self.download(found, &image, company.as_ref()).await?;
         self.report(&found.origin, vec![boot_report::Stage::now("fetched")]);
-        let sealed = image.seal()?;
+        let (mut names, mut fds) = image.seal()?;
+        if let Some(roots) = &found.roots {
+            names.push(ROOTS.to_owned());
+            fds.push(sealed(ROOTS, roots).map_err(image::no_memory)?);
+        }
         if let Some(company) = company {
             company.leave().await;
         }
-        Ok(sealed)
+        Ok((names, fds))
     }
 
     /// Tells the provider of these stages in turn, without waiting for it.
@@ -396,10 +406,11 @@ impl Stage {
         loop {
             let floor = self.info.floor();
             let expect = expect(self.info.built_at, floor, &self.channel, self.arch);
-            match self.fetcher.manifest(&url, &self.root, &expect).await {
-                Ok(manifest) => {
+            match self.fetcher.led_manifest(&url, &self.root, &expect).await {
+                Ok(led) => {
                     return Ok(Found {
-                        manifest: Arc::new(manifest),
+                        manifest: Arc::new(led.manifest),
+                        roots: led.roots,
                         providers: Providers(vec![url]),
                         search: self.has_company.then(|| Search::start(wanted)),
                         origin,
@@ -418,11 +429,11 @@ impl Stage {
         let answers = ask::newest(&mut search, &asker, |error| {
             tell_passing(&self.link, error);
         });
-        let (manifest, providers) = answers
+        let (led, providers) = answers
             .await
             .map_err(|last| last.map_or_else(nobody, Failure::from))?;
         let search = self.has_company.then_some(search);
-        found(manifest, providers, search)
+        found(led, providers, search)
     }
 
     fn asker(&self) -> Asker {
@@ -558,16 +569,13 @@ fn expect(built_at: i64, floor: Floor, channel: &Channel, arch: Arch) -> Expect<
 }
 
 /// The manifest, and the servers that have just that image; the first of them is told of the boot.
-fn found(
-    manifest: Verified<Manifest>,
-    providers: Vec<Url>,
-    search: Option<Search>,
-) -> Result<Found, Failure> {
+fn found(led: Led, providers: Vec<Url>, search: Option<Search>) -> Result<Found, Failure> {
     let origin = providers.first().ok_or_else(nobody)?;
     let origin = format!("http://{}", origin.host_header());
     let origin = origin.parse().map_err(FetchError::Url)?;
     Ok(Found {
-        manifest: Arc::new(manifest),
+        manifest: Arc::new(led.manifest),
+        roots: led.roots,
         providers: Providers(providers),
         search,
         origin,

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use boot_manifest::limits::{KEY_FILE_SIZE_MAX, TRUST_ROOT_SIZE_MAX};
-use boot_manifest::{Manifest, PublicKey, Timestamp, TrustRoot, Verified, VerifyError};
+use boot_manifest::{
+    ChainedError, Manifest, PublicKey, ROOT_CHAIN_SIZE_MAX, Timestamp, TrustRoot, Verified,
+    VerifyError,
+};
 use serde_json::{Value, json};
 
 use crate::exit::CommandError;
@@ -122,6 +125,32 @@ pub(crate) fn load_root(file: &Path) -> Result<TrustRoot, CommandError> {
             Err(_) => failed,
         }
     })
+}
+
+/// What to try when a root chain is bad.
+pub(crate) const ROOTS_HINT: &str = "the publisher's keys were replaced, and what shall lead to the new ones is not sound: use another provider, or get the new trust root from the publisher";
+
+/// The root chain beside a manifest, if there is one.
+pub(crate) fn roots_beside(manifest: &Path) -> Result<Option<Vec<u8>>, CommandError> {
+    let file = manifest.with_file_name(artifact_store::ROOTS_FILE);
+    // The standard input has no folder.
+    if manifest == Path::new("-") || !file.exists() {
+        return Ok(None);
+    }
+    read(&file, ROOT_CHAIN_SIZE_MAX, "root chain").map(Some)
+}
+
+/// A manifest file that was refused, with what can be done about it.
+pub(crate) fn refused(file: &Path, error: &ChainedError) -> CommandError {
+    let failed = CommandError::failed(format!("{}: {error}", file.display()));
+    let hint = match error {
+        ChainedError::Chain(_) => Some(ROOTS_HINT),
+        ChainedError::Manifest(error) => hint(error),
+    };
+    match hint {
+        Some(hint) => failed.hint(hint),
+        None => failed,
+    }
 }
 
 /// Reads a small file; one byte above the limit is left to the parser to refuse.

@@ -328,7 +328,7 @@ impl Update {
         offered
     }
 
-    fn send_offer(&self, origin: String, got: &look::Got) -> std::io::Result<bool> {
+    fn send_offer(&self, origin: String, got: &fetch::Led) -> std::io::Result<bool> {
         use std::os::fd::AsFd as _;
         let manifest = sealed("manifest", got.manifest.bytes())?;
         let roots = got.roots.as_ref().map(|roots| sealed("roots", roots));

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 
 use artifact_store::MANIFEST_FILE;
 use boot_manifest::{
-    Arch, Channel, Expect, Expiry, Floor, MANIFEST_SIZE_MAX, Manifest, Verified, verify,
+    Arch, ChainedError, Channel, Expect, Expiry, Floor, MANIFEST_SIZE_MAX, Manifest, Verified,
+    verify, walk_roots,
 };
 
 use crate::exit::{CommandError, Exit};
@@ -254,9 +255,16 @@ fn check_manifest(
             .map_err(|error| refusal("local", error))?,
         None => Accepted::default(),
     };
-    let floor: Floor = accepted.floor(trust.root.generation()).map_err(older)?;
-    let bytes = trust::read(file, MANIFEST_SIZE_MAX, "manifest")
-        .map_err(|error| refusal("local", error))?;
+    let local = |error| refusal("local", error);
+    let bytes = trust::read(file, MANIFEST_SIZE_MAX, "manifest").map_err(local)?;
+    let root = match trust::roots_beside(file).map_err(local)? {
+        Some(roots) => walk_roots(&roots, &trust.root).map_err(|error| {
+            let (code, error) = (error.code(), ChainedError::Chain(error));
+            refusal(code, trust::refused(file, &error))
+        })?,
+        None => trust.root.clone(),
+    };
+    let floor: Floor = accepted.floor(root.generation()).map_err(older)?;
     let expiry = match (args.no_clock, args.allow_expired) {
         (true, _) => Expiry::Report,
         (false, true) => Expiry::Accept,
@@ -269,13 +277,9 @@ fn check_manifest(
         arch: subject.purpose.as_ref().map(|(_, arch)| *arch),
         expiry,
     };
-    let manifest = verify(&bytes, &trust.root, &expect).map_err(|error| {
-        let failed = CommandError::failed(format!("{}: {error}", file.display()));
-        let failed = match trust::hint(&error) {
-            Some(hint) => failed.hint(hint),
-            None => failed,
-        };
-        refusal(error.code(), failed)
+    let manifest = verify(&bytes, &root, &expect).map_err(|error| {
+        let (code, error) = (error.code(), ChainedError::Manifest(error));
+        refusal(code, trust::refused(file, &error))
     })?;
     accepted.check_jump(&manifest).map_err(older)?;
     if args.allow_expired && manifest.expired() {

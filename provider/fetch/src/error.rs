@@ -4,7 +4,7 @@ use std::error::Error;
 use std::ops::Range;
 use std::time::Duration;
 
-use boot_manifest::{Digest, VerifyError};
+use boot_manifest::{ChainError, Digest, VerifyError};
 use http::StatusCode;
 
 use crate::pace::TooSlow;
@@ -131,6 +131,14 @@ pub enum FetchError {
         /// Which check failed.
         source: VerifyError,
     },
+    /// The root chain beside the manifest does not lead to the keys that signed it.
+    #[error("{url}: {source}")]
+    Roots {
+        /// Where the manifest came from.
+        url: Url,
+        /// Which check failed.
+        source: ChainError,
+    },
     /// The manifest has no such artifact.
     #[error("the manifest has no artifact {name} (it has: {})", has.join(", "))]
     NoSuchArtifact {
@@ -212,6 +220,7 @@ impl FetchError {
             Self::TooLarge { .. } => "too-large",
             Self::BadHash(_) => "bad-hash",
             Self::Verify { source, .. } => source.code(),
+            Self::Roots { source, .. } => source.code(),
             Self::NoSuchArtifact { .. } => "no-such-artifact",
             Self::Exhausted { errors, .. } => shared_code(errors),
             Self::Local(_) | Self::Sink(_) => "local",
@@ -241,6 +250,7 @@ impl FetchError {
             | Self::TooLarge { .. }
             | Self::BadHash(_)
             | Self::Verify { .. }
+            | Self::Roots { .. }
             | Self::NoSuchArtifact { .. }
             | Self::NoSource { .. }
             | Self::TooLate { .. }

@@ -56,7 +56,7 @@ use crate::download::{Download, Wanted};
 
 pub use crate::error::{BadHash, FetchError};
 pub use crate::limits::{Limits, SOURCES_MAX};
-pub use crate::manifests::{Newest, Offer};
+pub use crate::manifests::{Led, Newest, Offer};
 pub use crate::neighbours::{Neighbour, Swarm};
 pub use crate::pace::TooSlow;
 pub use crate::report::{Progress, Report, SourceReport};

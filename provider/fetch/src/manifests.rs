@@ -2,8 +2,14 @@
 //!
 //! A mirror that is behind, or held back by somebody, still has a manifest that verifies. Only the others can tell that
 //! there is a newer one, so all are asked, and none can hold up the rest for long.
+//!
+//! A manifest that other keys signed than those believed here may be a later generation's. Then the root chain beside it
+//! is fetched too, and it counts if the chain leads from the root here to those keys.
 
-use boot_manifest::{Digest, Expect, MANIFEST_SIZE_MAX, Manifest, TrustRoot, Verified, verify};
+use boot_manifest::{
+    Chained, ChainedError, Digest, Expect, MANIFEST_SIZE_MAX, Manifest, ROOT_CHAIN_SIZE_MAX,
+    TrustRoot, Verified, VerifyError, verify, verify_chained,
+};
 use http::Method;
 use swarm::jittered;
 use tokio::task::JoinSet;
@@ -19,11 +25,32 @@ use crate::pace::TooSlow;
 use crate::seed::seed;
 use crate::url::Url;
 
+/// The root chain beside a manifest.
+const ROOTS: &str = "./roots.json";
+
+/// A manifest that verified, and what led to the keys that signed it.
+#[derive(Debug)]
+pub struct Led {
+    /// The manifest.
+    pub manifest: Verified<Manifest>,
+    /// The root that it was verified with.
+    pub root: TrustRoot,
+    /// The chain that leads there; none when the root here was enough.
+    pub roots: Option<Vec<u8>>,
+}
+
+impl Led {
+    /// What orders manifests: a newer generation of keys begins with counters of its own.
+    fn age(&self) -> (u64, u64) {
+        (self.manifest.generation, self.manifest.sequence)
+    }
+}
+
 /// The newest manifest of several servers, and what each of them has.
 #[derive(Debug)]
 pub struct Newest {
-    /// The one with the highest sequence number.
-    pub manifest: Verified<Manifest>,
+    /// The one of the newest generation with the highest sequence number.
+    pub led: Led,
     /// What came of each server, in the order they were given.
     pub offers: Vec<Offer>,
 }
@@ -33,6 +60,8 @@ pub struct Newest {
 pub enum Offer {
     /// It has one that verifies, of this sequence number, which names artifacts with these digests.
     Manifest {
+        /// Generation of its keys.
+        generation: u64,
         /// The manifest's.
         sequence: u64,
         /// Those of its artifacts.
@@ -56,6 +85,31 @@ impl Fetcher {
         let bytes = manifest_bytes(&mut client, self.clients.limits(), url).await;
         self.clients.give_back(client);
         verified(url, &bytes?, root, expect)
+    }
+
+    /// The same, following the root chain beside it when other keys have signed.
+    pub async fn led_manifest(
+        &mut self,
+        url: &Url,
+        root: &TrustRoot,
+        expect: &Expect<'_>,
+    ) -> Result<Led, FetchError> {
+        let mut client = self.clients.take(url, Manner::Server);
+        let bytes = manifest_bytes(&mut client, self.clients.limits(), url).await;
+        self.clients.give_back(client);
+        let bytes = bytes?;
+        match verified(url, &bytes, root, expect) {
+            Ok(manifest) => Ok(Led::by(manifest, root)),
+            Err(error) if may_be_of_other_keys(&error) => {
+                let beside = url.join(ROOTS).map_err(FetchError::Url)?;
+                match self.document(&beside, ROOT_CHAIN_SIZE_MAX).await {
+                    Ok(roots) => led(url, &bytes, roots, root, expect),
+                    // There is no chain, so the first answer stands.
+                    Err(_) => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// A small document that the caller verifies: a chain of root documents, a statement. One attempt, no redirect, a few
@@ -90,7 +144,7 @@ impl Fetcher {
         expect: &Expect<'_>,
     ) -> Result<Newest, FetchError> {
         let mut offers: Vec<Offer> = urls.iter().map(|_| Offer::Unknown).collect();
-        let mut newest: Option<(usize, Verified<Manifest>)> = None;
+        let mut newest: Option<(usize, Led)> = None;
         let mut until = None;
         let mut waiting = urls.iter().cloned().enumerate();
         let mut asked = JoinSet::new();
@@ -104,14 +158,14 @@ impl Fetcher {
                 );
                 asked.spawn(async move {
                     let bytes = manifest_bytes(&mut client, &limits, &url).await;
-                    (index, client, bytes)
+                    (index, client, Got::Manifest(bytes))
                 });
             }
             let ended = match until {
                 None => asked.join_next().await,
                 Some(until) => timeout_at(until, asked.join_next()).await.unwrap_or(None),
             };
-            let (index, client, bytes) = match ended {
+            let (index, client, got) = match ended {
                 None => break,
                 Some(Ok(ended)) => ended,
                 Some(ended @ Err(_)) => {
@@ -120,33 +174,115 @@ impl Fetcher {
                 }
             };
             self.clients.give_back(client);
-            match bytes.and_then(|bytes| verified(&urls[index], &bytes, root, expect)) {
-                Ok(manifest) => {
-                    offers[index] = Offer::of(&manifest);
+            let url = &urls[index];
+            match got.judge(url, root, expect) {
+                Judged::Good(led) => {
+                    offers[index] = Offer::of(&led.manifest);
                     until.get_or_insert_with(|| Instant::now() + NEWER_WAIT);
                     if newest.as_ref().is_none_or(|(other, known)| {
-                        manifest.sequence > known.sequence
-                            || (manifest.sequence == known.sequence && index < *other)
+                        led.age() > known.age() || (led.age() == known.age() && index < *other)
                     }) {
-                        newest = Some((index, manifest));
+                        newest = Some((index, *led));
                     }
                 }
+                Judged::NeedsRoots(bytes, refusal) => {
+                    let beside = url.join(ROOTS).map_err(FetchError::Url)?;
+                    let mut client = self.clients.take(&beside, Manner::Server);
+                    asked.spawn(async move {
+                        let size_max = ROOT_CHAIN_SIZE_MAX;
+                        let roots = client.small_answer(&Method::GET, &beside, size_max).await;
+                        (index, client, Got::Roots(bytes, roots, refusal))
+                    });
+                }
                 // Nothing that another server could do better.
-                Err(error @ FetchError::Local(_)) => return Err(error),
-                Err(error) => offers[index] = Offer::Failed(error),
+                Judged::Bad(error @ FetchError::Local(_)) => return Err(error),
+                Judged::Bad(error) => offers[index] = Offer::Failed(error),
             }
         }
         match newest {
-            Some((_, manifest)) => Ok(Newest { manifest, offers }),
+            Some((_, led)) => Ok(Newest { led, offers }),
             None => Err(all_failed(offers)),
         }
     }
+}
+
+/// What a question to one server brought.
+enum Got {
+    Manifest(Result<Vec<u8>, FetchError>),
+    /// The chain beside a manifest that was refused without it.
+    Roots(Vec<u8>, Result<Vec<u8>, FetchError>, FetchError),
+}
+
+enum Judged {
+    Good(Box<Led>),
+    NeedsRoots(Vec<u8>, FetchError),
+    Bad(FetchError),
+}
+
+impl Got {
+    fn judge(self, url: &Url, root: &TrustRoot, expect: &Expect<'_>) -> Judged {
+        match self {
+            Self::Manifest(Err(error)) | Self::Roots(_, Err(_), error) => Judged::Bad(error),
+            Self::Manifest(Ok(bytes)) => match verified(url, &bytes, root, expect) {
+                Ok(manifest) => Judged::Good(Box::new(Led::by(manifest, root))),
+                Err(error) if may_be_of_other_keys(&error) => Judged::NeedsRoots(bytes, error),
+                Err(error) => Judged::Bad(error),
+            },
+            Self::Roots(bytes, Ok(roots), _) => match led(url, &bytes, roots, root, expect) {
+                Ok(led) => Judged::Good(Box::new(led)),
+                Err(error) => Judged::Bad(error),
+            },
+        }
+    }
+}
+
+impl Led {
+    fn by(manifest: Verified<Manifest>, root: &TrustRoot) -> Self {
+        Self {
+            manifest,
+            root: root.clone(),
+            roots: None,
+        }
+    }
+}
+
+fn led(
+    url: &Url,
+    bytes: &[u8],
+    roots: Vec<u8>,
+    root: &TrustRoot,
+    expect: &Expect<'_>,
+) -> Result<Led, FetchError> {
+    let url = url.clone();
+    match verify_chained(bytes, Some(&roots), root, expect) {
+        Ok(Chained { manifest, root }) => Ok(Led {
+            manifest,
+            root,
+            roots: Some(roots),
+        }),
+        Err(ChainedError::Chain(source)) => Err(FetchError::Roots { url, source }),
+        Err(ChainedError::Manifest(source)) => Err(FetchError::Verify { url, source }),
+    }
+}
+
+/// Whether a root chain could make a difference.
+fn may_be_of_other_keys(error: &FetchError) -> bool {
+    let FetchError::Verify { source, .. } = error else {
+        return false;
+    };
+    matches!(
+        source,
+        VerifyError::UnknownKey { .. }
+            | VerifyError::ThresholdNotMet { .. }
+            | VerifyError::WrongGeneration { .. }
+    )
 }
 
 impl Offer {
     fn of(manifest: &Manifest) -> Self {
         let artifacts = manifest.artifacts.iter();
         Self::Manifest {
+            generation: manifest.generation,
             sequence: manifest.sequence,
             artifacts: artifacts.map(|artifact| artifact.digest).collect(),
         }

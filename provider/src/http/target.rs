@@ -37,6 +37,8 @@ pub(crate) enum Target {
     Turn,
     /// `/manifest.json`: that of the channel and architecture this provider is for.
     DefaultManifest,
+    /// `/roots.json`: the one beside that manifest.
+    DefaultRoots,
     /// `/<channel>/<arch>/manifest.json`
     Manifest(Channel, Arch),
     /// `/<channel>/<arch>/<file>`
@@ -82,6 +84,7 @@ pub(crate) fn parse(path: &str) -> Target {
         ["upgrade"] => Target::Upgrade,
         ["upgrade", "orders"] => Target::Orders,
         ["upgrade", "turn"] => Target::Turn,
+        [artifact_store::ROOTS_FILE] => Target::DefaultRoots,
         ["manifest.json"] => Target::DefaultManifest,
         [channel, spelling, name] => folder_file(channel, spelling, name),
         _ => Target::Unknown,
@@ -136,6 +139,7 @@ mod tests {
             ("/have", Target::Have),
             ("/peers", Target::Peers),
             ("/freshness", Target::Freshness),
+            ("/roots.json", Target::DefaultRoots),
             ("/boot/report", Target::Report),
             ("/upgrade", Target::Upgrade),
             ("/upgrade/orders", Target::Orders),

@@ -239,22 +239,34 @@ impl App {
                 let folder = (&self.channel, self.arch);
                 self.manifest(method, headers, path, folder).await
             }
+            Target::DefaultRoots => match artifact_store::ROOTS_FILE.parse() {
+                Ok(name) => {
+                    let target = ArtifactTarget {
+                        channel: self.channel.clone(),
+                        arch: self.arch,
+                        spelling: self.arch.to_string(),
+                        name,
+                    };
+                    self.artifact(method, headers, path, &target).await
+                }
+                Err(_) => self.nothing_here(),
+            },
             Target::Manifest(channel, arch) => {
                 self.manifest(method, headers, path, (&channel, arch)).await
             }
             Target::Artifact(target) => self.artifact(method, headers, path, &target).await,
-            Target::Unknown => {
-                let answer = refuse::text(
-                    StatusCode::NOT_FOUND,
-                    "nothing is served under this path: /manifest.json names what is",
-                );
-                self.refuse(Reason::NotFound, answer)
-            }
+            Target::Unknown => self.nothing_here(),
             Target::Refused(reason) => {
                 let answer = refuse::text(StatusCode::BAD_REQUEST, reason);
                 self.refuse(Reason::BadTarget, answer)
             }
         }
+    }
+
+    fn nothing_here(&self) -> Response<Body> {
+        let text = "nothing is served under this path: /manifest.json names what is";
+        let answer = refuse::text(StatusCode::NOT_FOUND, text);
+        self.refuse(Reason::NotFound, answer)
     }
 
     async fn manifest(

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use boot_manifest::{Arch, Channel, Digest, Expect, Expiry, Floor, Manifest, TrustRoot, Verified};
-use fetch::{FetchError, Fetcher, Limits, SOURCES_MAX, TooSlow, Url};
+use boot_manifest::{Arch, Channel, Digest, Expect, Expiry, Floor, Manifest, TrustRoot};
+use fetch::{FetchError, Fetcher, Led, Limits, SOURCES_MAX, TooSlow, Url};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -47,7 +47,7 @@ pub(super) struct Asker {
 
 impl Asker {
     /// The manifest at `url`, if it verifies, within a bounded time.
-    pub(super) async fn ask(&self, url: &Url) -> Result<Verified<Manifest>, FetchError> {
+    pub(super) async fn ask(&self, url: &Url) -> Result<Led, FetchError> {
         let mut fetcher = Fetcher::new(Limits {
             connect: CONNECT_TIME,
             header: HEADER_TIME,
@@ -57,7 +57,7 @@ impl Asker {
             expiry: self.expiry,
             ..expect(self.built_at, self.floor, &self.channel, self.arch)
         };
-        let asked = timeout(ASK_TIME, fetcher.manifest(url, &self.root, &expect));
+        let asked = timeout(ASK_TIME, fetcher.led_manifest(url, &self.root, &expect));
         asked.await.unwrap_or_else(|_| {
             let slow = TooSlow::Total { limit: ASK_TIME };
             let url = url.clone();
@@ -68,7 +68,7 @@ impl Asker {
 
 /// What one server has.
 struct Answer {
-    manifest: Verified<Manifest>,
+    led: Led,
     url: Url,
     way: Way,
 }
@@ -79,7 +79,7 @@ pub(super) async fn newest(
     search: &mut Search,
     asker: &Arc<Asker>,
     tell: impl Fn(&FetchError),
-) -> Result<(Verified<Manifest>, Vec<Url>), Option<FetchError>> {
+) -> Result<(Led, Vec<Url>), Option<FetchError>> {
     let mut asked = JoinSet::new();
     let mut answers: Vec<Answer> = Vec::new();
     let (mut last, mut told): (Option<FetchError>, Option<Instant>) = (None, None);
@@ -90,8 +90,8 @@ pub(super) async fn newest(
         {
             let asker = Arc::clone(asker);
             asked.spawn(async move {
-                let manifest = asker.ask(&url).await;
-                (url, manifest)
+                let led = asker.ask(&url).await;
+                (url, led)
             });
         }
         let is_late = until.is_some_and(|until| Instant::now() >= until);
@@ -108,16 +108,16 @@ pub(super) async fn newest(
             }
             false => timeout(LOOK_INTERVAL, asked.join_next()).await,
         };
-        let (url, manifest) = match ended {
+        let (url, led) = match ended {
             Ok(Some(Ok(ended))) => ended,
             // A task that panicked has said so; its server is not asked again.
             Ok(_) | Err(_) => continue,
         };
-        match manifest {
-            Ok(manifest) => {
+        match led {
+            Ok(led) => {
                 until.get_or_insert_with(|| Instant::now() + NEWER_WAIT);
                 let way = search.rank(&url).unwrap_or(Way::Announced);
-                answers.push(Answer { manifest, url, way });
+                answers.push(Answer { led, url, way });
             }
             Err(error) => {
                 tracing::debug!(%error, "no manifest there");
@@ -135,10 +135,11 @@ pub(super) async fn newest(
 
 /// The newest, and those that have the same artifacts: who was named before who announced itself, and among those who
 /// answered first.
-fn best(mut answers: Vec<Answer>) -> (Verified<Manifest>, Vec<Url>) {
-    answers.sort_by_key(|answer| (std::cmp::Reverse(answer.manifest.sequence), answer.way));
+fn best(mut answers: Vec<Answer>) -> (Led, Vec<Url>) {
+    let age = |manifest: &Manifest| (manifest.generation, manifest.sequence);
+    answers.sort_by_key(|answer| (std::cmp::Reverse(age(&answer.led.manifest)), answer.way));
     let artifacts = |answer: &Answer| -> Vec<Digest> {
-        let artifacts = answer.manifest.artifacts.iter();
+        let artifacts = answer.led.manifest.artifacts.iter();
         artifacts.map(|artifact| artifact.digest).collect()
     };
     let wanted = artifacts(&answers[0]);
@@ -147,5 +148,5 @@ fn best(mut answers: Vec<Answer>) -> (Verified<Manifest>, Vec<Url>) {
         .take(SOURCES_MAX)
         .map(|answer| answer.url.clone())
         .collect();
-    (answers.swap_remove(0).manifest, urls)
+    (answers.swap_remove(0).led, urls)
 }

@@ -80,7 +80,7 @@ impl Image {
     }
 }
 
-fn no_memory(error: std::io::Error) -> Failure {
+pub(super) fn no_memory(error: std::io::Error) -> Failure {
     Failure {
         code: "not-enough-memory",
         reason: format!("the image cannot be kept in memory: {error}"),

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use boot_manifest::{Digest, Expiry, Floor, Manifest, Verified};
-use fetch::{FetchError, Providers, Url};
+use boot_manifest::{Digest, Expiry, Floor};
+use fetch::{FetchError, Led, Providers, Url};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -26,7 +26,7 @@ const ANOTHER: &str = "another-manifest";
 
 /// What one provider has.
 enum Has {
-    Wanted(Verified<Manifest>),
+    Wanted(Led),
     Another(Digest),
     Nothing(FetchError),
 }
@@ -55,12 +55,12 @@ impl Stage {
         let mut pause = PAUSE_MIN;
         loop {
             let mut having = Vec::new();
-            let (mut manifest, mut failure, mut passes) = (None, None, false);
+            let (mut wanted, mut failure, mut passes) = (None, None, false);
             for (index, has) in round(&asker, &urls, digest).await {
                 match has {
-                    Has::Wanted(verified) => {
+                    Has::Wanted(led) => {
                         having.push(index);
-                        manifest.get_or_insert(verified);
+                        wanted.get_or_insert(led);
                     }
                     Has::Another(found) => {
                         let reason = format!("{} has {found} now", urls[index]);
@@ -77,9 +77,10 @@ impl Stage {
                     }
                 }
             }
-            if let (Some(manifest), Some(first)) = (manifest, having.first()) {
+            if let (Some(led), Some(first)) = (wanted, having.first()) {
                 return Ok(Found {
-                    manifest: Arc::new(manifest),
+                    manifest: Arc::new(led.manifest),
+                    roots: led.roots,
                     providers: Providers(having.iter().map(|at| urls[*at].clone()).collect()),
                     search,
                     origin: origins[*first].clone(),
@@ -102,8 +103,8 @@ async fn round(asker: &Arc<Asker>, urls: &[Url], digest: &Digest) -> Vec<(usize,
         let (asker, digest) = (Arc::clone(asker), *digest);
         asked.spawn(async move {
             let has = match asker.ask(&url).await {
-                Ok(manifest) if manifest.digest() == digest => Has::Wanted(manifest),
-                Ok(manifest) => Has::Another(manifest.digest()),
+                Ok(led) if led.manifest.digest() == digest => Has::Wanted(led),
+                Ok(led) => Has::Another(led.manifest.digest()),
                 Err(error) => Has::Nothing(error),
             };
             (index, has)

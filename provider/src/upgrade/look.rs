@@ -1,7 +1,7 @@
 //! One look around: everybody is asked for its manifest, a few at a time, and what they have is judged.
 //!
 //! ```text
-//! places ──ask──> manifest ──verified by the root in force──────────────────────> Got ──> judge ──> offers, neighbours
+//! places ──ask──> manifest ──verified by the root in force──────────────────────> Led ──> judge ──> offers, neighbours
 //!                    └─ of other keys ──> roots.json ──chain and manifest verified ─┘
 //! ```
 //!
@@ -12,54 +12,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use boot_manifest::limits::ROOT_CHAIN_SIZE_MAX;
-use boot_manifest::{
-    Chained, ChainedError, Counters, Digest, MANIFEST_SIZE_MAX, Manifest, SuccessionError,
-    TrustRoot, Verified, VerifyError, verify_chained,
-};
-use fetch::{FetchError, Fetcher, Limits, TooSlow, Url};
+use boot_manifest::{Counters, Digest, SuccessionError, TrustRoot};
+use fetch::{FetchError, Fetcher, Led, Limits, TooSlow, Url};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::limits::{ASK_TIME, ASKED_AT_ONCE, CONNECT_TIME, HEADER_TIME, LOOK_TIME, OFFERS_MAX};
 use super::places::Place;
-use super::running::{ROOTS_FILE, Running};
-
-/// What a source has, verified.
-#[derive(Debug)]
-pub(super) struct Got {
-    pub(super) manifest: Verified<Manifest>,
-    /// The root that verified it.
-    pub(super) root: TrustRoot,
-    /// The chain that leads to that root, when it is newer than the one in force here.
-    pub(super) roots: Option<Vec<u8>>,
-}
-
-/// Why a source has nothing of use.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LookError {
-    /// It could not be fetched, or did not verify.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// Its chain of roots, or its manifest under it, is not believed.
-    #[error("{url}: {source}")]
-    Chained {
-        /// Of the manifest.
-        url: Url,
-        /// Which check failed.
-        source: ChainedError,
-    },
-}
-
-impl LookError {
-    /// A stable name for programs and tests.
-    pub(super) fn code(&self) -> &'static str {
-        match self {
-            Self::Fetch(error) => error.code(),
-            Self::Chained { source, .. } => source.code(),
-        }
-    }
-}
+use super::running::Running;
 
 /// What came of asking one place.
 #[derive(Debug)]
@@ -67,7 +27,7 @@ pub(super) struct Answer {
     pub(super) place: Place,
     /// Which of its addresses was asked last.
     pub(super) url: Url,
-    pub(super) result: Result<Found, LookError>,
+    pub(super) result: Result<Found, FetchError>,
 }
 
 /// What one place has. All of it is kept only of what may be offered: a manifest may have a megabyte.
@@ -75,7 +35,7 @@ pub(super) struct Answer {
 pub(super) struct Found {
     pub(super) counters: Counters,
     pub(super) digest: Digest,
-    pub(super) got: Option<Got>,
+    pub(super) got: Option<Led>,
 }
 
 impl Answer {
@@ -163,7 +123,7 @@ async fn ask(running: &Running, place: Place) -> Option<Answer> {
         if let Err(error) = &result {
             tracing::debug!(%error, "nothing of use there");
         }
-        let ends = !matches!(&result, Err(LookError::Fetch(error)) if error.is_transient());
+        let ends = !matches!(&result, Err(error) if error.is_transient());
         last = Some((url.clone(), result));
         if ends {
             break;
@@ -179,7 +139,7 @@ async fn ask(running: &Running, place: Place) -> Option<Answer> {
 }
 
 /// The manifest at `url`, if it verifies.
-pub(super) async fn ask_at(running: &Running, url: &Url) -> Result<Got, LookError> {
+pub(super) async fn ask_at(running: &Running, url: &Url) -> Result<Led, FetchError> {
     let asked = timeout(ASK_TIME, verified_at(running, url));
     asked.await.unwrap_or_else(|_| {
         let slow = TooSlow::Total { limit: ASK_TIME };
@@ -188,51 +148,11 @@ pub(super) async fn ask_at(running: &Running, url: &Url) -> Result<Got, LookErro
     })
 }
 
-async fn verified_at(running: &Running, url: &Url) -> Result<Got, LookError> {
+async fn verified_at(running: &Running, url: &Url) -> Result<Led, FetchError> {
     let mut fetcher = Fetcher::new(patience());
-    let expect = running.expect();
-    match fetcher.manifest(url, &running.root, &expect).await {
-        Ok(manifest) => Ok(Got {
-            manifest,
-            root: running.root.clone(),
-            roots: None,
-        }),
-        Err(error) if may_be_of_other_keys(&error) => {
-            let beside = url
-                .join(&format!("./{ROOTS_FILE}"))
-                .map_err(FetchError::Url)?;
-            let Ok(roots) = fetcher.document(&beside, ROOT_CHAIN_SIZE_MAX).await else {
-                // There is no chain, so the first answer stands.
-                return Err(error.into());
-            };
-            let bytes = fetcher.document(url, MANIFEST_SIZE_MAX).await?;
-            let chained = verify_chained(&bytes, Some(&roots), &running.root, &expect);
-            let Chained { manifest, root } = chained.map_err(|source| LookError::Chained {
-                url: url.clone(),
-                source,
-            })?;
-            let roots = Some(roots);
-            Ok(Got {
-                manifest,
-                root,
-                roots,
-            })
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Whether a chain of roots could make a difference.
-fn may_be_of_other_keys(error: &FetchError) -> bool {
-    let FetchError::Verify { source, .. } = error else {
-        return false;
-    };
-    matches!(
-        source,
-        VerifyError::UnknownKey { .. }
-            | VerifyError::ThresholdNotMet { .. }
-            | VerifyError::WrongGeneration { .. }
-    )
+    fetcher
+        .led_manifest(url, &running.root, &running.expect())
+        .await
 }
 
 /// One attempt; the next look is the next attempt.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use artifact_store::MANIFEST_FILE;
+use artifact_store::{MANIFEST_FILE, ROOTS_FILE};
 use boot_manifest::{Arch, Channel};
 
 use super::limits::{DEPTH_MAX, ENTRIES_MAX};
@@ -46,6 +46,8 @@ impl Tree {
                     waiting.push((entry.path(), depth + 1));
                 } else if kind.is_file() && entry.file_name() == MANIFEST_FILE {
                     tree.folders.push(folder.clone());
+                } else if kind.is_file() && entry.file_name() == ROOTS_FILE {
+                    // It belongs to the manifest beside it, and is checked with it.
                 } else {
                     tree.files.insert(entry.path());
                 }

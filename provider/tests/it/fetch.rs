@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::desk::image::{Image, noise};
 use crate::desk::server::{self, Then, answer, file, partly};
-use crate::desk::{Desk, days_ago, fresh_image, provider};
+use crate::desk::{Desk, Ended, days_ago, fresh_image, provider};
 use crate::provider::Provider;
 
 const MIB: usize = 1 << 20;
@@ -158,6 +158,42 @@ impl Drop for Daemon {
         let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _gone = self.0.wait();
     }
+}
+
+#[test]
+fn keys_that_were_replaced_are_followed_and_kept_with_what_was_fetched() {
+    let image = fresh_image().rotated(1);
+    let desk = Desk::new(&image);
+    lay_out(&image, &desk.path("artifacts"));
+    let roots = image.roots.as_deref().unwrap();
+    let place = desk.path("artifacts/stable/x86_64/roots.json");
+    fs::write(&place, roots).unwrap();
+    let provider = Provider::start(&desk.path("artifacts"), &["--arch", "x86_64"]);
+    let verify = |flags: &[&str]| {
+        let output = desk.tool("phase-verify", flags).output();
+        Ended::of(&output.expect("it starts"))
+    };
+    // Below the root of the URLs and below the folder.
+    for url in [
+        provider.url(""),
+        provider.url("/stable/x86_64/manifest.json"),
+    ] {
+        let fetched = desk.fetch(&[&url, "-o", "out", "-k", "key.pub"]);
+        assert_eq!(fetched.code, Some(0), "{fetched:?}");
+        assert_eq!(fs::read(desk.path("out/roots.json")).unwrap(), roots);
+        let verified = verify(&["out", "-k", "key.pub", "--strict"]);
+        assert_eq!(verified.code, Some(0), "{verified:?}");
+        fs::remove_file(desk.path("out/roots.json")).unwrap();
+        let verified = verify(&["out", "-k", "key.pub"]);
+        assert_eq!(verified.code, Some(1), "{verified:?}");
+    }
+    fs::write(&place, &roots[..roots.len() / 2]).unwrap();
+    let refused = desk.fetch(&[&provider.url(""), "-o", "out", "-k", "key.pub"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.err.contains("the root chain cannot be read"),
+        "{refused:?}"
+    );
 }
 
 fn free_port() -> u16 {

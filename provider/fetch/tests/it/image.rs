@@ -1,7 +1,8 @@
 //! A small signed image to fetch.
 
 use boot_manifest::{
-    Arch, Artifact, ArtifactHasher, Manifest, SecretKey, Timestamp, TrustRoot, sign,
+    Arch, Artifact, ArtifactHasher, Manifest, Role, RoleName, SecretKey, Timestamp, TrustRoot,
+    append_link, draft_link, sign, sign_link, unverified_payload,
 };
 
 /// The time at which the tests take place.
@@ -15,6 +16,8 @@ pub(crate) struct Image {
     pub(crate) manifest: Vec<u8>,
     /// The key that signed it.
     pub(crate) key: SecretKey,
+    /// `roots.json`, when the keys were replaced.
+    pub(crate) roots: Option<Vec<u8>>,
 }
 
 /// Bytes that differ everywhere, so that a misplaced chunk is noticed.
@@ -88,10 +91,30 @@ impl Image {
             files,
             manifest,
             key,
+            roots: None,
         }
     }
 
-    /// Who trusts the key.
+    /// The same image after its key was replaced: signed by the new one as generation 2, with the chain from the old one.
+    pub(crate) fn rotated(self, sequence: u64) -> Self {
+        let new = SecretKey::from_seed([8; 32]);
+        let role = Role::new(1, vec![new.public()]).expect("one key");
+        let next = self.root().successor().expect("a second generation");
+        let next = next.with_role(RoleName::Release, role);
+        let link = draft_link(&next)
+            .and_then(|draft| sign_link(&draft, &[&self.key, &new]))
+            .expect("it can be signed");
+        let (roots, _) = append_link(None, &link, &self.root()).expect("it follows");
+        let mut manifest = unverified_payload(&self.manifest).expect("it is sound");
+        (manifest.generation, manifest.sequence) = (2, sequence);
+        Self {
+            manifest: sign(&manifest, &[&new]).expect("it can be signed"),
+            roots: Some(roots),
+            ..self
+        }
+    }
+
+    /// Who trusts the first key.
     pub(crate) fn root(&self) -> TrustRoot {
         TrustRoot::single(self.key.public())
     }
@@ -113,6 +136,9 @@ impl Image {
             .unwrap_or(target.strip_prefix('/')?);
         if name == "manifest.json" {
             return Some(&self.manifest);
+        }
+        if name == "roots.json" {
+            return self.roots.as_deref();
         }
         let file = self
             .files

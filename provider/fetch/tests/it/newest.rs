@@ -49,7 +49,7 @@ fn a_mirror_that_is_behind_does_not_hide_a_newer_release() {
     for order in [[0, 1, 2], [1, 0, 2], [2, 0, 1]] {
         let servers = order.map(|index| &servers[index]);
         let newest = newest(&servers, limits()).unwrap();
-        assert_eq!(newest.manifest.bytes(), new.manifest, "{order:?}");
+        assert_eq!(newest.led.manifest.bytes(), new.manifest, "{order:?}");
         let expected = order.map(|index: usize| if index == 1 { "8" } else { "7" });
         assert_eq!(words(&newest), expected);
     }
@@ -103,7 +103,7 @@ fn a_newer_number_that_nobody_signed_does_not_count() {
         Some(file(request, stream, &bytes))
     });
     let newest = newest(&[&forger, &good], limits()).unwrap();
-    assert_eq!(newest.manifest.sequence, 7);
+    assert_eq!(newest.led.manifest.sequence, 7);
     assert_eq!(words(&newest), ["bad-signature", "7"]);
 }
 
@@ -134,7 +134,7 @@ fn more_servers_than_are_asked_at_once_have_their_turn() {
     let good = provider(&image, |_, _, _| None);
     let servers = [&empty, &empty, &empty, &empty, &empty, &empty, &good];
     let newest = newest(&servers, limits()).unwrap();
-    assert_eq!(newest.manifest.sequence, 7);
+    assert_eq!(newest.led.manifest.sequence, 7);
     assert_eq!(words(&newest)[..6], ["not-found"; 6]);
 }
 
@@ -149,4 +149,34 @@ fn when_nobody_has_one_each_error_is_told_in_order() {
     let codes: Vec<_> = errors.iter().map(FetchError::code).collect();
     assert_eq!(codes, ["refused-status", "not-found"]);
     assert_eq!(newest(&[&empty], limits()).unwrap_err().code(), "not-found");
+}
+
+#[test]
+fn new_keys_are_found_by_the_chain_and_are_newer_than_any_sequence() {
+    let files = || {
+        vec![
+            ("kernel", "vmlinuz", noise(2, 5_000)),
+            ("rootfs", "rootfs.squashfs", noise(99, 6_000)),
+        ]
+    };
+    let old = release(9_000, 1);
+    let new = Arc::new(Image::numbered(7, NOW, files()).rotated(1));
+    let servers = [&old, &new].map(|image| provider(image, |_, _, _| None));
+    for order in [[0, 1], [1, 0]] {
+        let newest = newest(&order.map(|index| &servers[index]), limits()).unwrap();
+        assert_eq!(newest.led.manifest.bytes(), new.manifest, "{order:?}");
+        assert_eq!(newest.led.root.generation(), 2);
+        assert_eq!(newest.led.roots, new.roots);
+    }
+    // Who has no chain, or a bad one, has nothing that is believed; the others are not held up.
+    for (roots, code) in [
+        (None, "unknown-key"),
+        (Some(b"{}".to_vec()), "roots-malformed"),
+    ] {
+        let image = Image::numbered(7, NOW, files()).rotated(1);
+        let liar = provider(&Arc::new(Image { roots, ..image }), |_, _, _| None);
+        let newest = newest(&[&liar, &servers[0]], limits()).unwrap();
+        assert_eq!(newest.led.manifest.sequence, 9_000);
+        assert_eq!(words(&newest), [code, "9000"]);
+    }
 }

@@ -54,11 +54,14 @@ fn a_provider_vouches_for_the_manifest_it_serves() {
         let answer = provider.get(&format!("/freshness{query}"));
         assert_eq!(answer.status, status, "{query}");
     }
-    let roots = provider.get("/stable/x86_64/roots.json");
-    assert_eq!(
-        (roots.status, &roots.body[..]),
-        (200, &b"{\"any\":\"bytes\"}"[..])
-    );
+    for path in ["/stable/x86_64/roots.json", "/roots.json", "/roots.json"] {
+        let roots = provider.get(path);
+        assert_eq!(
+            (roots.status, &roots.body[..]),
+            (200, &b"{\"any\":\"bytes\"}"[..]),
+            "{path}"
+        );
+    }
 }
 
 #[test]

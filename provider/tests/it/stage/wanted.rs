@@ -106,3 +106,25 @@ fn several_providers_need_a_digest() {
     let (reports, code) = Role::start_with(&place, &image.root(), 0).all();
     assert_eq!(code, Some(2), "{reports:?}");
 }
+
+#[test]
+fn the_chain_to_new_keys_is_handed_over_too() {
+    let files = Image::new().files;
+    let image = Arc::new(Image::numbered(8, days_ago(0), files).rotated(1));
+    let server = provider(&image, |_, _, _| None);
+    let (reports, code) = wanting(&image, &[&server]).all();
+    assert_eq!(code, Some(0), "{reports:?}");
+    let Some((Report::Handoff(record), fds)) = reports.last() else {
+        panic!("no handoff: {reports:?}");
+    };
+    assert_eq!(
+        record.fds,
+        ["manifest", "kernel", "initramfs", "rootfs", "roots"]
+    );
+    let mut roots = Vec::new();
+    let mut file = File::from(fds[4].try_clone().unwrap());
+    file.rewind().unwrap();
+    file.read_to_end(&mut roots).unwrap();
+    assert_eq!(Some(roots), image.roots);
+    assert!(fcntl_get_seals(&fds[4]).unwrap().contains(SealFlags::WRITE));
+}
