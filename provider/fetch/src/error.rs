@@ -137,7 +137,7 @@ pub enum FetchError {
         /// Where the manifest came from.
         url: Url,
         /// Which check failed.
-        source: ChainError,
+        source: Box<ChainError>,
     },
     /// The manifest has no such artifact.
     #[error("the manifest has no artifact {name} (it has: {})", has.join(", "))]

@@ -260,7 +260,10 @@ fn led(
             root,
             roots: Some(roots),
         }),
-        Err(ChainedError::Chain(source)) => Err(FetchError::Roots { url, source }),
+        Err(ChainedError::Chain(source)) => {
+            let source = Box::new(source);
+            Err(FetchError::Roots { url, source })
+        }
         Err(ChainedError::Manifest(source)) => Err(FetchError::Verify { url, source }),
     }
 }

@@ -26,7 +26,7 @@ const ANOTHER: &str = "another-manifest";
 
 /// What one provider has.
 enum Has {
-    Wanted(Led),
+    Wanted(Box<Led>),
     Another(Digest),
     Nothing(FetchError),
 }
@@ -103,7 +103,7 @@ async fn round(asker: &Arc<Asker>, urls: &[Url], digest: &Digest) -> Vec<(usize,
         let (asker, digest) = (Arc::clone(asker), *digest);
         asked.spawn(async move {
             let has = match asker.ask(&url).await {
-                Ok(led) if led.manifest.digest() == digest => Has::Wanted(led),
+                Ok(led) if led.manifest.digest() == digest => Has::Wanted(Box::new(led)),
                 Ok(led) => Has::Another(led.manifest.digest()),
                 Err(error) => Has::Nothing(error),
             };

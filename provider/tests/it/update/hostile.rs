@@ -175,6 +175,7 @@ fn a_release_of_new_keys_without_a_chain_is_refused() {
         key: SecretKey::from_seed([66; 32]),
         manifest: Vec::new(),
         files: Vec::new(),
+        roots: None,
     };
     for (roots, code) in [
         (None, "unknown-key"),
