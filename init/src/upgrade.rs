@@ -188,6 +188,22 @@ impl Upgrade {
         }))
     }
 
+    /// Golden runs, but the manifest that it should serve by is damaged: what its disk remembers may still lead to an image in
+    /// a slot. Then the machine is about to leave, and the error says so.
+    pub(crate) fn rescue(&mut self, machine: &mut Machine, disk: Disk) -> Result<(), Stop> {
+        self.disk = Some(disk);
+        let remembered = self.read_ledger(machine)?;
+        if let Some(golden) = remembered.and_then(|ledger| ledger.golden) {
+            let facts = self.facts(machine, golden)?;
+            self.state = Some(State::new(machine.options.upgrades.policy));
+            self.push(Event::Boot(Box::new(facts)));
+            self.drain(machine);
+            machine.turn(Duration::ZERO)?;
+        }
+        self.give_up(machine);
+        Ok(())
+    }
+
     /// An image runs that [`Self::begin`] was not told of: nothing is known about it, so nothing is upgraded.
     pub(crate) fn give_up(&mut self, machine: &mut Machine) {
         self.state = None;

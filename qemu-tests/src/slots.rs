@@ -63,11 +63,24 @@ pub fn rot(disk: &Path, place: Place, images: &Images) -> Result<()> {
         at += (images.bytes(name)?.len() as u64).next_multiple_of(BLOCK);
     }
     at += images.bytes(rootfs)?.len() as u64 / 2;
+    flip(disk, at)
+}
+
+fn flip(disk: &Path, at: u64) -> Result<()> {
     let file = writable(disk)?;
     let mut byte = [0];
     file.read_exact_at(&mut byte, at)?;
     file.write_all_at(&[byte[0] ^ 1], at)?;
     Ok(())
+}
+
+/// Turns a bit of golden's manifest.
+///
+/// # Errors
+/// When the disk image cannot be changed.
+pub fn rot_golden(disk: &Path) -> Result<()> {
+    let at = partition(disk, "phase-artifacts")?.start;
+    flip(disk, at)
 }
 
 /// Writes a ledger as the next write of the machine would be.

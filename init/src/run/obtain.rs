@@ -114,6 +114,11 @@ impl Boot<'_> {
             }
             self.machine.turn(Duration::ZERO)?;
         }
+        if judged.is_empty() {
+            for disk in partitions.iter().filter_map(|path| Disk::of(path)) {
+                self.upgrade.rescue(self.machine, disk)?;
+            }
+        }
         source::newest_first(&mut judged);
         boot::used_first(&mut judged, &mut || self.machine.turn(Duration::ZERO))?;
         self.tell_choice(&judged);

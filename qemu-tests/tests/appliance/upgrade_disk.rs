@@ -28,7 +28,8 @@ pub(crate) const SCENES: &[Scene] = &[
         named,
     ),
     // Fault 6.
-    scene("a_slot_that_rots_leads_back_to_golden", 90, rotten),
+    scene("a_slot_that_rots_leads_back_to_golden", 120, rotten),
+    scene("a_golden_that_rots_leads_to_the_slot", 150, rotten_golden),
     // Fault 3.
     scene(
         "a_ledger_that_cannot_be_written_stops_nobody",
@@ -135,6 +136,17 @@ fn rotten(story: &Story) -> Result<()> {
     });
     ensure!(told, "the ledger does not say why: {seen:?}");
     Ok(())
+}
+
+/// Firmware still starts golden, but nothing says any more that what lies beside it may be served.
+fn rotten_golden(story: &Story) -> Result<()> {
+    let two = TwoVersions::make(story)?;
+    slots::rot_golden(&two.disk)?;
+    let lan = story.lan()?;
+    let disk = Disk::kept(&two.disk, Bus::Virtio);
+    let a = story.boot(&lan, "a", 1, &TwoVersions::machine(story, disk)?)?;
+    a.wait_for("from slot a", BOOT_LIMIT)?;
+    serves(&lan, &a, &two.second, BOOT_LIMIT)
 }
 
 /// The disk takes no write to the ledger: a start that is not counted may be one of an endless number, so golden serves.
