@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Signal, WaitOptions};
+use rustix::process::{PidfdFlags, Signal, WaitOptions};
 
 use crate::plan::{Refusal, Stop};
 use crate::verify::Tick;
@@ -80,13 +80,14 @@ pub(crate) fn run(
         let _nobody_listens = writer.write_all(&answer);
     });
     let pid = pid.map_err(|error| failed(&error))?;
+    // Its number may be another process's by the time that it is killed: the loop reaps whatever ended.
+    let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty());
     // From here on the pipe ends when the worker does.
     drop(writer);
     let reader = File::from(std::os::fd::OwnedFd::from(reader));
     let result = wait(patience, &reader, tick);
-    if result.is_err() {
-        // It has not been reaped if it still runs, and if it does not, it is a zombie at least until the next turn.
-        let _ended_already = rustix::process::kill_process(pid, Signal::KILL);
+    if let (Err(_), Ok(handle)) = (&result, &handle) {
+        let _ended_already = rustix::process::pidfd_send_signal(handle, Signal::KILL);
     }
     // The loop reaps it too, whoever comes first.
     let _reaped_already = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
