@@ -135,7 +135,7 @@ impl State {
         };
         Status {
             mode: self.policy.mode,
-            stage: self.stage_name().to_owned(),
+            stage: self.stage().to_owned(),
             running: self.running.as_ref().map(show),
             default: ledger.default.as_ref().map_or_else(golden, stored),
             previous: ledger.previous.as_ref().and_then(stored).or_else(|| {
@@ -167,7 +167,8 @@ impl State {
         }
     }
 
-    fn stage_name(&self) -> &'static str {
+    /// What goes on, in the word of [`Status::stage`].
+    pub fn stage(&self) -> &'static str {
         match &self.stage {
             Stage::New | Stage::Starting => "starting",
             Stage::Idle if self.serve_only.is_some() => "serve-only",

@@ -147,6 +147,8 @@ pub(crate) struct Turn {
     pub(crate) granted_at: Option<Duration>,
     pub(crate) refused_since: Option<Duration>,
     pub(crate) not_before: Duration,
+    /// The image on trial may have left it open; the neighbours are told as soon as the role that talks to them does.
+    pub(crate) is_left_over: bool,
 }
 
 /// The machine between two events.
@@ -297,6 +299,9 @@ impl State {
             }
             Event::Neighbours { live, same } => {
                 self.neighbours = Some((live, same, now));
+                if std::mem::take(&mut self.turn.is_left_over) {
+                    effects.push(Effect::ReleaseTurn);
+                }
                 self.look_at_gates(now, effects);
             }
             Event::Recorded(result) => self.recorded(result, now, effects),
@@ -317,7 +322,7 @@ impl State {
             }
             Event::ReturnFailed(reason) => self.return_failed(reason, effects),
             Event::Passed(_) | Event::GateFailed(_) | Event::ChildRestarted(_) => {
-                self.of_trial(event, now, effects);
+                self.of_trial(event, effects);
             }
         }
     }
@@ -392,8 +397,10 @@ impl State {
     }
 
     fn recorded(&mut self, result: Result<(), String>, now: Duration, effects: &mut Vec<Effect>) {
-        let Stage::Recording { ledger, then } = std::mem::replace(&mut self.stage, Stage::Idle)
-        else {
+        let stage = std::mem::replace(&mut self.stage, Stage::Idle);
+        let Stage::Recording { ledger, then } = stage else {
+            // That of a machine that ends, which nobody waits for.
+            self.stage = stage;
             return;
         };
         self.ledger_failed = result.is_err();

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use super::{Stage, State, Then, Wanted};
 use crate::effect::{Effect, Notice};
-use crate::event::{Action, Order};
+use crate::event::{Action, Event, Order};
 use crate::image::ImageRef;
 use crate::ledger::Phase;
 use crate::reason::{Failure, Reason, Refusal};
 
 impl State {
     pub(super) fn order(&mut self, order: Order, now: Duration, effects: &mut Vec<Effect>) {
+        if self.puts_off(&Event::Ordered(order)) {
+            return;
+        }
         if let Err(refusal) = self.carry_out(order, now, effects) {
             effects.push(Effect::Tell(Notice::OrderRefused(refusal)));
         }

@@ -22,6 +22,7 @@ impl State {
         self.running = Some(facts.running.clone());
         self.ledger = facts.ledger.clone().unwrap_or_default();
         self.stage = Stage::Idle;
+        self.turn.is_left_over = facts.returned.is_some() || self.ledger.trial.is_some();
         match facts.how {
             How::Cold if facts.running.place == Place::Golden && self.on_disk => {
                 self.golden_starts(&facts, now, effects);
@@ -110,6 +111,10 @@ impl State {
             self.ledger.bar(&image, failure, facts.wall);
         }
         if !self.on_disk {
+            if matches!(running.place, Place::A | Place::B) {
+                // It came from a disk that cannot be read any more.
+                self.serve_only = Some(Refusal::Ledger);
+            }
             return;
         }
         self.from_cold = self.ledger.default == Some(running.digest);
@@ -185,6 +190,8 @@ impl State {
         } else {
             self.ledger = in_memory(id, facts);
         }
+        // The turn of before the jump is that of this trial.
+        self.turn.is_left_over = false;
         self.begin_trial(now, effects);
     }
 

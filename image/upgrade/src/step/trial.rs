@@ -52,34 +52,42 @@ impl State {
         self.pass_on(effects);
     }
 
-    /// What happened to the image on trial. While a mark is written it is put off.
-    pub(super) fn of_trial(&mut self, event: Event, now: Duration, effects: &mut Vec<Effect>) {
-        match &self.stage {
-            Stage::Recording {
-                then: Then::Mark(_),
-                ..
-            } if !self.deferred.contains(&event) && self.deferred.len() < DEFERRED_MAX => {
-                self.deferred.push(event);
-            }
-            Stage::Trial { phase, .. } => {
-                let phase = *phase;
-                match event {
-                    Event::Passed(passed) => {
-                        if !self.passed.contains(&passed) {
-                            self.passed.push(passed);
-                        }
-                        self.pass_on(effects);
-                    }
-                    Event::GateFailed(failure) => self.fail(failure, effects),
-                    Event::ChildRestarted(child) => {
-                        self.restarts = self.restarts.saturating_add(1);
-                        if self.restarts > limits::TRIAL_RESTARTS_MAX {
-                            self.fail(Failure::new(Reason::Restarts, phase, &child), effects);
-                        }
-                    }
-                    _ => {}
+    /// Whether an event waits because a mark of the trial is being written.
+    pub(super) fn puts_off(&mut self, event: &Event) -> bool {
+        let Stage::Recording {
+            then: Then::Mark(_),
+            ..
+        } = &self.stage
+        else {
+            return false;
+        };
+        if !self.deferred.contains(event) && self.deferred.len() < DEFERRED_MAX {
+            self.deferred.push(event.clone());
+        }
+        true
+    }
+
+    /// What happened to the image on trial.
+    pub(super) fn of_trial(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        if self.puts_off(&event) {
+            return;
+        }
+        let Stage::Trial { phase, .. } = self.stage else {
+            return;
+        };
+        match event {
+            Event::Passed(passed) => {
+                if !self.passed.contains(&passed) {
+                    self.passed.push(passed);
                 }
-                let _ = now;
+                self.pass_on(effects);
+            }
+            Event::GateFailed(failure) => self.fail(failure, effects),
+            Event::ChildRestarted(child) => {
+                self.restarts = self.restarts.saturating_add(1);
+                if self.restarts > limits::TRIAL_RESTARTS_MAX {
+                    self.fail(Failure::new(Reason::Restarts, phase, &child), effects);
+                }
             }
             _ => {}
         }
