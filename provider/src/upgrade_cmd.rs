@@ -37,8 +37,12 @@ const ORDERS: &str = "/upgrade/orders";
 /// The type of an order.
 const ORDER_TYPE: &str = "application/json";
 
-/// How long a machine may take to look at an order: it verifies some signatures.
-const TAKEN_WAIT: Duration = Duration::from_secs(15);
+/// Looks at a machine that answers and has not taken the order: 15 seconds, in which it verifies some signatures. One that does
+/// not answer may have begun at once, and be restarting.
+const TAKEN_LOOKS: u32 = 30;
+
+/// How long a silent machine is waited for without --wait.
+const SILENCE_WAIT: Duration = Duration::from_secs(30);
 
 /// Between two looks at what a machine does.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
@@ -252,11 +256,12 @@ async fn follow(
         wait: LOOK_TIME,
         ..Question::get(url, STATUS)
     };
-    let (mut is_taken, mut told) = (false, String::new());
+    let (mut is_taken, mut untaken, mut told) = (false, 0, String::new());
     loop {
         let now = status(&look, trust).await.ok();
         is_taken |= now.as_ref().is_some_and(|now| followed.is_taken(now));
-        if !is_taken && started.elapsed() >= TAKEN_WAIT {
+        untaken += u32::from(now.is_some() && !is_taken);
+        if !is_taken && untaken >= TAKEN_LOOKS {
             let message = format!("{url}: the machine did not take the order");
             return Err(CommandError::failed(message).hint(
                 "is the key one of its operator keys, are enough of them named, and did nobody else give an order just now? \
@@ -270,7 +275,7 @@ async fn follow(
                 Verdict::Goes("the machine does not answer: it may be restarting".to_owned())
             }
         };
-        let is_over = patience.is_some_and(|patience| started.elapsed() >= patience);
+        let is_over = started.elapsed() >= patience.unwrap_or(SILENCE_WAIT);
         match verdict {
             Verdict::Failed(reason) => {
                 finish(machine, "failed", &reason, now.as_ref());

@@ -86,10 +86,12 @@ pub(crate) fn in_a_line(status: &Value) -> String {
     let waits = code(&status["waits"], |code| {
         Refusal::from_code(code).map(Refusal::text)
     });
-    match (trial(&status["trial"]), waits) {
-        (Some(trial), _) => trial,
-        (None, Some(waits)) => format!("{stage}: {waits}"),
-        (None, None) => stage,
+    let trial = &status["trial"];
+    match (trial.is_null(), waits) {
+        // Without the seconds that are left: it is said when it changes.
+        (false, _) => format!("trial {}: {}", text(&trial["id"]), text(&trial["phase"])),
+        (true, Some(waits)) => format!("{stage}: {waits}"),
+        (true, None) => stage,
     }
 }
 

@@ -76,11 +76,16 @@ impl Followed {
         }
     }
 
-    /// Why the machine did not obey, if it says so of this order.
+    /// Why the machine did not obey, if it says so of this order; after a restart it says nothing of earlier ones.
     fn refusal(&self, now: &Value) -> Option<String> {
         let last = &now["last_order"];
-        let is_ours = last["nonce"].as_str() == Some(&self.nonce);
-        if !is_ours || last["ok"] != false {
+        if last["nonce"].as_str()? != self.nonce {
+            let client = printable(last["client"].as_str().unwrap_or("somebody"));
+            return Some(format!(
+                "an order of {client} was taken instead: look, and order again"
+            ));
+        }
+        if last["ok"] != false {
             return None;
         }
         let code = last["reason"].as_str().unwrap_or("refused");
@@ -145,7 +150,7 @@ mod tests {
         check(Action::Stage, &old("fetching"), "Goes(\"fetching");
         check(Action::Stage, &old("staged"), "Done");
         check(Action::Apply, &old("idle"), "Goes");
-        check(Action::Apply, &new(true), "Goes(\"trial d1, soak, 9 s left");
+        check(Action::Apply, &new(true), "Goes(\"trial d1: soak");
         check(Action::Apply, &new(false), "Done(\"it runs version new");
         check(Action::Rollback, &new(false), "Done");
         check(Action::Commit, &says("old", "trial", true, fresh), "Goes");
@@ -170,8 +175,14 @@ mod tests {
             &refused,
             "Failed(\"the machine refused the order (memory): it does not fit",
         );
-        // Somebody else's order.
         refused["last_order"]["nonce"] = json!("3");
+        check(
+            Action::Apply,
+            &refused,
+            "Failed(\"an order of somebody was taken instead",
+        );
+        refused["last_order"] =
+            json!({ "nonce": NONCE, "action": "apply", "ok": true, "reason": null });
         check(Action::Apply, &refused, "Goes");
     }
 
