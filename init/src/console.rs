@@ -16,7 +16,8 @@
 //! phase: memory init <KiB> KiB net <KiB> KiB serve <KiB> KiB available <KiB> of <KiB> KiB      once, soon after the first serving line
 //! phase: refused: <code>: <reason>                 a source was there and did not verify
 //! phase: not-found: <source>: <reason>             a source was not there
-//! phase: kexec into sha256:<64 hex>                the digest of the manifest of the successor
+//! phase: kexec into sha256:<64 hex>[ from slot <a|b>| on trial <id>]
+//!                                                  the digest of the manifest of the successor
 //! phase: fatal: <code>: <reason>                   nothing can be served; restart after phase.reboot_wait
 //! phase: warning: <text>
 //! phase: powering off | phase: restarting
@@ -24,7 +25,7 @@
 //!
 //! Codes are those of `boot_manifest::VerifyError::code`, those that `plasmd stage` reports, and those of `init`:
 //! `not-found`, `io`, `bad-size`, `bad-hash`, `not-sealed`, `bad-handoff`, `not-enough-memory`, `mount-failed`,
-//! `kexec-failed`, `no-trust-root`.
+//! `kexec-failed`, `no-trust-root`; of the disk with the slots `readback`, `too-large`, `disk-slow`, `disk-lost`.
 //!
 //! Output of a child starts with its role: `net: ...`, `serve: ...`, `stage: ...`.
 
