@@ -55,6 +55,9 @@ const BOOT_PROGRAMS: [&str; 3] = ["undionly.kpxe", "snponly.efi", "ipxe.efi"];
 const IMAGES: &str = "/run/phase/images";
 const ROOTFS: &str = "/run/phase/rootfs";
 const UNIFIED: &str = "/run/phase/unified";
+/// The same for an image that is only looked into.
+const OTHER_IMAGES: &str = "/run/phase/other-images";
+const OTHER_ROOTFS: &str = "/run/phase/other-rootfs";
 
 /// Where a squashfs is read from.
 #[derive(Debug)]
@@ -93,9 +96,43 @@ fn try_install(
     let unified = manifest.artifact(unified::NAME);
     let unified = unified.map_or(0, |artifact| artifact.size);
     fits(rootfs.size, unified, memory_available, medium.consume)?;
-    let image = copy_image(rootfs, medium, tick)?;
-    mount_squashfs(&image).map_err(|error| mount_failed("squashfs", &error))?;
+    let image = copy_image(rootfs, medium, IMAGES, tick)?;
+    mount_squashfs(&image, ROOTFS).map_err(|error| mount_failed("squashfs", &error))?;
     build_artifacts(manifest, &image, tick)
+}
+
+/// Kernel and initramfs out of a squashfs that is not served. The memory that it takes is given back when both are closed.
+pub(crate) fn look_into(
+    manifest: &Verified<Manifest>,
+    medium: &Medium,
+    memory_available: u64,
+    tick: Tick<'_>,
+) -> Result<[File; 2], Stop> {
+    let rootfs = verify::artifact(manifest, "rootfs")?;
+    fits(rootfs.size, 0, memory_available, medium.consume)?;
+    let result = copy_image(rootfs, medium, OTHER_IMAGES, tick).and_then(|image| {
+        mount_squashfs(&image, OTHER_ROOTFS).map_err(|error| mount_failed("squashfs", &error))?;
+        Ok([
+            open_inside(manifest, "kernel", tick)?,
+            open_inside(manifest, "initramfs", tick)?,
+        ])
+    });
+    // What is open keeps both alive, and nobody finds them any more.
+    for place in [OTHER_ROOTFS, OTHER_IMAGES] {
+        let _not_mounted = rustix::mount::unmount(place, UnmountFlags::DETACH);
+    }
+    result
+}
+
+fn open_inside(manifest: &Manifest, name: &str, tick: Tick<'_>) -> Result<File, Stop> {
+    let artifact = verify::artifact(manifest, name)?;
+    let path = Path::new(OTHER_ROOTFS)
+        .join(manifest.channel.as_str())
+        .join(manifest.arch.as_str())
+        .join(artifact.filename.as_str());
+    let file = File::open(&path).map_err(|error| verify::io(name, &error))?;
+    verify::same_bytes(name, &file, artifact, tick)?;
+    Ok(file)
 }
 
 fn mount_failed(what: &str, error: &io::Error) -> Refusal {
@@ -123,10 +160,15 @@ fn fits(size: u64, unified: u64, available: u64, consume: bool) -> Result<(), Re
     Err(Refusal::new("not-enough-memory", reason))
 }
 
-fn copy_image(rootfs: &Artifact, medium: &Medium, tick: Tick<'_>) -> Result<PathBuf, Stop> {
-    let path = Path::new(IMAGES).join("rootfs.squashfs");
-    let mut copy = create_in_memory(IMAGES, rootfs.size, &path)
-        .map_err(|error| mount_failed(IMAGES, &error))?;
+fn copy_image(
+    rootfs: &Artifact,
+    medium: &Medium,
+    place: &str,
+    tick: Tick<'_>,
+) -> Result<PathBuf, Stop> {
+    let path = Path::new(place).join("rootfs.squashfs");
+    let mut copy =
+        create_in_memory(place, rootfs.size, &path).map_err(|error| mount_failed(place, &error))?;
     let mut hasher = Hasher::new();
     let mut done = 0;
     verify::for_each_step(
@@ -155,7 +197,7 @@ fn copy_image(rootfs: &Artifact, medium: &Medium, tick: Tick<'_>) -> Result<Path
     )?;
     verify::same_digest("rootfs", hasher.finish(), rootfs.digest)?;
     drop(copy);
-    make_read_only(IMAGES)?;
+    make_read_only(place)?;
     Ok(path)
 }
 
@@ -184,8 +226,8 @@ fn create_in_memory(place: &str, size: u64, path: &Path) -> io::Result<File> {
 }
 
 /// Mounts the copy; the mount becomes visible only when it is complete.
-fn mount_squashfs(image: &Path) -> io::Result<()> {
-    crate::mounts::make_directory(Path::new(ROOTFS))?;
+fn mount_squashfs(image: &Path, target: &str) -> io::Result<()> {
+    crate::mounts::make_directory(Path::new(target))?;
     let device = attach_loop(image)?;
     let context = rustix::mount::fsopen("squashfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     // Without the flag the kernel asks for a writable device and answers EACCES.
@@ -202,7 +244,7 @@ fn mount_squashfs(image: &Path) -> io::Result<()> {
         mount.as_fd(),
         "",
         here,
-        ROOTFS,
+        target,
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )?;
     // The mount holds the device now; with the last user gone it clears itself.

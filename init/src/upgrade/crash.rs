@@ -22,7 +22,7 @@ use crate::machine::{Ending, Machine};
 use crate::plan::{Refusal, Stop};
 use crate::run::own_command_line;
 use crate::verify::{self, Handoff};
-use crate::{limits, source};
+use crate::{limits, memory, root, source};
 
 /// What the predecessor put beside the artifacts of this image.
 const PREVIOUS: &str = "/phase/previous";
@@ -98,8 +98,7 @@ impl Upgrade {
         let none = || Refusal::new(Refusal::NOT_FOUND, "the predecessor was not carried along");
         let Previous { manifest, place } = read_previous(&self.identity).ok_or_else(none)?;
         let trial = machine.options.upgrades.trial;
-        let kernel = part(machine, &manifest, "kernel", "vmlinuz")?;
-        let initramfs = part(machine, &manifest, "initramfs", "initramfs.img")?;
+        let [kernel, initramfs] = self.previous_parts(machine, &manifest, place)?;
         let size = verify::artifact(&manifest, "initramfs")?.size;
         let mut extras = vec![Extra {
             path: "manifest.json",
@@ -123,11 +122,36 @@ impl Upgrade {
         let own_signed = self.running.as_ref().map_or("", |running| &running.cmdline);
         let line = cmdline::successor(&manifest.cmdline, &own_command_line(), own_signed, &words);
         kexec::load_for_crash(&kernel, &initrd, &line)?;
-        if place != Place::Memory {
-            // The kernel has its copy, and a way back that is no crash goes through the disk.
-            discard_parts();
-        }
         Ok(manifest.version.clone())
+    }
+
+    /// Kernel and initramfs of the predecessor: from where it lies on the disk, or as they were carried along.
+    fn previous_parts(
+        &mut self,
+        machine: &mut Machine,
+        manifest: &Verified<Manifest>,
+        place: Place,
+    ) -> Result<[File; 2], Stop> {
+        match (place, &self.disk) {
+            (Place::A | Place::B, Some(_)) => {
+                let image = image_of(manifest, place);
+                let Handoff {
+                    kernel, initramfs, ..
+                } = self.read_slot(machine, &image)?.handoff;
+                Ok([kernel, initramfs])
+            }
+            (Place::Golden, Some(disk)) => {
+                let medium = source::on_disk(disk.artifacts())?.medium;
+                let available = memory::now().available;
+                root::look_into(manifest, &medium, available, &mut || {
+                    machine.turn(Duration::ZERO)
+                })
+            }
+            (Place::Memory, _) | (_, None) => Ok([
+                part(machine, manifest, "kernel", "vmlinuz")?,
+                part(machine, manifest, "initramfs", "initramfs.img")?,
+            ]),
+        }
     }
 
     /// The trial is over: the memory of the way back is given back.
@@ -189,12 +213,6 @@ impl Upgrade {
         let text = format!("kexec back into {digest}");
         machine.console.say(Level::Info, &text);
         Ok(())
-    }
-}
-
-fn discard_parts() {
-    for name in ["vmlinuz", "initramfs.img", "rootfs.squashfs"] {
-        let _gone_with_the_machine = fs::remove_file(Path::new(PREVIOUS).join(name));
     }
 }
 

@@ -183,6 +183,11 @@ impl Disk {
         })
     }
 
+    /// The partition that golden lies on.
+    pub(crate) fn artifacts(&self) -> &Path {
+        &self.home.artifacts.path
+    }
+
     /// The squashfs in a slot, to be verified while it is copied.
     pub(crate) fn rootfs(&self, place: Place, manifest: &Manifest) -> Result<Medium, Refusal> {
         let [_, _, rootfs] = slots::spans(manifest)?;

@@ -49,14 +49,12 @@ impl Upgrade {
             small_file(Path::new(LEASE), limits::LEASE_SIZE_MAX),
         ));
         let rootfs = Rootfs::of(image.place);
-        let carried = self.previous_extras(image.place == Place::Memory);
-        let crash_image = !carried.is_empty();
-        let crash_image =
-            crash_image && self.make_room(machine, &handoff, rootfs, &mut extras, carried)?;
+        let carried = self.previous_extras(image.place);
+        let has_room = self.make_room(machine, &handoff, rootfs, &mut extras, carried)?;
+        let reserve = crash_word(image.place).filter(|_| has_room);
+        let crash_image = reserve.is_some();
         let mut words = boot_words(image.place, Some(trial), self.origin_of(image).as_deref());
-        if crash_image {
-            words.extend(crash_word(image.place));
-        }
+        words.extend(reserve);
         let line = self.line_for(&handoff, &words);
         let watchdog = keeps_watching(machine);
         kexec::load(handoff, rootfs, &extras, &line, &mut || {
@@ -120,8 +118,9 @@ impl Upgrade {
         known.map(|one| one.origin.clone())
     }
 
-    /// The running image, for the way back: all of it where there is no disk to start it from.
-    fn previous_extras(&self, all: bool) -> Vec<Extra> {
+    /// The running image, for the way back: which it is, and all of it where there is no disk to read it from. What is
+    /// carried is hashed and copied on the way, and makes the jump longer.
+    fn previous_extras(&self, target: Place) -> Vec<Extra> {
         let Some(running) = &self.running else {
             return Vec::new();
         };
@@ -140,7 +139,7 @@ impl Upgrade {
             "previous/initramfs.img",
             "previous/rootfs.squashfs",
         ];
-        let wanted = if all { 3 } else { 2 };
+        let wanted = if target == Place::Memory { 3 } else { 0 };
         for (path, file) in names.into_iter().zip(&running.files).take(wanted) {
             let Ok(file) = fs::File::open(folder.join(file)) else {
                 return Vec::new();
