@@ -28,6 +28,7 @@ use rustix::mount::{
 };
 
 use crate::limits;
+use crate::memory;
 use crate::plan::{Refusal, Stop};
 use crate::sys;
 use crate::unified::{self, Part};
@@ -68,6 +69,15 @@ pub(crate) struct Medium {
     pub(crate) consume: bool,
 }
 
+/// When the files inside the squashfs are checked one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inner {
+    /// Before anything is served: another source can still be tried.
+    Checked,
+    /// By [`finish`], while the squashfs is served already. For an image whose predecessor checked them.
+    Later,
+}
+
 /// Copies, verifies and mounts the squashfs of `manifest`, and builds the directory of artifacts.
 ///
 /// On an error everything is taken down again, so that another source can be tried.
@@ -75,11 +85,11 @@ pub(crate) fn install(
     manifest: &Verified<Manifest>,
     roots: &[u8],
     medium: &Medium,
-    memory_available: u64,
+    inner: Inner,
     tick: Tick<'_>,
 ) -> Result<(), Stop> {
-    let result = try_install(manifest, medium, memory_available, tick)
-        .and_then(|()| Ok(offer_roots(manifest, roots)?));
+    let result =
+        try_install(manifest, medium, inner, tick).and_then(|()| Ok(offer_roots(manifest, roots)?));
     if result.is_err() {
         take_down();
     }
@@ -89,27 +99,27 @@ pub(crate) fn install(
 fn try_install(
     manifest: &Verified<Manifest>,
     medium: &Medium,
-    memory_available: u64,
+    inner: Inner,
     tick: Tick<'_>,
 ) -> Result<(), Stop> {
+    let memory_available = memory::now().available;
     let rootfs = verify::artifact(manifest, "rootfs")?;
     let unified = manifest.artifact(unified::NAME);
     let unified = unified.map_or(0, |artifact| artifact.size);
     fits(rootfs.size, unified, memory_available, medium.consume)?;
     let image = copy_image(rootfs, medium, IMAGES, tick)?;
     mount_squashfs(&image, ROOTFS).map_err(|error| mount_failed("squashfs", &error))?;
-    build_artifacts(manifest, &image, tick)
+    build_artifacts(manifest, &image, inner, tick)
 }
 
 /// Kernel and initramfs out of a squashfs that is not served. The memory that it takes is given back when both are closed.
 pub(crate) fn look_into(
     manifest: &Verified<Manifest>,
     medium: &Medium,
-    memory_available: u64,
     tick: Tick<'_>,
 ) -> Result<[File; 2], Stop> {
     let rootfs = verify::artifact(manifest, "rootfs")?;
-    fits(rootfs.size, 0, memory_available, medium.consume)?;
+    fits(rootfs.size, 0, memory::now().available, medium.consume)?;
     let result = copy_image(rootfs, medium, OTHER_IMAGES, tick).and_then(|image| {
         mount_squashfs(&image, OTHER_ROOTFS).map_err(|error| mount_failed("squashfs", &error))?;
         Ok([
@@ -273,10 +283,11 @@ fn attach_loop(image: &Path) -> io::Result<LoopDevice> {
 }
 
 /// Builds the directory that is served. The kernel and the initramfs inside the squashfs are checked against the manifest
-/// too: the squashfs was signed, but only this proves that it holds the files the manifest promises.
+/// too, now or by [`finish`]: the squashfs was signed, but only this proves that it holds the files the manifest promises.
 fn build_artifacts(
     manifest: &Verified<Manifest>,
     image: &Path,
+    inner: Inner,
     tick: Tick<'_>,
 ) -> Result<(), Stop> {
     let place = Path::new(manifest.channel.as_str()).join(manifest.arch.as_str());
@@ -286,21 +297,15 @@ fn build_artifacts(
     write_file(&served.join("manifest.json"), manifest.bytes())
         .map_err(|error| verify::io("manifest", &error))?;
     for artifact in &manifest.artifacts {
-        let name = artifact.name.as_str();
         let file = artifact.filename.as_str();
-        let head = inside.join(format!("{file}{}", unified::HEAD_SUFFIX));
-        let from = if name == "rootfs" {
-            image.to_owned()
-        } else if name == unified::NAME && is_plain_file(&head) {
-            put_together(manifest, artifact, &head, tick)?
-        } else {
-            let from = inside.join(file);
-            let name = format!("{name} in the rootfs");
-            let opened = File::open(&from).map_err(|error| verify::io(&name, &error))?;
-            verify::same_bytes(&name, &opened, artifact, tick)?;
-            from
-        };
-        bind(&from, &served.join(file)).map_err(|error| mount_failed(file, &error))?;
+        if artifact.name.as_str() == "rootfs" {
+            bind(image, &served.join(file)).map_err(|error| mount_failed(file, &error))?;
+        } else if inner == Inner::Checked {
+            check_inner(manifest, artifact, tick)?;
+            offer_inner(artifact, &inside, &served)?;
+        } else if is_plain_file(&inside.join(file)) {
+            offer_inner(artifact, &inside, &served)?;
+        }
     }
     let listed = |name: &str| {
         let mut artifacts = manifest.artifacts.iter();
@@ -313,6 +318,60 @@ fn build_artifacts(
         }
     }
     Ok(())
+}
+
+/// Does what [`Inner::Later`] put off: checks what lies inside the squashfs, and puts the EFI program together.
+pub(crate) fn finish(manifest: &Verified<Manifest>, tick: Tick<'_>) -> Result<(), Stop> {
+    let place = Path::new(manifest.channel.as_str()).join(manifest.arch.as_str());
+    let inside = Path::new(ROOTFS).join(&place);
+    let served = Path::new(ARTIFACTS).join(&place);
+    for artifact in &manifest.artifacts {
+        if artifact.name.as_str() == "rootfs" {
+            continue;
+        }
+        check_inner(manifest, artifact, tick)?;
+        if !served.join(artifact.filename.as_str()).exists() {
+            offer_inner(artifact, &inside, &served)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether an artifact is put together from others instead of lying in the squashfs.
+fn is_put_together(artifact: &Artifact, inside: &Path) -> bool {
+    artifact.name.as_str() == unified::NAME && is_plain_file(&head_of(artifact, inside))
+}
+
+fn head_of(artifact: &Artifact, inside: &Path) -> PathBuf {
+    let file = artifact.filename.as_str();
+    inside.join(format!("{file}{}", unified::HEAD_SUFFIX))
+}
+
+fn check_inner(
+    manifest: &Verified<Manifest>,
+    artifact: &Artifact,
+    tick: Tick<'_>,
+) -> Result<(), Stop> {
+    let place = Path::new(manifest.channel.as_str()).join(manifest.arch.as_str());
+    let inside = Path::new(ROOTFS).join(&place);
+    if is_put_together(artifact, &inside) {
+        let head = head_of(artifact, &inside);
+        return put_together(manifest, artifact, &head, tick);
+    }
+    let name = format!("{} in the rootfs", artifact.name.as_str());
+    let opened = File::open(inside.join(artifact.filename.as_str()))
+        .map_err(|error| verify::io(&name, &error))?;
+    verify::same_bytes(&name, &opened, artifact, tick)
+}
+
+fn offer_inner(artifact: &Artifact, inside: &Path, served: &Path) -> Result<(), Refusal> {
+    let file = artifact.filename.as_str();
+    let from = if is_put_together(artifact, inside) {
+        Path::new(UNIFIED).join(file)
+    } else {
+        inside.join(file)
+    };
+    bind(&from, &served.join(file)).map_err(|error| mount_failed(file, &error))
 }
 
 /// Others that trust an older root need the chain that leads to the keys of this manifest.
@@ -331,7 +390,7 @@ fn put_together(
     artifact: &Artifact,
     head: &Path,
     tick: Tick<'_>,
-) -> Result<PathBuf, Stop> {
+) -> Result<(), Stop> {
     let folder = head.parent().unwrap_or(Path::new(ROOTFS));
     let mut parts = vec![part("its head", head)?];
     for name in ["kernel", "initramfs"] {
@@ -344,7 +403,7 @@ fn put_together(
     unified::assemble(artifact, &parts, &out, tick)?;
     drop(out);
     make_read_only(UNIFIED)?;
-    Ok(path)
+    Ok(())
 }
 
 fn part(name: &'static str, path: &Path) -> Result<Part, Refusal> {

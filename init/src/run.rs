@@ -181,8 +181,14 @@ fn boot(machine: &mut Machine) -> (Outcome, Option<Upgrade>) {
         machine,
         upgrade,
         offer: None,
+        unfinished: None,
     };
-    let outcome = plan::follow(&plan::plan(&facts), &mut boot);
+    let mut outcome = plan::follow(&plan::plan(&facts), &mut boot);
+    match boot.finish() {
+        Ok(()) => {}
+        Err(Stop::Ending) => outcome = Outcome::Ending,
+        Err(Stop::Refused(refusal)) => outcome = Outcome::Fatal(refusal),
+    }
     let mut upgrade = boot.upgrade;
     match &outcome {
         Outcome::Serving => upgrade.mounted(machine),

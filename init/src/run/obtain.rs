@@ -16,16 +16,19 @@ use crate::cmdline::{self, SourceChoice};
 use crate::console::Level;
 use crate::machine::{Ending, Machine, Staged};
 use crate::plan::{Kernel, Refusal, Source, Stop};
+use crate::root::Inner;
 use crate::screen::Artifacts;
 use crate::source::{self, DiskWait, Found, Judged};
 use crate::upgrade::{Upgrade, boot, disk::Disk};
-use crate::{kexec, limits, memory, root, verify};
+use crate::{kexec, limits, root, verify};
 
 /// Does what the plan says.
 pub(super) struct Boot<'m> {
     pub(super) machine: &'m mut Machine,
     pub(super) upgrade: Upgrade,
     pub(super) offer: Option<Offer>,
+    /// The image that is served, while the files in it are not checked one by one.
+    pub(super) unfinished: Option<Verified<Manifest>>,
 }
 
 impl Kernel for Boot<'_> {
@@ -74,6 +77,20 @@ impl Kernel for Boot<'_> {
 }
 
 impl Boot<'_> {
+    /// What could wait until the machine serves.
+    pub(super) fn finish(&mut self) -> Result<(), Stop> {
+        let Some(manifest) = self.unfinished.take() else {
+            return Ok(());
+        };
+        let machine = &mut *self.machine;
+        let result = root::finish(&manifest, &mut || machine.turn(Duration::ZERO));
+        if let Err(Stop::Refused(refusal)) = &result {
+            self.report(Source::Initramfs, refusal);
+            self.machine.dismiss(Role::Serve);
+        }
+        result
+    }
+
     fn obtain_from_disk(&mut self, only: bool) -> Result<(), Stop> {
         let most = Duration::from_secs(u64::from(self.machine.options.disk_wait_seconds));
         let mut wait = DiskWait::new(Instant::now(), only, most);
@@ -136,7 +153,7 @@ impl Boot<'_> {
             if let Some(refusal) = last.take() {
                 self.report(disk, &refusal);
             }
-            match self.install(candidate) {
+            match self.install(candidate, Inner::Checked) {
                 Ok(()) => return Ok(()),
                 Err(stop) => {
                     self.refused_partition(candidate.device(), stop, &mut last)?;
@@ -203,7 +220,10 @@ impl Boot<'_> {
             Some(found) => found,
             None => source::in_initramfs()?,
         };
-        self.install(&Judged { found, manifest })
+        let judged = Judged { found, manifest };
+        self.install(&judged, Inner::Later)?;
+        self.unfinished = Some(judged.manifest);
+        Ok(())
     }
 
     /// The image that was started by another one is about to be mounted.
@@ -218,25 +238,22 @@ impl Boot<'_> {
     }
 
     /// Copies, verifies the copy, mounts.
-    fn install(&mut self, judged: &Judged) -> Result<(), Stop> {
+    fn install(&mut self, judged: &Judged, inner: Inner) -> Result<(), Stop> {
         let Self {
             machine,
             offer,
             upgrade,
+            ..
         } = self;
         let Judged { found, manifest } = judged;
         machine.console.say(
             Level::Info,
             &format!("source {}: version {}", found.place, manifest.version),
         );
-        let available = memory::now().available;
-        root::install(
-            manifest,
-            &upgrade.identity().roots,
-            &found.medium,
-            available,
-            &mut || machine.turn(Duration::ZERO),
-        )?;
+        let roots = &upgrade.identity().roots;
+        root::install(manifest, roots, &found.medium, inner, &mut || {
+            machine.turn(Duration::ZERO)
+        })?;
         *offer = Some(Offer {
             channel: manifest.channel.as_str().to_owned(),
             arch: manifest.arch.as_str().to_owned(),

@@ -22,7 +22,7 @@ use crate::machine::{Ending, Machine};
 use crate::plan::{Refusal, Stop};
 use crate::run::own_command_line;
 use crate::verify::{self, Handoff};
-use crate::{limits, memory, root, source};
+use crate::{limits, root, source};
 
 /// What the predecessor put beside the artifacts of this image.
 const PREVIOUS: &str = "/phase/previous";
@@ -142,10 +142,7 @@ impl Upgrade {
             }
             (Place::Golden, Some(disk)) => {
                 let medium = source::on_disk(disk.artifacts())?.medium;
-                let available = memory::now().available;
-                root::look_into(manifest, &medium, available, &mut || {
-                    machine.turn(Duration::ZERO)
-                })
+                root::look_into(manifest, &medium, &mut || machine.turn(Duration::ZERO))
             }
             (Place::Memory, _) | (_, None) => Ok([
                 part(machine, manifest, "kernel", "vmlinuz")?,
