@@ -144,7 +144,7 @@ pub(super) async fn ask_at(running: &Running, url: &Url) -> Result<Led, FetchErr
     asked.await.unwrap_or_else(|_| {
         let slow = TooSlow::Total { limit: ASK_TIME };
         let url = url.clone();
-        Err(FetchError::TooSlow { url, slow }.into())
+        Err(FetchError::TooSlow { url, slow })
     })
 }
 
