@@ -37,6 +37,9 @@ pub struct Options {
     /// Put this trust root into the image instead of one that trusts exactly the signing keys
     #[arg(long, value_name = "FILE")]
     pub trust_root: Option<PathBuf>,
+    /// Put this root chain (`plasmd root append`) into the image; it leads from the trust root to the signing keys
+    #[arg(long, value_name = "FILE")]
+    pub roots: Option<PathBuf>,
     /// Use this kernel (bzImage) instead of building one
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
@@ -101,13 +104,31 @@ impl Images {
     }
 }
 
+/// The chain to publish beside the manifest, or none where an earlier build had one.
+fn write_roots(path: &Path, roots: &[u8]) -> Result<()> {
+    if !roots.is_empty() {
+        return stamp::write(path, roots);
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Builds everything that changed.
 ///
 /// # Errors
 /// With the step that failed and why.
 pub fn build(paths: &Paths, options: &Options, progress: &Progress) -> Result<Images> {
     packages::ensure_installed(&[Purpose::Build], progress)?;
-    let signers = Signers::load(paths, &options.key, options.trust_root.as_deref())?;
+    let signers = Signers::load(
+        paths,
+        &options.key,
+        options.trust_root.as_deref(),
+        options.roots.as_deref(),
+    )?;
     if let Some(made) = &signers.made {
         progress.announce(
             "key",
@@ -120,14 +141,16 @@ pub fn build(paths: &Paths, options: &Options, progress: &Progress) -> Result<Im
     let init = build.program(programs::INIT)?;
     let plasmd = build.program(programs::PLASMD)?;
     run::link_tools(&paths.output("plasmd"))?;
-    let trust_root = signers.root.to_json();
+    let trust_root = signers.carried.root.to_json();
     stamp::write(&paths.output("trust-root.json"), trust_root.as_bytes())?;
+    write_roots(&paths.output("roots.json"), &signers.carried.roots)?;
 
     let image_info = facts::image_info(facts::built_at(paths.root())?);
     let initramfs = build.initramfs(&initramfs::Recipe {
         init: &init,
         plasmd: &plasmd,
         trust_root: trust_root.as_bytes(),
+        roots: &signers.carried.roots,
         image_info: &image_info,
     })?;
     let uki = build.uki(&kernel, &initramfs)?;
@@ -214,6 +237,7 @@ impl Build<'_> {
             .with("init", recipe.init)
             .with("plasmd", recipe.plasmd)
             .with("trust root", recipe.trust_root)
+            .with("root chain", recipe.roots)
             .with("image info", recipe.image_info);
         self.output("initramfs.img", &inputs, |path| {
             Ok(std::fs::write(path, initramfs::write(recipe)?)?)

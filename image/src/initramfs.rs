@@ -39,6 +39,8 @@ pub struct Recipe<'a> {
     pub plasmd: &'a [u8],
     /// The trust root's JSON.
     pub trust_root: &'a [u8],
+    /// The root chain; empty when the keys were never replaced.
+    pub roots: &'a [u8],
     /// The image's own facts: name, version, clock floor, version floor.
     pub image_info: &'a [u8],
 }
@@ -56,7 +58,7 @@ pub enum Error {
 
 /// The tree of the appliance, before it is packed.
 pub fn tree(recipe: &Recipe<'_>) -> Vec<Entry> {
-    vec![
+    let mut tree = vec![
         Entry::file("init", 0o755, recipe.init),
         Entry::directory("bin", 0o755),
         Entry::file("bin/plasmd", 0o755, recipe.plasmd),
@@ -76,7 +78,11 @@ pub fn tree(recipe: &Recipe<'_>) -> Vec<Entry> {
         Entry::directory("run", 0o755),
         Entry::directory("sys", 0o555),
         Entry::directory("tmp", 0o1777),
-    ]
+    ];
+    if !recipe.roots.is_empty() {
+        tree.push(Entry::file("etc/phase/roots.json", 0o644, recipe.roots));
+    }
+    tree
 }
 
 /// Packs and compresses the tree. The result's length is a multiple of four, so that further archives can be appended to it.
@@ -143,6 +149,7 @@ mod tests {
             init: b"init",
             plasmd: b"plasmd",
             trust_root: b"{}",
+            roots: b"",
             image_info: b"{}",
         };
         let bytes = write(&recipe).unwrap();

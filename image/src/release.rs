@@ -21,12 +21,14 @@ use crate::grub::Loader;
 use crate::initramfs::{self, Effort};
 use crate::paths::{self, Paths};
 use crate::progress::Progress;
-use crate::trust::{self, Signers};
+use crate::trust::{self, Carried, Signers};
 use crate::{disk, facts, squashfs, stamp, uki};
 
 /// Where the initramfs has the trust root; the release is signed for the one that it will carry.
 const TRUST_ROOT: &str = "etc/phase/trust-root.json";
 
+/// Where it has the root chain, when the keys were ever replaced.
+const ROOTS: &str = "etc/phase/roots.json";
 /// Where the initramfs has its own facts.
 const IMAGE_INFO: &str = "etc/phase/image.json";
 
@@ -161,7 +163,7 @@ impl Old {
     fn read(from: &Paths) -> Result<Self> {
         let read = |name: &str| read(&from.output(name));
         let tree = unpack(&read("initramfs.img")?).context("unpack initramfs.img")?;
-        let root = trust_root(&tree)?;
+        let root = carried(&tree)?.newest()?;
         let bytes = read("manifest.json")?;
         let manifest = trust::verify_ever(&bytes, &root).context("manifest.json")?;
         Ok(Self {
@@ -186,7 +188,7 @@ struct New {
 
 fn make(old: &Old, from: &Paths, options: &Options) -> Result<New> {
     let tree = changed_tree(old, options)?;
-    let root = trust_root(&tree)?;
+    let carried = carried(&tree)?;
     let effort = if options.fast {
         Effort::Quick
     } else {
@@ -211,7 +213,7 @@ fn make(old: &Old, from: &Paths, options: &Options) -> Result<New> {
     })?;
     let squashfs = changed_squashfs(old, &kernel, &initramfs, &uki)?;
 
-    let signers = Signers::of_image(from, &options.key, root)?;
+    let signers = Signers::of_image(from, &options.key, carried)?;
     let now = facts::signing_time()?;
     let next = now.unix().max(1).unsigned_abs();
     let sequence = options
@@ -239,14 +241,17 @@ fn make(old: &Old, from: &Paths, options: &Options) -> Result<New> {
     };
     let manifest = signers.sign(&wanted)?;
     let program = |path: &str| content(&tree, path).map(<[u8]>::to_vec);
-    let files = BTreeMap::from([
+    let mut files = BTreeMap::from([
         ("init", program("init")?),
         ("plasmd", program("bin/plasmd")?),
-        ("trust-root.json", signers.root.to_json().into_bytes()),
+        ("trust-root.json", program(TRUST_ROOT)?),
         ("vmlinuz", kernel),
         ("initramfs.img", initramfs),
         ("phase.efi", uki),
     ]);
+    if !signers.carried.roots.is_empty() {
+        files.insert("roots.json", signers.carried.roots.clone());
+    }
     let key = from.keys().join("dev.key");
     Ok(New {
         files,
@@ -371,8 +376,14 @@ fn changed_squashfs(old: &Old, kernel: &[u8], initramfs: &[u8], uki: &[u8]) -> R
     Ok(image.into_inner())
 }
 
-fn trust_root(tree: &[Entry]) -> Result<TrustRoot> {
-    TrustRoot::parse(content(tree, TRUST_ROOT)?).context(TRUST_ROOT)
+/// What the image believes by itself.
+fn carried(tree: &[Entry]) -> Result<Carried> {
+    let root = TrustRoot::parse(content(tree, TRUST_ROOT)?).context(TRUST_ROOT)?;
+    let roots = match tree.iter().any(|entry| entry.path == ROOTS) {
+        true => content(tree, ROOTS)?.to_vec(),
+        false => Vec::new(),
+    };
+    Ok(Carried { root, roots })
 }
 
 fn content<'a>(tree: &'a [Entry], path: &str) -> Result<&'a [u8]> {

@@ -17,11 +17,36 @@ use crate::facts;
 use crate::paths::Paths;
 use crate::stamp;
 
+/// What an image believes by itself.
+#[derive(Debug, Clone)]
+pub struct Carried {
+    /// Its trust root.
+    pub root: TrustRoot,
+    /// The root chain beside it; empty when the keys were never replaced.
+    pub roots: Vec<u8>,
+}
+
+impl Carried {
+    /// The root that the chain leads to.
+    ///
+    /// # Errors
+    /// When the chain does not lead on from the trust root.
+    pub fn newest(&self) -> Result<TrustRoot> {
+        if self.roots.is_empty() {
+            return Ok(self.root.clone());
+        }
+        boot_manifest::walk_roots(&self.roots, &self.root)
+            .context("the root chain does not lead on from the trust root")
+    }
+}
+
 /// The keys and the root of one build.
 pub struct Signers {
     keys: Vec<SecretKey>,
-    /// The trust root the image carries.
+    /// The trust root the image is signed for: the one it carries, or the one that its chain leads to.
     pub root: TrustRoot,
+    /// What the image carries.
+    pub carried: Carried,
     /// The development key that was made just now, if one was.
     pub made: Option<PathBuf>,
 }
@@ -31,7 +56,12 @@ impl Signers {
     ///
     /// # Errors
     /// When a file cannot be read, or is no key or trust root.
-    pub fn load(paths: &Paths, keys: &[PathBuf], root: Option<&Path>) -> Result<Self> {
+    pub fn load(
+        paths: &Paths,
+        keys: &[PathBuf],
+        root: Option<&Path>,
+        roots: Option<&Path>,
+    ) -> Result<Self> {
         let development = keys.is_empty();
         let development_key = paths.keys().join("dev.key");
         let mut made = None;
@@ -60,14 +90,26 @@ impl Signers {
                 TrustRoot::new(1, keys.len() as u64, public, development)?
             }
         };
-        Ok(Self { keys, root, made })
+        let roots = match roots {
+            Some(file) => {
+                std::fs::read(file).with_context(|| format!("read {}", file.display()))?
+            }
+            None => Vec::new(),
+        };
+        let carried = Carried { root, roots };
+        Ok(Self {
+            keys,
+            root: carried.newest()?,
+            carried,
+            made,
+        })
     }
 
     /// The keys that were named, or the development key that lies with a built image, for the root that the image carries.
     ///
     /// # Errors
     /// When there is no key, or a file is none.
-    pub fn of_image(image: &Paths, keys: &[PathBuf], root: TrustRoot) -> Result<Self> {
+    pub fn of_image(image: &Paths, keys: &[PathBuf], carried: Carried) -> Result<Self> {
         let development = [image.keys().join("dev.key")];
         let files = if keys.is_empty() { &development } else { keys };
         let keys = files
@@ -76,7 +118,8 @@ impl Signers {
             .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             keys,
-            root,
+            root: carried.newest()?,
+            carried,
             made: None,
         })
     }
@@ -255,24 +298,24 @@ mod tests {
 
         let folder = tempfile::tempdir().unwrap();
         let paths = paths(folder.path());
-        let first = Signers::load(&paths, &[], None).unwrap();
+        let first = Signers::load(&paths, &[], None, None).unwrap();
         let made = first.made.expect("the first use makes a key");
         assert_eq!(
             std::fs::metadata(&made).unwrap().permissions().mode() & 0o777,
             0o600
         );
         assert!(first.root.is_development());
-        let second = Signers::load(&paths, &[], None).unwrap();
+        let second = Signers::load(&paths, &[], None, None).unwrap();
         assert!(second.made.is_none());
         assert_eq!(first.root.fingerprint(), second.root.fingerprint());
-        let named = Signers::load(&paths, &[made], None).unwrap();
+        let named = Signers::load(&paths, &[made], None, None).unwrap();
         assert!(!named.root.is_development());
     }
 
     #[test]
     fn a_manifest_is_signed_again_only_when_something_changed() {
         let folder = tempfile::tempdir().unwrap();
-        let signers = Signers::load(&paths(folder.path()), &[], None).unwrap();
+        let signers = Signers::load(&paths(folder.path()), &[], None, None).unwrap();
         let first = signers.manifest(PARTS, None).unwrap();
         assert!(!first.reused);
         let second = signers.manifest(PARTS, Some(&first.bytes)).unwrap();
@@ -283,18 +326,19 @@ mod tests {
         damaged[20] ^= 1;
         assert!(!signers.manifest(PARTS, Some(&damaged)).unwrap().reused);
 
-        let stranger = Signers::load(&paths(&folder.path().join("other")), &[], None).unwrap();
+        let stranger =
+            Signers::load(&paths(&folder.path().join("other")), &[], None, None).unwrap();
         assert!(!stranger.manifest(PARTS, Some(&first.bytes)).unwrap().reused);
     }
 
     #[test]
     fn a_key_the_trust_root_does_not_know_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let mine = Signers::load(&paths(folder.path()), &[], None).unwrap();
+        let mine = Signers::load(&paths(folder.path()), &[], None, None).unwrap();
         let root = folder.path().join("root.json");
         std::fs::write(&root, mine.root.to_json()).unwrap();
         let stranger =
-            Signers::load(&paths(&folder.path().join("other")), &[], Some(&root)).unwrap();
+            Signers::load(&paths(&folder.path().join("other")), &[], Some(&root), None).unwrap();
         let error = stranger
             .manifest(PARTS, None)
             .err()
@@ -311,7 +355,7 @@ mod tests {
         let paths = paths(folder.path());
         let odd = folder.path().join("odd");
         let check = |keys: &[PathBuf], root: Option<&Path>, expected: &str| {
-            let error = Signers::load(&paths, keys, root)
+            let error = Signers::load(&paths, keys, root, None)
                 .err()
                 .expect("an odd file is refused");
             assert!(format!("{error:#}").contains(expected), "{error:#}");

@@ -10,6 +10,7 @@ fn cpio_lists_and_unpacks_the_initramfs() {
         init: b"init",
         plasmd: b"plasmd",
         trust_root: b"{}",
+        roots: b"",
         image_info: b"{}",
     };
     let folder = tempfile::tempdir().unwrap();
@@ -56,6 +57,7 @@ fn zstd_unpacks_the_initramfs() {
         init: &program,
         plasmd: b"p",
         trust_root: b"{}",
+        roots: b"",
         image_info: b"{}",
     };
     let folder = tempfile::tempdir().unwrap();

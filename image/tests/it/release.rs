@@ -16,12 +16,13 @@ use crate::uki::{stub, uki_of};
 /// Leaves a small image in `folder`, as a build would.
 fn build(folder: &Path, stub: &[u8]) -> Paths {
     let paths = Paths::new(folder.into(), folder.join("old"));
-    let signers = Signers::load(&paths, &[], None).unwrap();
+    let signers = Signers::load(&paths, &[], None, None).unwrap();
     let kernel = noise(90_000, 9);
     let initramfs = initramfs::write(&initramfs::Recipe {
         init: b"init 1",
         plasmd: b"plasmd 1",
         trust_root: signers.root.to_json().as_bytes(),
+        roots: b"",
         image_info: br#"{"name":"phase","version":"1","built_at":1}"#,
     })
     .unwrap();
@@ -100,7 +101,7 @@ fn a_release_is_newer_changed_as_asked_and_the_old_image_stays() {
     let released = release(&paths, &options).unwrap();
     assert_eq!(contents(paths.out()), before, "the old image was changed");
 
-    let root = Signers::load(&paths, &[], None).unwrap().root;
+    let root = Signers::load(&paths, &[], None, None).unwrap().root;
     let (old, new) = (verified(paths.out(), &root), verified(&out, &root));
     assert!(new.sequence > old.sequence && new.sequence == released.sequence);
     assert_eq!((new.version.as_str(), new.channel), ("2", old.channel));
@@ -138,10 +139,65 @@ fn a_release_is_newer_changed_as_asked_and_the_old_image_stays() {
         "it would write over the old image"
     );
     let stranger = Paths::new(folder.path().into(), folder.path().join("stranger"));
-    Signers::load(&stranger, &[], None).unwrap();
+    Signers::load(&stranger, &[], None, None).unwrap();
     options.out = folder.path().join("refused");
     options.key = vec![stranger.keys().join("dev.key")];
     let error = format!("{:#}", release(&paths, &options).unwrap_err());
     assert!(error.contains("cannot sign for the trust root"), "{error}");
     assert!(!options.out.exists(), "something was written all the same");
+}
+
+#[test]
+fn a_release_after_new_keys_carries_the_chain_and_publishes_it() {
+    use boot_manifest::{Role, RoleName, SecretKey, append_link, draft_link, sign_link};
+
+    let name = "a_release_after_new_keys_carries_the_chain_and_publishes_it";
+    let Some(stub) = stub() else {
+        skip!(name, "{} is not installed", uki::STUB);
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let paths = build(folder.path(), &stub);
+    let old = Signers::load(&paths, &[], None, None).unwrap().root;
+    let pem = std::fs::read_to_string(paths.keys().join("dev.key")).unwrap();
+    let old_key = SecretKey::from_pem(&pem).unwrap();
+    let new_key = SecretKey::from_seed([9; 32]);
+    let role = Role::new(1, vec![new_key.public()]).unwrap();
+    let next = old.successor().unwrap().with_role(RoleName::Release, role);
+    let link = sign_link(&draft_link(&next).unwrap(), &[&old_key, &new_key]).unwrap();
+    let (chain, _) = append_link(None, &link, &old).unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let mut options = Options {
+        key: vec![file("new.key", new_key.to_pem().as_bytes())],
+        overlay: vec![Overlay {
+            path: "etc/phase/roots.json".into(),
+            file: file("roots.json", &chain),
+        }],
+        fast: true,
+        ..Options::new(paths.out(), folder.path().join("new"), "2")
+    };
+    release(&paths, &options).unwrap();
+    assert_eq!(verified(&options.out, &next).generation, 2);
+    let read = |name: &str| std::fs::read(options.out.join(name)).unwrap();
+    assert_eq!(read("roots.json"), chain);
+    assert_eq!(read("trust-root.json"), old.to_json().into_bytes());
+    // A release of that one needs no word about keys that were replaced.
+    let from = options.out.clone();
+    let again = Options {
+        overlay: Vec::new(),
+        out: folder.path().join("newer"),
+        from: Some(from),
+        ..options.clone()
+    };
+    release(&paths, &again).unwrap();
+    assert_eq!(verified(&again.out, &next).generation, 2);
+    options.out = folder.path().join("refused");
+    options.key = vec![file("old.key", old_key.to_pem().as_bytes())];
+    assert!(
+        release(&paths, &options).is_err(),
+        "the old key signs nothing any more"
+    );
 }

@@ -21,6 +21,7 @@ fn build_all(folder: &Path, stub: &[u8]) -> Vec<u8> {
         init: b"init",
         plasmd: b"plasmd",
         trust_root: b"{}",
+        roots: b"",
         image_info: b"{}",
     };
     let initramfs = initramfs::write(&recipe).unwrap();
@@ -161,6 +162,7 @@ fn the_built_images_hold_what_was_built() {
         init: &read("init"),
         plasmd: &read("plasmd"),
         trust_root: &read("trust-root.json"),
+        roots: b"",
         image_info: b"",
     };
     let members: BTreeMap<_, _> = cpio::read(&archive)
