@@ -10,6 +10,7 @@ use boot_manifest::handoff::Command;
 use boot_manifest::{Digest, Expiry};
 use upgrade::{Candidate, Effect, Event, Notice, Place, Refusal as No, Refused, TrialId};
 
+use super::preflight::keeps_watching;
 use super::{Fetched, Upgrade};
 use crate::children::{self, Role};
 use crate::console::Level;
@@ -228,6 +229,8 @@ impl Upgrade {
         kexec::load(handoff, rootfs, &extras, &line, &mut || {
             machine.turn(Duration::ZERO)
         })?;
+        // Without a watchdog too: a cold start has no trial to refuse.
+        let _runs_on = keeps_watching(machine);
         let text = format!("kexec into {} from slot {}", image.digest, image.place);
         machine.console.say(Level::Info, &text);
         machine.end(Ending::Kexec);

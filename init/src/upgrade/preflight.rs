@@ -175,7 +175,7 @@ fn crash_word(place: Place) -> Option<String> {
 }
 
 /// Whether the watchdog runs through the jump: it gets its longest time, and the kernel is told not to stop it on the way.
-fn keeps_watching(machine: &mut Machine) -> bool {
+pub(super) fn keeps_watching(machine: &mut Machine) -> bool {
     const STOP: &str = "/sys/module/watchdog/parameters/stop_on_reboot";
     let _read_back = fs::write(STOP, "N");
     let stops = fs::read_to_string(STOP).unwrap_or_default();
