@@ -9,17 +9,21 @@
 //! overwritten in memory, with what exits, faults or turns in a circle. Nothing of the appliance knows about it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use rustix::event::{Timespec, poll};
+use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, Signal, getpid, kill_process};
 
 const REAL: &str = "/init.real";
 const ORDERS: &str = "/sabotage";
+/// The kernel's list of processes, before anybody else has it.
+const PROCESSES: &str = "/enemy";
 /// How often the moment is looked for: often against the seconds that everything takes here.
 const STEP: Timespec = Timespec {
     tv_sec: 0,
@@ -54,8 +58,9 @@ fn main() -> ExitCode {
         ["panic", "now"] => panic!("a successor that panics at once"),
         _ => {}
     }
-    let enemy = Command::new("/init").spawn();
-    if let Err(error) = enemy {
+    // Its input ends when this process becomes another program.
+    let enemy = Command::new("/init").stdin(Stdio::piped()).spawn();
+    if let Err(error) = &enemy {
         say(&format!("sabotage failed: {error}"));
     }
     let error = Command::new(REAL).exec();
@@ -68,12 +73,13 @@ fn sabotage(words: &[&str]) -> io::Result<()> {
         .iter()
         .position(|word| matches!(*word, "now" | "file"));
     let (what, when) = words.split_at(moment.unwrap_or(words.len()));
+    let victim = Victim::find()?;
     wait_for(when)?;
     say(&format!("sabotage: {}", what.join(" ")));
     match what {
-        ["exit" | "panic"] => overwrite(EXIT),
-        ["fault"] => overwrite(FAULT),
-        ["freeze"] => overwrite(CIRCLE),
+        ["exit" | "panic"] => victim.overwrite(EXIT),
+        ["fault"] => victim.overwrite(FAULT),
+        ["freeze"] => victim.overwrite(CIRCLE),
         ["eat-memory"] => eat_memory(),
         ["kill", role] => again_and_again(role, Signal::KILL),
         ["stop", role] => again_and_again(role, Signal::STOP),
@@ -103,24 +109,42 @@ fn until<T>(mut done: impl FnMut() -> io::Result<Option<T>>) -> io::Result<T> {
     Err(io::ErrorKind::TimedOut.into())
 }
 
-/// Overwrites the code of PID 1, so that wherever it is, it goes on to `end`.
-fn overwrite(end: &[u8]) -> io::Result<()> {
-    let maps = fs::read_to_string("/proc/1/maps")?;
-    let line = maps
-        .lines()
-        .find(|line| line.contains(" r-xp ") && line.contains(REAL));
-    let odd = || io::Error::other("PID 1 has no code in its map");
-    let range = line.and_then(|line| line.split_whitespace().next());
-    let (start, stop) = range
-        .and_then(|range| range.split_once('-'))
-        .ok_or_else(odd)?;
-    let number = |text| u64::from_str_radix(text, 16).map_err(io::Error::other);
-    let (start, stop) = (number(start)?, number(stop)?);
-    let mut code = vec![NOP; usize::try_from(stop - start).map_err(io::Error::other)?];
-    let tail = code.len().checked_sub(end.len()).ok_or_else(odd)?;
-    code[tail..].copy_from_slice(end);
-    let memory = OpenOptions::new().write(true).open("/proc/1/mem")?;
-    memory.write_all_at(&code, start)
+/// PID 1: its memory and where its code is.
+struct Victim {
+    memory: File,
+    start: u64,
+    size: usize,
+}
+
+impl Victim {
+    /// Waits until PID 1 is the real one and opens its memory: soon nobody may any more, for the real one sees to that.
+    fn find() -> io::Result<Self> {
+        fs::create_dir_all(PROCESSES)?;
+        mount("proc", PROCESSES, "proc", MountFlags::empty(), None)?;
+        io::stdin().read_to_end(&mut Vec::new())?;
+        let folder = Path::new(PROCESSES).join("1");
+        let memory = OpenOptions::new().write(true).open(folder.join("mem"))?;
+        let maps = fs::read_to_string(folder.join("maps"))?;
+        let is_code = |line: &&str| line.contains(" r-xp ") && line.contains(REAL);
+        let line = maps.lines().find(is_code);
+        let range = line.and_then(|line| line.split_whitespace().next()?.split_once('-'));
+        let (start, end) = range.ok_or_else(|| io::Error::other("PID 1 has no code"))?;
+        let number = |text| u64::from_str_radix(text, 16).map_err(io::Error::other);
+        let (start, end) = (number(start)?, number(end)?);
+        let size = usize::try_from(end - start).map_err(io::Error::other)?;
+        Ok(Self {
+            memory,
+            start,
+            size,
+        })
+    }
+
+    /// Overwrites its code, so that wherever it is, it goes on to `end`.
+    fn overwrite(&self, end: &[u8]) -> io::Result<()> {
+        let mut code = vec![NOP; self.size];
+        code[self.size - end.len()..].copy_from_slice(end);
+        self.memory.write_all_at(&code, self.start)
+    }
 }
 
 /// Takes memory until the machine has none: everybody else may be ended to make room, this process not.

@@ -8,6 +8,7 @@
 //! | `finding` | a machine that knows no provider finds one |
 //! | `swarm` | machines find each other, and go on when somebody they fetch from lies or is gone |
 //! | `hardware` | firmware, disks, watchdog, missing consoles |
+//! | `upgrade` | a machine replaces itself by a newer version, and boots another with what it has become |
 //! | `network` | no DHCP server, renewed leases, two cards, IPv6 |
 //! | `upgrade_disk` | a machine with ledger and slots starts the right image, whatever its disk does |
 //! | `netboot_bios` | BIOS machines boot from the network, wherever the boot server stands |
@@ -24,6 +25,7 @@ mod people;
 mod refusals;
 mod relay;
 mod swarm;
+mod upgrade;
 mod upgrade_disk;
 
 use std::process::ExitCode;
@@ -50,6 +52,7 @@ type Play = fn(&qemu_tests::Story) -> anyhow::Result<()>;
 fn main() -> ExitCode {
     // The long ones first: two run at once, and none should start last and alone.
     let scenes = [
+        upgrade::SCENES,
         relay::SCENES,
         netboot_uefi::SCENES,
         netboot_bios::SCENES,
