@@ -208,3 +208,6 @@ pub(crate) const RESCUE_TIME: Duration = Duration::from_secs(60);
 
 /// The updater that must prove itself is asked again after this long without an answer.
 pub(crate) const DRY_RUN_AGAIN: Duration = Duration::from_secs(20);
+
+/// How often a soak looks at what programs have in use.
+pub(crate) const GROWTH_INTERVAL: Duration = Duration::from_secs(5);

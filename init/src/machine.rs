@@ -229,6 +229,13 @@ impl Machine {
         self.slots.iter().any(|slot| slot.role == role)
     }
 
+    /// The processes of the roles that run, and PID 1.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = (&'static str, Pid)> {
+        let roles = self.slots.iter();
+        let roles = roles.filter_map(|slot| Some((slot.role.name(), slot.running.as_ref()?.pid)));
+        std::iter::once(("init", Pid::INIT)).chain(roles)
+    }
+
     /// Ends a role and forgets it: it is not started again.
     pub(crate) fn dismiss(&mut self, role: Role) {
         for slot in self.slots.iter_mut().filter(|slot| slot.role == role) {

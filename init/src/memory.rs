@@ -39,6 +39,12 @@ pub(crate) fn resident_kib(pid: Pid) -> Option<u64> {
     parse_resident(&status)
 }
 
+/// Files that a process has open.
+pub(crate) fn open_files(pid: Pid) -> Option<u64> {
+    let entries = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).ok()?;
+    u64::try_from(entries.count()).ok()
+}
+
 fn parse_resident(status: &str) -> Option<u64> {
     let value = status
         .lines()

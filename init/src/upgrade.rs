@@ -17,6 +17,7 @@
 //! | `inbox` | makes events of what children report |
 //! | `preflight` | everything before the jump: hardware, watchdog, memory, load |
 //! | `probation` | what a new image must show: hardware, network, self-test, updater |
+//! | `growth` | whether its programs leak |
 //! | `crash` | the predecessor as crash image, the boot after a crash, the way back without a disk |
 //! | `status` | what people and programs are shown |
 //! | `home` | finds the disk whose ledger and slots belong to what runs |
@@ -52,6 +53,7 @@ pub(crate) mod boot;
 mod crash;
 pub(crate) mod disk;
 mod driver;
+mod growth;
 pub(crate) mod home;
 mod inbox;
 pub(crate) mod ledger;
@@ -109,6 +111,8 @@ pub(crate) struct Upgrade {
     /// The predecessor is to be loaded as crash image.
     previous_wanted: bool,
     published: Published,
+    /// What the disk said last when the record could not be written: told once, however often it is tried.
+    complaint: Option<String>,
     /// Whether the clock was right when the machine started: the image's own time is no clock.
     clock_is_believed: bool,
 }
@@ -129,6 +133,7 @@ impl Upgrade {
             probation: Probation::default(),
             previous_wanted: false,
             published: Published::default(),
+            complaint: None,
             clock_is_believed,
         }
     }

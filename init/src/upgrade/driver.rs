@@ -75,6 +75,11 @@ impl Upgrade {
                 if let Notice::OrderRefused(refusal) = &notice {
                     self.published.refused_order(*refusal);
                 }
+                if let Notice::LedgerFailed(text) = &notice
+                    && self.complaint.replace(text.clone()).as_ref() == Some(text)
+                {
+                    return;
+                }
                 tell(machine, &notice);
             }
         }
@@ -87,6 +92,9 @@ impl Upgrade {
             None => Ok(()),
         };
         let result = result.map_err(|stop| reason_of(&stop));
+        if result.is_ok() {
+            self.complaint = None;
+        }
         self.push(Event::Recorded(result));
     }
 

@@ -25,6 +25,7 @@ impl Upgrade {
                 Note::Report(role, report, files) => self.take_report(machine, role, report, files),
                 Note::Restarted(Role::Stage | Role::Report) => {}
                 Note::Restarted(role) => {
+                    self.forget_growth(role.name());
                     self.push(Event::ChildRestarted(role.name().to_owned()));
                 }
                 Note::Ended(Role::Probe) => self.end_self_test(machine),

@@ -6,14 +6,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use boot_manifest::handoff::Command;
-use upgrade::{Event, Fingerprint, Phase, Reason};
+use upgrade::{Event, Fingerprint, Phase, Reason, State};
 
+use super::growth::{Growth, Use};
 use super::inbox::failure;
 use super::{Upgrade, preflight, small_file};
 use crate::children::Role;
 use crate::console::Level;
-use crate::limits;
 use crate::machine::Machine;
+use crate::{limits, memory};
 
 /// Where the predecessor left what it saw of the hardware.
 const FINGERPRINT: &str = "/phase/fingerprint.json";
@@ -27,8 +28,16 @@ pub(super) struct Probation {
     identity_passed: bool,
     network_passed: bool,
     self_test: Option<SelfTest>,
+    /// Set when everything but the soak was passed.
+    soak: Option<Soak>,
     /// When the updater was asked last to prove itself, while it did not.
     dry_run: Option<Option<Instant>>,
+}
+
+#[derive(Debug, Default)]
+struct Soak {
+    growth: Growth,
+    looked: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +48,8 @@ struct SelfTest {
 
 impl Upgrade {
     fn is_trial(&self, machine: &Machine) -> bool {
-        machine.options.upgrades.trial.is_some() && self.state.is_some()
+        let state = self.state.as_ref();
+        machine.options.upgrades.trial.is_some() && state.is_some_and(State::is_on_trial)
     }
 
     /// P2: the image is mounted. Whether the hardware is that of before.
@@ -94,11 +104,44 @@ impl Upgrade {
             test.has_begun = true;
             machine.supervise(Role::Probe, offer.as_ref());
         }
+        self.look_for_growth(machine);
         if let Some(asked) = &mut self.probation.dry_run
             && asked.is_none_or(|at| at.elapsed() >= limits::DRY_RUN_AGAIN)
             && machine.command(Role::Update, &Command::CheckNow {})
         {
             *asked = Some(Instant::now());
+        }
+    }
+
+    /// P6: nothing leaks.
+    fn look_for_growth(&mut self, machine: &Machine) {
+        let Some(soak) = &mut self.probation.soak else {
+            return;
+        };
+        if soak
+            .looked
+            .is_some_and(|at| at.elapsed() < limits::GROWTH_INTERVAL)
+        {
+            return;
+        }
+        soak.looked = Some(Instant::now());
+        let grows = machine.processes().find_map(|(name, pid)| {
+            let now = Use {
+                memory_kib: memory::resident_kib(pid)?,
+                files: memory::open_files(pid)?,
+            };
+            soak.growth.look(name, now)
+        });
+        if let Some(text) = grows {
+            self.probation.soak = None;
+            self.push(failure(Reason::Growth, Phase::Soak, &text));
+        }
+    }
+
+    /// A program was started anew.
+    pub(super) fn forget_growth(&mut self, program: &str) {
+        if let Some(soak) = &mut self.probation.soak {
+            soak.growth.forget(program);
         }
     }
 
@@ -156,6 +199,7 @@ impl Upgrade {
     /// The updater found a manifest that verifies.
     pub(super) fn updater_works(&mut self) {
         if self.probation.dry_run.take().is_some() {
+            self.probation.soak = Some(Soak::default());
             self.push(Event::Passed(Phase::Updater));
         }
     }
