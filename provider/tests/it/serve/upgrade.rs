@@ -7,8 +7,9 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 
-use boot_manifest::Digest;
 use boot_manifest::handoff::{ENV, REPORT_SIZE_MAX, Report};
+use boot_manifest::{Action, Digest, Order, SecretKey, TrustRoot, verify_order};
+
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::io::FdFlags;
 use rustix::net::{
@@ -240,4 +241,81 @@ fn the_terminal_shows_it() {
     let value: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(value, status());
     assert!(Path::new(&role.file).exists());
+}
+
+/// Plays init: takes one order, and says what became of it.
+fn obey(role: &Role, key: &SecretKey, becomes: impl FnOnce(&mut Value)) -> Order {
+    let before = status();
+    let nonce = before["nonce"].as_str().unwrap().parse().unwrap();
+    let (_, bytes) = role.next_order();
+    let root = TrustRoot::single(key.public());
+    let order = verify_order(&bytes, &root, &nonce).unwrap();
+    let mut after = before;
+    after["nonce"] = json!("ffffffffffffffffffffffffffffffff");
+    after["last_order"] =
+        json!({ "nonce": nonce, "action": order.action, "ok": true, "reason": null });
+    becomes(&mut after);
+    role.says(&after);
+    (*order).clone()
+}
+
+#[test]
+fn an_order_is_signed_with_the_nonce_and_followed_to_its_end() {
+    let role = Role::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("operator.key");
+    let key = SecretKey::from_seed([9; 32]);
+    fs::write(&file, key.to_pem()).unwrap();
+    let (file, base) = (file.to_str().unwrap(), role.provider.url(""));
+    let digest = Digest::of(b"3").to_string();
+    let command = |more: &[&str]| {
+        let mut all = vec!["upgrade", "apply", &base, "--key", file];
+        all.extend(more);
+        crate::provider::plasmd(&all)
+    };
+    // What is done: it runs another image, and nothing is on trial.
+    role.says(&status());
+    let more = ["--wait", "--force", "--digest", &digest];
+    let (output, order) = std::thread::scope(|scope| {
+        let told = scope.spawn(|| command(&more));
+        let order = obey(&role, &key, |after| {
+            after["running"]["version"] = json!("3.0");
+            after["running"]["digest"] = json!(digest);
+        });
+        (told.join().unwrap(), order)
+    });
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("it runs version 3.0"), "{text}");
+    assert_eq!((order.action, order.force), (Action::Apply, true));
+    assert_eq!(order.digest.unwrap().to_string(), digest);
+
+    // What is refused, with the reason; nobody waits for more.
+    role.says(&status());
+    let output = std::thread::scope(|scope| {
+        let told = scope.spawn(|| command(&["--json"]));
+        obey(&role, &key, |after| {
+            after["last_order"]["ok"] = json!(false);
+            after["last_order"]["reason"] = json!("nothing-staged");
+        });
+        told.join().unwrap()
+    });
+    assert_eq!(output.status.code(), Some(1));
+    let outcome: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(outcome["outcome"], "failed");
+    let reason = outcome["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("(nothing-staged): nothing newer is known"),
+        "{reason}"
+    );
+
+    // A host is not asked for anything.
+    let tree = tree();
+    let host = Provider::start(tree.root(), &["--arch", "x86_64"]);
+    let output = crate::provider::plasmd(&["upgrade", "check", &host.url(""), "--key", file]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.code() == Some(1) && told.contains("only the appliance"),
+        "{told}"
+    );
 }
