@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use rustix::process::{Pid, Signal};
 
 mod children;
+mod chunked;
 mod cmdline;
 mod console;
 mod control;

@@ -21,18 +21,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use boot_manifest::{Artifact, Hasher, Manifest, Verified};
+use boot_manifest::{Artifact, Manifest, Verified};
 use rustix::fs::FallocateFlags;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
 };
 
-use crate::limits;
-use crate::memory;
 use crate::plan::{Refusal, Stop};
 use crate::sys;
 use crate::unified::{self, Part};
 use crate::verify::{self, Tick};
+use crate::{chunked, limits, memory};
 
 /// What the image trusts.
 pub(crate) const TRUST_ROOT: &str = "/etc/phase/trust-root.json";
@@ -179,7 +178,6 @@ fn copy_image(
     let path = Path::new(place).join("rootfs.squashfs");
     let mut copy =
         create_in_memory(place, rootfs.size, &path).map_err(|error| mount_failed(place, &error))?;
-    let mut hasher = Hasher::new();
     let mut done = 0;
     verify::for_each_step(
         "rootfs",
@@ -188,7 +186,6 @@ fn copy_image(
         rootfs.size,
         tick,
         |bytes| {
-            hasher.update(bytes);
             copy.write_all(bytes)
                 .map_err(|error| verify::io("rootfs", &error))?;
             if medium.consume {
@@ -205,9 +202,11 @@ fn copy_image(
             Ok(())
         },
     )?;
-    verify::same_digest("rootfs", hasher.finish(), rootfs.digest)?;
     drop(copy);
     make_read_only(place)?;
+    // What is checked is the copy that is used, when nobody can write to it any more.
+    let copy = File::open(&path).map_err(|error| verify::io("rootfs", &error))?;
+    chunked::check("rootfs", &copy, rootfs, tick)?;
     Ok(path)
 }
 
