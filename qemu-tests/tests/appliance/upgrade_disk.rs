@@ -24,7 +24,7 @@ pub(crate) const SCENES: &[Scene] = &[
     // Fault 5.
     scene(
         "a_cold_start_leads_to_the_image_that_the_ledger_names",
-        150,
+        240,
         named,
     ),
     // Fault 6.
@@ -33,7 +33,7 @@ pub(crate) const SCENES: &[Scene] = &[
     // Fault 3.
     scene(
         "a_ledger_that_cannot_be_written_stops_nobody",
-        90,
+        120,
         unwritable,
     ),
     // Fault 3: the kernel tells of an error once, and says that all is well when it is asked again.
