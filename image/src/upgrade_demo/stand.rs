@@ -32,10 +32,10 @@ const POLL_S: u32 = 5;
 const SOAK_S: u32 = 10;
 
 /// What PID 1 says when a version has proved itself.
-pub const COMMITTED: &str = "proved itself and is the default now";
+pub const COMMITTED: &str = "upgrade: committed ";
 
 /// What PID 1 says when it gives one up.
-const GIVEN_UP: [&str; 2] = [" is not taken: ", " failed ("];
+const GIVEN_UP: [&str; 2] = ["upgrade: refused ", "upgrade: failed "];
 
 /// The appliance and its provider. Dropping it ends both.
 #[derive(Debug)]
@@ -136,8 +136,7 @@ impl Stand {
                 if line.text.contains(wanted) {
                     return Ok(line);
                 }
-                let upgrade = line.text.contains("upgrade: version ");
-                if upgrade && GIVEN_UP.iter().any(|word| line.text.contains(word)) {
+                if GIVEN_UP.iter().any(|word| line.text.contains(word)) {
                     bail!("{}{}", line.text, self.log());
                 }
             }
