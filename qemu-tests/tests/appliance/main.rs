@@ -12,6 +12,8 @@
 //! | `network` | no DHCP server, renewed leases, two cards, IPv6 |
 //! | `upgrade_disk` | a machine with ledger and slots starts the right image, whatever its disk does |
 //! | `netboot_bios` | BIOS machines boot from the network, wherever the boot server stands |
+//! | `power` | the power is cut at any moment of an upgrade |
+//! | `upgrade_elsewhere` | upgrades with UEFI firmware, with little memory, and of two machines that clients boot from |
 //! | `netboot_uefi` | UEFI machines do, over IPv4 and IPv6, on x86 and Arm |
 
 mod finding;
@@ -22,11 +24,13 @@ mod netboot_bios;
 mod netboot_uefi;
 mod network;
 mod people;
+mod power;
 mod refusals;
 mod relay;
 mod swarm;
 mod upgrade;
 mod upgrade_disk;
+mod upgrade_elsewhere;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,6 +41,11 @@ use qemu_tests::story::{Needs, Scene, run};
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 /// The kernel's console and the settings every image boots with; what `manifest.cmdline` has.
 const CONSOLE: &str = "console=ttyS0,115200 panic=10 oops=panic quiet loglevel=4 no_timer_check";
+
+/// What a machine says when a new version has proved itself.
+const COMMITTED: &str = "upgrade: committed ";
+/// What it says when one that was committed was stable after a cold start, too.
+const PROVED: &str = ", proved by a cold start";
 
 const fn scene(name: &'static str, limit_s: u64, play: Play) -> Scene {
     Scene {
@@ -53,6 +62,8 @@ fn main() -> ExitCode {
     // The long ones first: two run at once, and none should start last and alone.
     let scenes = [
         upgrade::SCENES,
+        power::SCENES,
+        upgrade_elsewhere::SCENES,
         relay::SCENES,
         netboot_uefi::SCENES,
         netboot_bios::SCENES,

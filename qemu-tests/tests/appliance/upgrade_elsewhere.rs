@@ -1,0 +1,241 @@
+//! Upgrades under the conditions that machines really have: started by UEFI firmware, with little memory, and two of them
+//! that clients boot from meanwhile.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use qemu_tests::firmware::Bus;
+use qemu_tests::ledger;
+use qemu_tests::nbd::copy_sparse;
+use qemu_tests::provider::Settings;
+use qemu_tests::story::{Needs, Scene};
+use qemu_tests::{Disk, Firmware, Images, Lan, Machine, Provider, Release, Spec, Story};
+use upgrade::Outcome;
+
+use crate::{COMMITTED, CONSOLE, PROVED, scene};
+
+pub(crate) const SCENES: &[Scene] = &[
+    Scene {
+        needs: Needs::ImagesAndUefi,
+        ..scene(
+            "uefi_starts_what_was_committed_and_what_it_left_again",
+            900,
+            uefi,
+        )
+    },
+    scene(
+        "machines_take_turns_and_no_client_fails_to_boot",
+        900,
+        rolling,
+    ),
+    scene(
+        "a_machine_with_little_memory_upgrades_or_says_no",
+        900,
+        little,
+    ),
+    scene("a_machine_with_more_memory_upgrades_itself", 900, more),
+];
+
+/// An upgrade under emulation, beside other machines.
+const UPGRADE_LIMIT: Duration = Duration::from_secs(400);
+/// It proves itself as shortly as can be.
+const QUICK: &str = "phase.upgrade.soak=2 phase.upgrade.poll=5";
+/// It may leave its segment unserved for a moment.
+const ALONE: &str = "phase.upgrade.alone=yes";
+/// With it there is room for the old image as a way back.
+const MEMORY_MIB: u32 = 512;
+/// The client fetches a version that was compressed in a hurry.
+const CLIENT_MEMORY_MIB: u32 = 384;
+/// What must never be said where memory is little.
+const HOPELESS: &[&str] = &["Kernel panic", "phase: fatal:", "deadlocked on memory"];
+
+fn digest(images: &Images) -> Result<String> {
+    let bytes = images.bytes("manifest.json")?;
+    Ok(boot_manifest::Digest::of(&bytes).to_string())
+}
+
+/// A machine's own copy of the disk image.
+fn disk(images: &Images, scratch: &Path, name: &str) -> Result<PathBuf> {
+    let file = scratch.join(format!("{name}.img"));
+    copy_sparse(&images.path("phase.img"), &file)?;
+    Ok(file)
+}
+
+/// A machine that upgrades itself from this disk.
+fn with_disk(firmware: Firmware, disk: &Path) -> Spec {
+    Spec {
+        memory_mib: MEMORY_MIB,
+        watchdog: true,
+        resets: true,
+        ..Spec::new(firmware).disk(Disk::kept(disk, Bus::Virtio))
+    }
+}
+
+/// What firmware does with the disk, without the firmware.
+fn in_memory(images: &Images, words: &str) -> Firmware {
+    Firmware::Kernel {
+        kernel: images.path("vmlinuz"),
+        initrd: images.path("initramfs.img"),
+        append: format!("{CONSOLE} watchdog.stop_on_reboot=0 {words}"),
+    }
+}
+
+/// The provider of new versions, which nobody finds who was not told of it.
+fn hidden_provider(lan: &Lan, images: &Images) -> Result<Provider> {
+    let flags = ["--dhcp", "off", "--no-mdns", "--no-dht"];
+    Provider::start(lan, images, &Settings::flags(&flags))
+}
+
+/// The firmware starts the same program on the disk for ever; the ledger decides what becomes of that.
+fn uefi(story: &Story) -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let lan = story.lan()?;
+    let server = &lan.boot_server()?.address;
+    let words = format!("{QUICK} {ALONE} phase.upgrade.from=http://{server}:8080");
+    let first = Release::of(story.images()?, "1").words(&words);
+    let first = first.make(scratch.path().join("1"))?;
+    let second = Release::of(&first, "2").make(scratch.path().join("2"))?;
+    let third = Release::of(&second, "3").words("rdinit=/nothing panic=1");
+    let third = third.make(scratch.path().join("3"))?;
+    let provider = hidden_provider(&lan, &first)?;
+    let image = disk(&first, scratch.path(), "disk")?;
+    let spec = with_disk(Firmware::Uefi, &image);
+
+    let a = story.boot(&lan, "a", 1, &spec)?;
+    a.wait_until_serving(UPGRADE_LIMIT)?;
+    provider.publish(&second)?;
+    a.wait_for(COMMITTED, UPGRADE_LIMIT)?;
+    a.kill();
+    story.note("version 2 is started cold");
+    let a = story.boot(&lan, "a-again", 1, &spec)?;
+    serves(&a, &second)?;
+    a.wait_for(PROVED, UPGRADE_LIMIT)?;
+    provider.publish(&third)?;
+    a.wait_for_unless("Kernel panic", &[], UPGRADE_LIMIT)?;
+    serves(&a, &second)?;
+    a.kill();
+    let remembered = ledger::read(&image)?;
+    let third = digest(&third)?;
+    let failed = remembered.history.iter().any(|entry| {
+        entry.digest.to_string() == third && matches!(entry.outcome, Outcome::Failed(_))
+    });
+    ensure!(failed, "version 3 is not on record: {remembered:?}");
+    story.note("and once more, after the failure");
+    let a = story.boot(&lan, "a-once-more", 1, &spec)?;
+    serves(&a, &second)
+}
+
+fn serves(machine: &Machine, images: &Images) -> Result<()> {
+    let serving = machine.wait_until_serving(UPGRADE_LIMIT)?;
+    let expected = digest(images)?;
+    ensure!(
+        serving.manifest == expected,
+        "{} is served instead of {expected}",
+        serving.manifest
+    );
+    Ok(())
+}
+
+/// Two appliances replace themselves one after the other; a client that has nothing boots from them all the time.
+fn rolling(story: &Story) -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let first = story.images()?;
+    let second = Release::of(first, "2").make(scratch.path().join("2"))?;
+    let lan = story.lan()?;
+    let provider = hidden_provider(&lan, first)?;
+    let words = format!("{QUICK} phase.upgrade.from={}", provider.url());
+    let machines = [("a", 1), ("b", 2)].map(|(name, card)| {
+        let image = disk(first, scratch.path(), name)?;
+        let spec = with_disk(in_memory(first, &words), &image);
+        story.boot(&lan, name, card, &spec)
+    });
+    let [a, b] = machines;
+    let machines = [a?, b?];
+    for machine in &machines {
+        machine.wait_until_serving(UPGRADE_LIMIT)?;
+    }
+    provider.publish(&second)?;
+    let known = [digest(first)?, digest(&second)?];
+    let committed = |machine: &Machine| machine.said(COMMITTED);
+    let started = Instant::now();
+    let mut boots = 0;
+    while !(committed(&machines[0])? && committed(&machines[1])?) {
+        ensure!(
+            started.elapsed() < UPGRADE_LIMIT,
+            "not both are upgraded after {boots} boots of clients"
+        );
+        let spec = Spec {
+            memory_mib: CLIENT_MEMORY_MIB,
+            ..Spec::new(in_memory(first, "phase.source=provider phase.upgrade=off"))
+        };
+        let client = story.boot(&lan, &format!("client-{boots}"), 3, &spec)?;
+        client.wait_for("phase: kexec into ", UPGRADE_LIMIT)?;
+        let serving = client.wait_until_serving(UPGRADE_LIMIT)?;
+        ensure!(known.contains(&serving.manifest), "it booted {serving:?}");
+        client.kill();
+        boots += 1;
+    }
+    story.note(format!("{boots} clients booted meanwhile, and none failed"));
+    ensure!(boots > 1, "the clients were too slow to see anything");
+    Ok(())
+}
+
+fn little(story: &Story) -> Result<()> {
+    for mib in [256, 320, 384] {
+        let upgraded = with_memory(story, mib)?;
+        let what = if upgraded {
+            "upgrades itself"
+        } else {
+            "says no"
+        };
+        story.note(format!("with {mib} MiB it {what}"));
+    }
+    Ok(())
+}
+
+fn more(story: &Story) -> Result<()> {
+    for mib in [512, 768, 1024] {
+        ensure!(with_memory(story, mib)?, "with {mib} MiB it refused");
+    }
+    Ok(())
+}
+
+/// Fault row 9: a new version appears for a machine of `mib` MiB. It becomes that version, or it refuses and goes on
+/// serving; it never dies of it. Returns whether it upgraded itself.
+fn with_memory(story: &Story, mib: u32) -> Result<bool> {
+    let scratch = tempfile::tempdir()?;
+    let first = story.images()?;
+    let second = Release::of(first, "2").make(scratch.path().join("2"))?;
+    let lan = story.lan()?;
+    let provider = hidden_provider(&lan, first)?;
+    let words = format!("{QUICK} {ALONE} phase.upgrade.from={}", provider.url());
+    let image = disk(first, scratch.path(), "disk")?;
+    let spec = Spec {
+        memory_mib: mib,
+        ..with_disk(in_memory(first, &words), &image)
+    };
+    let a = story.boot(&lan, &format!("a-{mib}"), 1, &spec)?;
+    let at = a.wait_until_serving(UPGRADE_LIMIT)?;
+    provider.publish(&second)?;
+    let upgraded = loop {
+        let line = a.wait_for_unless("phase: upgrade: ", HOPELESS, UPGRADE_LIMIT)?;
+        if line.text.contains(COMMITTED) {
+            break true;
+        }
+        if line.text.contains("upgrade: refused ") {
+            ensure!(line.text.contains("memory"), "refused: {}", line.text);
+            break false;
+        }
+        if line.text.contains("upgrade: failed ") {
+            bail!("{}", line.text);
+        }
+    };
+    let expected = if upgraded { &second } else { first };
+    let served = lan.get(&format!("{}/manifest.json", at.url))?;
+    ensure!(
+        served == expected.bytes("manifest.json")?,
+        "it does not serve the version it should"
+    );
+    Ok(upgraded)
+}
