@@ -1,6 +1,6 @@
 //! Whole upgrades as an operator would tell them, without a fault of the disk.
 
-use upgrade::{Action, Order, Outcome, Phase, Place, Policy, Reason, Refusal, ResetCause};
+use upgrade::{Action, Order, Outcome, Phase, Place, Policy, Reason, Refusal};
 
 use crate::check::reason_of;
 use crate::world::{Behaviour, World, digest, release};
@@ -137,15 +137,20 @@ fn a_proved_image_that_decays_gives_way_to_the_one_before() {
 }
 
 #[test]
-fn power_lost_in_the_trial_is_an_accident_that_is_forgiven_once() {
-    let mut world = World::new(&[release("v2", 2, Behaviour::Panics(Phase::Jump))]);
-    world.cut_seen_as = ResetCause::Power;
-    world.run();
-    assert_eq!(
-        world.witness.tried(&digest("v2")),
-        1,
-        "a restart that nobody explains is no accident"
-    );
+fn power_lost_in_the_trial_is_an_accident_that_is_forgiven_once_i8() {
+    let tried = |behaviour| {
+        let mut world = World::new(&[release("v2", 2, behaviour)]);
+        world.run();
+        world.run();
+        assert_eq!(world.version(), "v1");
+        let reason = reason_of(&world.ledger(), &digest("v2"));
+        (world.witness.tried(&digest("v2")), reason)
+    };
+    let lost = tried(Behaviour::LosesPower(Phase::Network));
+    assert_eq!(lost, (2, Some(Reason::Power)));
+    // A restart that nobody explains is no accident.
+    let unexplained = tried(Behaviour::Panics(Phase::Jump));
+    assert_eq!(unexplained, (1, Some(Reason::Unknown)));
 }
 
 #[test]

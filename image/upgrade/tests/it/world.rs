@@ -33,6 +33,8 @@ pub(crate) enum Behaviour {
     Hangs(Phase),
     /// Its kernel panics in this phase of its trial.
     Panics(Phase),
+    /// The mains fail in this phase of every trial of it, and the watchdog says that it was not it.
+    LosesPower(Phase),
     /// It finds out by itself in this phase.
     Fails(Phase),
     /// It never passes this phase.
@@ -314,7 +316,11 @@ impl World {
                 Event::GateFailed(Failure::new(reason(phase), phase, "it said so itself"))
             }
             Behaviour::Stalls(at) if at == phase => return,
-            Behaviour::Hangs(at) | Behaviour::Panics(at) if phase >= at => return,
+            Behaviour::Hangs(at) | Behaviour::Panics(at) | Behaviour::LosesPower(at)
+                if phase >= at =>
+            {
+                return;
+            }
             _ => {
                 self.witness.passed.push(phase);
                 Event::Passed(phase)
@@ -377,6 +383,7 @@ impl World {
         match behaviour {
             Behaviour::Hangs(at) if phase == Some(at) => Err(self.reset(ResetCause::Watchdog)),
             Behaviour::Panics(at) if phase == Some(at) => Err(self.panic()),
+            Behaviour::LosesPower(at) if phase == Some(at) => Err(self.reset(ResetCause::Power)),
             Behaviour::HangsCold if is_from_cold => Err(self.reset(ResetCause::Watchdog)),
             Behaviour::Decays if is_from_cold && self.cold_starts > 1 => {
                 Err(self.reset(ResetCause::Watchdog))
