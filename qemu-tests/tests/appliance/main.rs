@@ -10,6 +10,7 @@
 //! | `hardware` | firmware, disks, watchdog, missing consoles |
 //! | `upgrade` | a machine replaces itself by a newer version, and boots another with what it has become |
 //! | `network` | no DHCP server, renewed leases, two cards, IPv6 |
+//! | `upgrade_orders` | a machine that waits for its operator's word, and obeys nobody else |
 //! | `upgrade_disk` | a machine with ledger and slots starts the right image, whatever its disk does |
 //! | `netboot_bios` | BIOS machines boot from the network, wherever the boot server stands |
 //! | `power` | the power is cut at any moment of an upgrade |
@@ -31,6 +32,7 @@ mod swarm;
 mod upgrade;
 mod upgrade_disk;
 mod upgrade_elsewhere;
+mod upgrade_orders;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         upgrade::SCENES,
         power::SCENES,
         upgrade_elsewhere::SCENES,
+        upgrade_orders::SCENES,
         relay::SCENES,
         netboot_uefi::SCENES,
         netboot_bios::SCENES,
