@@ -1,7 +1,10 @@
 //! The manifests beside the artifacts: whether clients will believe them, and for how long.
 
 use artifact_store::MANIFEST_FILE;
-use boot_manifest::{Expect, Expiry, Floor, MANIFEST_SIZE_MAX, Timestamp, TrustRoot, verify, view};
+use boot_manifest::{
+    ChainedError, Expect, Expiry, Floor, MANIFEST_SIZE_MAX, Timestamp, TrustRoot, verify_chained,
+    view,
+};
 
 use crate::doctor::artifacts::Release;
 use crate::doctor::finding::Finding;
@@ -70,9 +73,19 @@ fn one(
             // Times are judged below, and expiry never stops serving.
             expiry: Expiry::Report,
         };
-        if let Err(error) = verify(&bytes, root, &expect) {
-            let advice =
-                trust::hint(&error).unwrap_or("sign it anew: plasmd manifest create --key FILE");
+        let roots = match trust::roots_beside(&file) {
+            Ok(roots) => roots,
+            Err(error) => {
+                let advice = "make it readable to the service: chmod a+r";
+                return (Finding::bad("manifest", error.to_string(), advice), None);
+            }
+        };
+        if let Err(error) = verify_chained(&bytes, roots.as_deref(), root, &expect) {
+            let advice = match &error {
+                ChainedError::Chain(_) => Some("make the chain anew: plasmd root append"),
+                ChainedError::Manifest(error) => trust::hint(error),
+            };
+            let advice = advice.unwrap_or("sign it anew: plasmd manifest create --key FILE");
             return (
                 Finding::bad("manifest", format!("{name}: {error}"), advice),
                 None,

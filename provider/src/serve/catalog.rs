@@ -17,8 +17,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use artifact_store::{Depth, Folders, HashError, Identity, OpenError, OpenFile, Store};
-use boot_manifest::{Arch, Channel, Digest, FileName, KeyId, Timestamp};
+use artifact_store::{Depth, Folders, HashError, Identity, OpenError, OpenFile, ROOTS_FILE, Store};
+use boot_manifest::{Arch, Channel, Digest, FileName, KeyId, ROOT_CHAIN_SIZE_MAX, Timestamp};
 use bytes::Bytes;
 
 use crate::exit::CommandError;
@@ -29,7 +29,7 @@ use crate::serve::hand::Hand;
 use crate::serve::hashing::Hashing;
 use crate::serve::limits::{REPORTED_MAX, SETTLE_TRIES_MAX};
 use crate::serve::metrics::Metrics;
-use crate::serve::ready::ReadyFiles;
+use crate::serve::ready::{ReadyFiles, read_whole};
 use crate::serve::refusal::Refusal;
 use crate::serve::setup::no_store;
 use crate::serve::signed::{SignedFile, SignedFiles};
@@ -300,6 +300,28 @@ impl Catalog {
     ) -> Result<Option<Arc<SignedFile>>, Refusal> {
         self.signed
             .look(&mut self.store.folders(channel, arch, arch.as_str()))
+    }
+
+    /// The root chain that lies in a folder.
+    pub(crate) fn roots(&self, channel: &Channel, arch: Arch) -> Result<Option<Bytes>, Refusal> {
+        let name = ROOTS_FILE;
+        let Ok(file_name) = name.parse() else {
+            return Ok(None);
+        };
+        let file = match self.store.find(channel, arch.as_str(), &file_name) {
+            Ok(file) => file,
+            Err(OpenError::NotFound) => return Ok(None),
+            Err(error) => return Err(Refusal::of(name, error)),
+        };
+        if file.size() > ROOT_CHAIN_SIZE_MAX as u64 {
+            let problem = format!("more than {ROOT_CHAIN_SIZE_MAX} bytes");
+            return Err(Refusal::Unreadable(name.to_owned(), problem));
+        }
+        match read_whole(&file) {
+            Ok(Some(bytes)) => Ok(Some(bytes)),
+            Ok(None) => Err(Refusal::Busy(name.to_owned())),
+            Err(error) => Err(Refusal::Unreadable(name.to_owned(), error.to_string())),
+        }
     }
 
     /// The digest of a file when it is known already.

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd as _;
 
-use boot_manifest::{Arch, Channel, Expect, Expiry, Floor, TrustRoot, verify};
+use boot_manifest::{Arch, Chained, Channel, Expect, Expiry, Floor, TrustRoot, verify_chained};
 use serde::Serialize;
 
 use crate::http::target::ArtifactTarget;
@@ -127,7 +127,14 @@ pub(crate) fn check(subject: Subject<'_>) -> Health {
             manifest_expires = signed.view.as_ref().ok().map(|view| view.expires_at.unix());
             check_named(catalog, channel, arch, &signed, &mut problems, &mut notes);
             artifacts_readable &= problems.len() == before;
-            check_signed(&signed, channel, arch, root, &mut problems, &mut notes)
+            check_signed(
+                catalog,
+                &signed,
+                (channel, arch),
+                root,
+                &mut problems,
+                &mut notes,
+            )
         }
         Err(refusal) => {
             problems.push(refusal.to_string());
@@ -197,9 +204,9 @@ fn check_named(
 
 /// Whether clients that trust `root` would accept the manifest. Without a root only its form is looked at.
 fn check_signed(
+    catalog: &Catalog,
     signed: &SignedFile,
-    channel: &Channel,
-    arch: Arch,
+    (channel, arch): (&Channel, Arch),
     root: Option<&TrustRoot>,
     problems: &mut Vec<String>,
     notes: &mut Vec<String>,
@@ -217,8 +224,17 @@ fn check_signed(
         // Expiry stops upgrading, never serving.
         expiry: Expiry::Report,
     };
-    match verify(&signed.bytes, root, &expect) {
-        Ok(verified) => {
+    let roots = match catalog.roots(channel, arch) {
+        Ok(roots) => roots,
+        Err(refusal) => {
+            problems.push(refusal.to_string());
+            return false;
+        }
+    };
+    match verify_chained(&signed.bytes, roots.as_deref(), root, &expect) {
+        Ok(Chained {
+            manifest: verified, ..
+        }) => {
             if verified.expired() {
                 notes.push(format!(
                     "manifest.json: expired at {}; clients will not upgrade to it",

@@ -9,6 +9,8 @@ use boot_manifest::{
 };
 
 use super::manifest::{artifact, now, signed};
+use crate::desk::fresh_image;
+use crate::fetch::lay_out;
 use crate::provider::{Provider, Tree};
 
 const NONCE: &str = "00112233445566778899aabbccddeeff";
@@ -87,4 +89,32 @@ fn a_root_chain_is_listed_in_no_manifest() {
     let manifest = provider.get("/manifest.json").json();
     let names = manifest["artifacts"].as_object().unwrap();
     assert_eq!(names.keys().collect::<Vec<_>>(), ["kernel"]);
+}
+
+#[test]
+fn health_follows_the_chain_as_machines_do() {
+    let image = fresh_image().rotated(1);
+    let tree = Tree::new(&[("stable/x86_64/vmlinuz", b"")]);
+    lay_out(&image, tree.root());
+    let chain = tree.root().join("stable/x86_64/roots.json");
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("trust-root.json");
+    fs::write(&root, image.root().to_json()).unwrap();
+    let flags = ["--arch", "x86_64", "--trust-root", root.to_str().unwrap()];
+    let roots = image.roots.as_deref().unwrap();
+    for (chain_bytes, status, problem) in [
+        (Some(roots), 200, ""),
+        (None, 503, "which is not trusted here"),
+        (Some(&roots[..100]), 503, "the root chain cannot be read"),
+    ] {
+        match chain_bytes {
+            Some(bytes) => fs::write(&chain, bytes).unwrap(),
+            None => fs::remove_file(&chain).unwrap(),
+        }
+        let provider = Provider::start(tree.root(), &flags);
+        let health = provider.get("/health");
+        let text = String::from_utf8_lossy(&health.body).into_owned();
+        assert_eq!(health.status, status, "{text}");
+        assert!(text.contains(problem), "{text}");
+    }
 }
