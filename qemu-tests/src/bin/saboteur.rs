@@ -5,7 +5,7 @@
 //! WHAT WHEN        WHAT: exit | panic | fault | freeze | eat-memory | kill ROLE | stop ROLE
 //!                  WHEN: now | file PATH TEXT (once the file has the text)
 //! ```
-//! `exit` and `panic` at `now` happen before the real PID 1 ever runs; later they are done to it from outside: its code is
+//! `exit`, `panic` and `freeze` at `now` happen before the real PID 1 ever runs; later they are done to it from outside: its code is
 //! overwritten in memory, with what exits, faults or turns in a circle. Nothing of the appliance knows about it.
 
 use std::fs::{self, File, OpenOptions};
@@ -56,6 +56,10 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["exit", "now"] => return ExitCode::FAILURE,
         ["panic", "now"] => panic!("a successor that panics at once"),
+        ["freeze", "now"] => {
+            say("sabotage: freeze");
+            let _never = poll(&mut [], None);
+        }
         _ => {}
     }
     // Its input ends when this process becomes another program.

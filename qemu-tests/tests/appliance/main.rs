@@ -9,6 +9,7 @@
 //! | `swarm` | machines find each other, and go on when somebody they fetch from lies or is gone |
 //! | `hardware` | firmware, disks, watchdog, missing consoles |
 //! | `upgrade` | a machine replaces itself by a newer version, and boots another with what it has become |
+//! | `upgrade_failures` | newer versions that die in every way: the machine is back, and says why |
 //! | `network` | no DHCP server, renewed leases, two cards, IPv6 |
 //! | `upgrade_orders` | a machine that waits for its operator's word, and obeys nobody else |
 //! | `upgrade_disk` | a machine with ledger and slots starts the right image, whatever its disk does |
@@ -32,6 +33,7 @@ mod swarm;
 mod upgrade;
 mod upgrade_disk;
 mod upgrade_elsewhere;
+mod upgrade_failures;
 mod upgrade_orders;
 
 use std::process::ExitCode;
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         power::SCENES,
         upgrade_elsewhere::SCENES,
         upgrade_orders::SCENES,
+        upgrade_failures::SCENES,
         relay::SCENES,
         netboot_uefi::SCENES,
         netboot_bios::SCENES,

@@ -11,6 +11,7 @@ use qemu_tests::firmware::Bus;
 use qemu_tests::provider::Settings;
 use qemu_tests::story::Scene;
 use qemu_tests::{Disk, Firmware, Images, Lan, Machine, Provider, Release, Spec, Story, ledger};
+use rustix::event::{Timespec, poll};
 use serde_json::Value;
 use upgrade::{Outcome, Place, Slot};
 
@@ -39,7 +40,10 @@ const NETBOOT_MEMORY_MIB: u32 = 384;
 pub(crate) const A: u8 = 1;
 const C: u8 = 3;
 /// How often a status is asked for.
-const ASK_STEP: Duration = Duration::from_millis(250);
+const ASK_STEP: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 250_000_000,
+};
 
 /// What the loop leaves behind: the start of every scene about a failing third version.
 pub(crate) struct Second {
@@ -214,7 +218,7 @@ pub(crate) fn until(
             let shown = last.map_or("no status".to_owned(), |status| format!("{status:#}"));
             bail!("waited for: {what}; the last status: {shown}");
         }
-        std::thread::sleep(ASK_STEP);
+        poll(&mut [], Some(&ASK_STEP))?;
     }
 }
 
