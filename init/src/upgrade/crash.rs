@@ -38,8 +38,11 @@ fn read_previous(identity: &Identity) -> Option<Previous> {
     let size_max = boot_manifest::MANIFEST_SIZE_MAX as u64;
     let bytes = small_file(&folder.join("manifest.json"), size_max)?;
     // It was believed when it was started; only damage is looked for. A floor that rose since is no reason to stay dead.
-    let identity = identity.beside(&[]).ok()?;
-    let manifest = verify::manifest(&bytes, &identity.lenient_policy()).ok()?;
+    // Its keys are those in force, or those of this image from before they were replaced.
+    let before = identity.beside(&[]).ok()?;
+    let manifest = [identity, &before]
+        .into_iter()
+        .find_map(|identity| verify::manifest(&bytes, &identity.lenient_policy()).ok())?;
     let place = small_file(&folder.join("place"), limits::WORD_SIZE_MAX)?;
     let place = Place::parse(std::str::from_utf8(&place).ok()?)?;
     Some(Previous { manifest, place })
