@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use qemu_tests::firmware::Bus;
 use qemu_tests::ledger;
+use qemu_tests::machine::MEMORY_MIB as MEMORY_MIB_MIN;
 use qemu_tests::nbd::copy_sparse;
+use qemu_tests::power::Rng;
 use qemu_tests::provider::Settings;
 use qemu_tests::story::{Needs, Scene};
 use qemu_tests::{Disk, Firmware, Images, Lan, Machine, Provider, Release, Spec, Story};
@@ -30,11 +32,15 @@ pub(crate) const SCENES: &[Scene] = &[
         rolling,
     ),
     scene(
-        "a_machine_with_little_memory_upgrades_or_says_no",
+        "a_small_machine_upgrades_itself_and_refuses_what_is_too_large",
         900,
         little,
     ),
-    scene("a_machine_with_more_memory_upgrades_itself", 900, more),
+    scene(
+        "larger_machines_upgrade_themselves_to_larger_versions",
+        900,
+        more,
+    ),
 ];
 
 /// An upgrade under emulation, beside other machines.
@@ -181,32 +187,40 @@ fn rolling(story: &Story) -> Result<()> {
     Ok(())
 }
 
+/// Twice what the kernel and the initramfs of a version weigh has to be free; with this much ballast it is not.
+const BALLAST_BYTES: usize = 12 << 20;
+
+/// The smallest machine there is takes a version of the usual size, and refuses a heavy one before it is loaded.
 fn little(story: &Story) -> Result<()> {
-    for mib in [256, 320, 384] {
-        let upgraded = with_memory(story, mib)?;
-        let what = if upgraded {
-            "upgrades itself"
-        } else {
-            "says no"
-        };
-        story.note(format!("with {mib} MiB it {what}"));
-    }
+    ensure!(with_memory(story, MEMORY_MIB_MIN, 0)?, "it refused");
+    let heavy = with_memory(story, MEMORY_MIB_MIN, BALLAST_BYTES)?;
+    ensure!(!heavy, "a heavy version found room: the limit was not met");
     Ok(())
 }
 
 fn more(story: &Story) -> Result<()> {
-    for mib in [512, 768, 1024] {
-        ensure!(with_memory(story, mib)?, "with {mib} MiB it refused");
+    for (mib, ballast) in [(384, 0), (1024, BALLAST_BYTES)] {
+        ensure!(
+            with_memory(story, mib, ballast)?,
+            "with {mib} MiB it refused"
+        );
     }
     Ok(())
 }
 
 /// Fault row 9: a new version appears for a machine of `mib` MiB. It becomes that version, or it refuses and goes on
 /// serving; it never dies of it. Returns whether it upgraded itself.
-fn with_memory(story: &Story, mib: u32) -> Result<bool> {
+fn with_memory(story: &Story, mib: u32, ballast: usize) -> Result<bool> {
     let scratch = tempfile::tempdir()?;
     let first = story.images()?;
-    let second = Release::of(first, "2").make(scratch.path().join("2"))?;
+    let file = scratch.path().join("ballast");
+    let mut rng = Rng::new(1);
+    let bytes: Vec<u8> = (0..ballast / 8)
+        .flat_map(|_| rng.next_u64().to_le_bytes())
+        .collect();
+    std::fs::write(&file, bytes)?;
+    let second = Release::of(first, "2").overlay("etc/ballast", &file);
+    let second = second.make(scratch.path().join("2"))?;
     let lan = story.lan()?;
     let provider = hidden_provider(&lan, first)?;
     let words = format!("{QUICK} {ALONE} phase.upgrade.from={}", provider.url());
@@ -215,7 +229,7 @@ fn with_memory(story: &Story, mib: u32) -> Result<bool> {
         memory_mib: mib,
         ..with_disk(in_memory(first, &words), &image)
     };
-    let a = story.boot(&lan, &format!("a-{mib}"), 1, &spec)?;
+    let a = story.boot(&lan, &format!("a-{mib}-{ballast}"), 1, &spec)?;
     let at = a.wait_until_serving(UPGRADE_LIMIT)?;
     provider.publish(&second)?;
     let upgraded = loop {
@@ -237,5 +251,13 @@ fn with_memory(story: &Story, mib: u32) -> Result<bool> {
         served == expected.bytes("manifest.json")?,
         "it does not serve the version it should"
     );
+    let what = if upgraded {
+        "upgrades itself"
+    } else {
+        "says no"
+    };
+    story.note(format!(
+        "with {mib} MiB and {ballast} bytes of ballast it {what}"
+    ));
     Ok(upgraded)
 }
