@@ -97,6 +97,13 @@ impl Identity {
         identity
     }
 
+    /// That of an image with this description and this root.
+    #[cfg(test)]
+    pub(crate) fn for_tests(info: &str, root: TrustRoot) -> Self {
+        let info = serde_json::from_str(info).unwrap();
+        Self::new(info, root, [("brought", Vec::new()), ("own", Vec::new())])
+    }
+
     /// The identity with which an offer is judged that came with this chain: from the root in force, so that replaced keys
     /// stay replaced. Its `roots` are what a successor needs.
     pub(crate) fn after(&self, roots: &[u8]) -> Result<Self, Refusal> {

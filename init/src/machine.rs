@@ -537,13 +537,13 @@ struct Ready {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
     use super::*;
     use crate::screen::Artifacts;
 
-    fn machine() -> Machine {
+    pub(crate) fn machine() -> Machine {
         machine_on(Path::new("/nonexistent"))
     }
 

@@ -30,6 +30,22 @@ pub(crate) struct Policy<'a> {
     pub(crate) expiry: Expiry,
 }
 
+impl<'a> Policy<'a> {
+    /// The same at the end of a root chain. The floor belongs to the generation of the root it was made for.
+    pub(crate) fn after(&self, root: &'a TrustRoot) -> Self {
+        let floor = if root.generation() == self.root.generation() {
+            self.floor
+        } else {
+            Floor::default()
+        };
+        Policy {
+            root,
+            floor,
+            ..self.clone()
+        }
+    }
+}
+
 /// Verifies a manifest for this machine.
 pub(crate) fn manifest(bytes: &[u8], policy: &Policy<'_>) -> Result<Verified<Manifest>, Refusal> {
     let expect = Expect {
@@ -43,8 +59,7 @@ pub(crate) fn manifest(bytes: &[u8], policy: &Policy<'_>) -> Result<Verified<Man
         .map_err(|error| Refusal::new(error.code(), format!("manifest: {error}")))
 }
 
-/// The same for a manifest that came with a root chain; without one `roots` is empty. A floor belongs to the generation of
-/// the root it was made for.
+/// The same for a manifest that came with a root chain; without one `roots` is empty.
 pub(crate) fn chained_manifest(
     bytes: &[u8],
     roots: &[u8],
@@ -54,17 +69,7 @@ pub(crate) fn chained_manifest(
         return manifest(bytes, policy);
     }
     let root = newest_root(roots, policy.root)?;
-    let floor = if root.generation() == policy.root.generation() {
-        policy.floor
-    } else {
-        Floor::default()
-    };
-    let policy = Policy {
-        root: &root,
-        floor,
-        ..policy.clone()
-    };
-    manifest(bytes, &policy)
+    manifest(bytes, &policy.after(&root))
 }
 
 /// Where a root chain leads from `start`.

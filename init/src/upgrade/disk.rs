@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use boot_manifest::handoff::HandoffRecord;
-use boot_manifest::{Digest, Manifest, TrustRoot};
+use boot_manifest::{Digest, Manifest};
 use rustix::fs::{MemfdFlags, SealFlags};
 use upgrade::{Ledger, Place};
 
@@ -224,11 +224,8 @@ impl Disk {
         let slot = self.slot(place)?;
         let bytes = self.manifest_of(place, tick)?;
         let roots = self.roots_of(place, tick)?;
-        let root = newest_root(&roots, policy.root)?;
-        let policy = &Policy {
-            root: &root,
-            ..policy.clone()
-        };
+        let root = verify::newest_root(&roots, policy.root)?;
+        let policy = &policy.after(&root);
         let manifest = verify::manifest(&bytes, policy)?;
         let spans = slots::spans(&manifest)?;
         check_memory(&spans)?;
@@ -301,15 +298,6 @@ impl Disk {
     }
 }
 
-/// Where the chain beside an image leads; a slot without one holds an image of the root it was written under.
-fn newest_root(roots: &[u8], start: &TrustRoot) -> Result<TrustRoot, Refusal> {
-    if roots.is_empty() {
-        return Ok(start.clone());
-    }
-    boot_manifest::walk_roots(roots, start)
-        .map_err(|error| Refusal::new(error.code(), format!("roots: {error}")))
-}
-
 fn open(partition: &Partition, write: bool) -> Result<Raw, Refusal> {
     let path = &partition.path;
     let opened = if write {
@@ -358,6 +346,7 @@ mod tests {
     use std::fs;
     use std::io::{Read, Seek};
 
+    use boot_manifest::{Floor, SecretKey, TrustRoot};
     use upgrade::{ImageRef, Slot};
 
     use super::*;
@@ -439,6 +428,45 @@ mod tests {
                 "not-found"
             );
         }
+    }
+
+    /// Counters begin anew with the keys: the floor of golden, which knows the old ones, says nothing about the image.
+    #[test]
+    fn an_image_of_a_newer_generation_is_not_below_the_floor_of_golden() {
+        let new_key = SecretKey::from_seed([8; 32]);
+        let start = TrustRoot::single(key().public());
+        let role = boot_manifest::Role::new(1, vec![new_key.public()]).unwrap();
+        let next = start.successor().unwrap();
+        let next = next.with_role(boot_manifest::RoleName::Release, role);
+        let draft = boot_manifest::draft_link(&next).unwrap();
+        let link = boot_manifest::sign_link(&draft, &[&key(), &new_key]).unwrap();
+        let (chain, _) = boot_manifest::append_link(None, &link, &start).unwrap();
+
+        let mut manifest = manifest_for(KERNEL, INITRAMFS, b"hsqs");
+        (manifest.generation, manifest.sequence) = (2, 1);
+        let bytes = boot_manifest::sign(&manifest, &[&new_key]).unwrap();
+        let mut image = handoff(b"hsqs");
+        image.manifest = verify::manifest(&bytes, &policy(&next)).unwrap();
+
+        let (_folder, mut disk) = disk();
+        let tick = &mut go_on();
+        disk.write_slot(Place::A, &image, &chain, tick).unwrap();
+        let of_golden = Policy {
+            floor: Floor {
+                security_version: 1,
+                sequence: 9,
+            },
+            ..policy(&start)
+        };
+        let (back, _) = disk.read_slot(Place::A, &of_golden, tick).unwrap();
+        assert_eq!(back.manifest.generation, 2);
+        // One of the same generation is.
+        disk.write_slot(Place::B, &handoff(b"hsqs"), b"", tick)
+            .unwrap();
+        assert_eq!(
+            refused(disk.read_slot(Place::B, &of_golden, tick)),
+            "version-too-low"
+        );
     }
 
     /// Fault 6: bits of a slot that turn after it was read back are found when it is read to be started.

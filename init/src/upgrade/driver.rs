@@ -4,9 +4,10 @@
 //! order. What takes long (a slot, a load) ticks the loop of the machine meanwhile; what happens during that waits in the
 //! inbox, so a step never sees another one half done.
 
+use std::fs::File;
 use std::time::Duration;
 
-use boot_manifest::handoff::Command;
+use boot_manifest::handoff::{Command, HandoffRecord};
 use boot_manifest::{Digest, Expiry};
 use upgrade::{Candidate, Effect, Event, Notice, Place, Refusal as No, Refused, TrialId};
 
@@ -14,9 +15,11 @@ use super::preflight::keeps_watching;
 use super::{Fetched, Upgrade};
 use crate::children::{self, Role};
 use crate::console::Level;
+use crate::identity::Identity;
 use crate::kexec::{Extra, Rootfs};
 use crate::machine::{Ending, Machine, Staged};
 use crate::plan::{Refusal, Stop};
+use crate::verify::Tick;
 use crate::{kexec, memory, settings, verify};
 
 impl Upgrade {
@@ -164,15 +167,13 @@ impl Upgrade {
             Staged::Handoff(record, files) => (record, files),
             Staged::Failed(refusal) => return Err(refusal.into()),
         };
-        let policy = self.identity.policy(None, Expiry::Refuse);
-        let mut tick = || machine.turn(Duration::ZERO);
-        let handoff = verify::handoff(&record, files, &policy, &mut tick)?;
-        if handoff.manifest.digest() != candidate.digest {
-            let reason = "another image was brought than the one that was asked for";
-            return Err(Refusal::new("bad-handoff", reason).into());
-        }
-        let roots = self.identity.after(&handoff.roots)?.roots;
-        Ok(Fetched { handoff, roots })
+        judge_handoff(
+            &self.identity,
+            &candidate.digest,
+            &record,
+            files,
+            &mut || machine.turn(Duration::ZERO),
+        )
     }
 
     fn drop_fetched(&mut self, machine: &mut Machine) {
@@ -199,12 +200,13 @@ impl Upgrade {
 
     /// Leaves for what is loaded. From here on the machine ends in order; a kernel that does not jump then restarts.
     fn jump(&mut self, machine: &mut Machine) {
-        if kexec::is_ready() {
-            machine.end(Ending::Kexec);
-        } else {
-            let reason = "the kernel does not have its successor any more";
-            self.push(Event::JumpFailed(reason.to_owned()));
-        }
+        let reason = match machine.ending() {
+            // Somebody was faster while the attempt went on record. It was none, and says nothing about the image.
+            Some(_) => "somebody switches the machine off or restarts it",
+            None if !kexec::is_ready() => "the kernel does not have its successor any more",
+            None => return machine.end(Ending::Kexec),
+        };
+        self.push(Event::JumpFailed(reason.to_owned()));
     }
 
     /// Golden's last step: into the slot that holds the default.
@@ -267,6 +269,25 @@ impl Upgrade {
     }
 }
 
+/// Verifies what was fetched for `wanted`. Times only count when an offer is admitted: a clock that is wrong by years (a
+/// machine whose battery is empty starts at the time its image was built) must not make every newer image one of the future.
+fn judge_handoff(
+    identity: &Identity,
+    wanted: &Digest,
+    record: &HandoffRecord,
+    files: Vec<File>,
+    tick: Tick<'_>,
+) -> Result<Fetched, Stop> {
+    let policy = identity.policy(None, Expiry::Report);
+    let handoff = verify::handoff(record, files, &policy, tick)?;
+    if handoff.manifest.digest() != *wanted {
+        let reason = "another image was brought than the one that was asked for";
+        return Err(Refusal::new("bad-handoff", reason).into());
+    }
+    let roots = identity.after(&handoff.roots)?.roots;
+    Ok(Fetched { handoff, roots })
+}
+
 /// Why a step did not work, as the state machine counts. Codes that say more than `otherwise` win.
 fn refused(otherwise: No) -> impl Fn(Stop) -> Refused {
     move |stop| {
@@ -301,4 +322,79 @@ fn tell(machine: &mut Machine, notice: &Notice) {
         _ => (Level::Info, "upgrade"),
     };
     machine.console.say(level, &format!("{prefix}: {notice}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use boot_manifest::{Timestamp, TrustRoot};
+    use rustix::fs::{MemfdFlags, SealFlags};
+
+    use super::*;
+    use crate::verify::HANDOFF_FILES;
+    use crate::verify::tests::{key, manifest_for};
+
+    const PARTS: [&[u8]; 3] = [b"kernel bytes", b"initramfs", b"hsqs rootfs"];
+
+    fn sealed(bytes: &[u8]) -> File {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = File::from(rustix::fs::memfd_create("part", flags).unwrap());
+        file.write_all_at(bytes, 0).unwrap();
+        let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals).unwrap();
+        file
+    }
+
+    fn identity() -> Identity {
+        let info = r#"{"name":"Phase","version":"1","built_at":0,"floor":{"security_version":1,"sequence":5}}"#;
+        let root = TrustRoot::single(key().public());
+        Identity::for_tests(info, root)
+    }
+
+    /// What becomes of an image that claims to be of that time.
+    fn judged(created_at: i64, wanted: Option<Digest>) -> Result<Digest, String> {
+        let [kernel, initramfs, rootfs] = PARTS;
+        let mut manifest = manifest_for(kernel, initramfs, rootfs);
+        manifest.created_at = Timestamp::from_unix(created_at);
+        manifest.expires_at = Timestamp::from_unix(created_at + 1000);
+        let bytes = boot_manifest::sign(&manifest, &[&key()]).unwrap();
+        let files = [&bytes[..], kernel, initramfs, rootfs].map(sealed);
+        let record = HandoffRecord {
+            origin: String::new(),
+            fds: HANDOFF_FILES.map(str::to_owned).to_vec(),
+        };
+        let wanted = wanted.unwrap_or_else(|| Digest::of(&bytes));
+        let result = judge_handoff(&identity(), &wanted, &record, files.into(), &mut || Ok(()));
+        result
+            .map(|fetched| fetched.handoff.manifest.digest())
+            .map_err(|stop| reason_of(&stop))
+    }
+
+    /// Fault 22: the clock of the machine may be anywhere, before or after.
+    #[test]
+    fn what_was_fetched_is_judged_by_its_bytes_and_not_by_the_clock() {
+        const DECADES: i64 = 40 * 365 * 86_400;
+        let now = settings::now(0);
+        for created_at in [now + DECADES, now, now - DECADES] {
+            let found = judged(created_at, None);
+            assert!(found.is_ok(), "{found:?}");
+        }
+        let other = judged(now, Some(Digest::of(b"another"))).unwrap_err();
+        assert!(other.starts_with("bad-handoff"), "{other}");
+    }
+
+    /// The attempt is on record by then: it must be taken back, or the next start takes it for a failure of the image.
+    #[test]
+    fn nobody_jumps_out_of_a_machine_that_is_switched_off() {
+        let mut machine = crate::machine::tests::machine();
+        let mut upgrade = Upgrade::new(identity(), true);
+        machine.end(Ending::PowerOff);
+        upgrade.jump(&mut machine);
+        assert_eq!(machine.ending(), Some(Ending::PowerOff));
+        let Some(Event::JumpFailed(reason)) = upgrade.events.pop_front() else {
+            panic!("the attempt stays on record")
+        };
+        assert!(reason.contains("switches"), "{reason}");
+    }
 }
