@@ -7,7 +7,7 @@ use std::time::Duration;
 pub(crate) const STEP_SIZE: usize = 256 << 10;
 
 /// Processors that hash one file at once. Four are as fast as memory on what this boots on, and each has a step in memory.
-pub(crate) const HASHING_THREADS_MAX: usize = 4;
+pub(crate) const HASHING_PROCESSES_MAX: usize = 4;
 
 /// Reports taken from one child in one turn of the loop: a child that floods its socket must not starve the others.
 pub(crate) const REPORTS_PER_TURN: usize = 16;

@@ -71,7 +71,8 @@ pub(crate) fn spawn(
     command: &mut Command,
     setup: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
 ) -> io::Result<Child> {
-    // SAFETY: as in `fork` below: no other thread holds a lock that `setup` could need, so it may do whatever the parent may.
+    // SAFETY: `init` has one thread, so no lock (that of the allocator included) can be held by another thread at the
+    // fork, and `setup` may do whatever the parent may.
     unsafe { command.pre_exec(setup) };
     command.spawn()
 }
@@ -79,8 +80,9 @@ pub(crate) fn spawn(
 /// Does `work` in a copy of this process, which then ends. Returns the copy's number.
 #[expect(unsafe_code, reason = "rustix does not fork")]
 pub(crate) fn fork(work: impl FnOnce()) -> io::Result<Pid> {
-    // SAFETY: the only other threads of `init` hash (see `chunked`), and hold no lock but that of the allocator, which glibc
-    // makes whole in the copy. So the copy may do whatever this process may; it takes no lock of theirs.
+    // SAFETY: `init` has one thread, so no lock (that of the allocator included) can be held by another thread at the
+    // fork, and the copy may do whatever this process may. (Tests have more threads; glibc takes care of its allocator,
+    // and the work takes no other lock.)
     let pid = check(unsafe { libc::fork() }.into())?;
     if pid != 0 {
         let pid = Pid::from_raw(pid as libc::pid_t);

@@ -1,4 +1,5 @@
-//! Work that a disk may hold up for ever, done in a copy of PID 1 so that PID 1 itself never waits for a disk.
+//! Work that a disk may hold up for ever, done in a copy of PID 1 so that PID 1 itself never waits for a disk; and work for
+//! more than one processor.
 //!
 //! ```text
 //! PID 1 ── fork ──► worker: reads, writes, flushes
@@ -11,11 +12,11 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{PidfdFlags, Signal, WaitOptions};
+use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use crate::plan::{Refusal, Stop};
 use crate::verify::Tick;
@@ -41,6 +42,15 @@ pub(crate) enum Failed {
     Stuck(Refusal),
 }
 
+impl From<Failed> for Stop {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Stopped(stop) => stop,
+            Failed::Stuck(refusal) => refusal.into(),
+        }
+    }
+}
+
 impl From<Refusal> for Failed {
     fn from(refusal: Refusal) -> Self {
         Self::Stopped(refusal.into())
@@ -61,7 +71,23 @@ pub(crate) fn run(
     tick: Tick<'_>,
     work: impl FnOnce(Step<'_>) -> Result<Vec<u8>, Refusal>,
 ) -> Result<Vec<u8>, Failed> {
-    let failed = |error: &std::io::Error| Refusal::new("io", format!("disk worker: {error}"));
+    begin(files, work)?.wait(patience, tick)
+}
+
+/// A copy of this process that works. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Its number may be another process's by the time that it is killed: the loop reaps whatever ended.
+    handle: Option<OwnedFd>,
+    reader: File,
+}
+
+/// Starts `work` in a copy of this process in which only `files` are open.
+pub(crate) fn begin(
+    files: &[BorrowedFd<'_>],
+    work: impl FnOnce(Step<'_>) -> Result<Vec<u8>, Refusal>,
+) -> Result<Running, Refusal> {
+    let failed = |error: &std::io::Error| Refusal::new("io", format!("worker: {error}"));
     let (reader, writer) = std::io::pipe().map_err(|error| failed(&error))?;
     let mut keep: Vec<i32> = files.iter().map(AsRawFd::as_raw_fd).collect();
     keep.push(writer.as_raw_fd());
@@ -80,18 +106,32 @@ pub(crate) fn run(
         let _nobody_listens = writer.write_all(&answer);
     });
     let pid = pid.map_err(|error| failed(&error))?;
-    // Its number may be another process's by the time that it is killed: the loop reaps whatever ended.
-    let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty());
+    let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok();
     // From here on the pipe ends when the worker does.
     drop(writer);
-    let reader = File::from(std::os::fd::OwnedFd::from(reader));
-    let result = wait(patience, &reader, tick);
-    if let (Err(_), Ok(handle)) = (&result, &handle) {
-        let _ended_already = rustix::process::pidfd_send_signal(handle, Signal::KILL);
+    Ok(Running {
+        handle,
+        reader: File::from(OwnedFd::from(reader)),
+    })
+}
+
+impl Running {
+    /// Turns the loop until it is done.
+    pub(crate) fn wait(self, patience: Patience, tick: Tick<'_>) -> Result<Vec<u8>, Failed> {
+        let answer = wait(patience, &self.reader, tick)?;
+        Ok(understand(answer)?)
     }
-    // The loop reaps it too, whoever comes first.
-    let _reaped_already = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
-    result.and_then(|answer| Ok(understand(answer)?))
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.handle {
+            let _ended_already = rustix::process::pidfd_send_signal(handle, Signal::KILL);
+            // The loop reaps it too, whoever comes first.
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            let _reaped_already = rustix::process::waitid(WaitId::PidFd(handle.as_fd()), options);
+        }
+    }
 }
 
 /// Reads the answer to its end.
@@ -103,7 +143,7 @@ fn wait(patience: Patience, reader: &File, tick: Tick<'_>) -> Result<Vec<u8>, Fa
     loop {
         if is_ready(reader.as_fd()) {
             let read = (&*reader).read(&mut piece);
-            let read = read.map_err(|error| Refusal::new("io", format!("disk worker: {error}")))?;
+            let read = read.map_err(|error| Refusal::new("io", format!("worker: {error}")))?;
             if read == 0 {
                 return Ok(answer);
             }
@@ -146,7 +186,7 @@ fn understand(mut answer: Vec<u8>) -> Result<Vec<u8>, Refusal> {
             let (code, reason) = text.split_once('\0').unwrap_or(("io", &text));
             Err(Refusal::new(code, reason))
         }
-        _ => Err(Refusal::new("io", "the disk worker ended without a result")),
+        _ => Err(Refusal::new("io", "the worker ended without a result")),
     }
 }
 
