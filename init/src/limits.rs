@@ -174,9 +174,9 @@ pub(crate) const CRASH_RECORDS_MAX: usize = 32;
 /// Bytes of one that are read: the kernel writes at most so much of its log (`pstore.kmsg_bytes`), and then some.
 pub(crate) const CRASH_RECORD_SIZE_MAX: u64 = 64 << 10;
 
-/// What children may tell of upgrades between two looks at it. Each holds at most eight files; a child that sends more is
+/// What one child may tell of upgrades between two looks at it. Each holds at most eight files; a child that sends more is
 /// asked again.
-pub(crate) const NOTES_MAX: usize = 32;
+pub(crate) const NOTES_MAX: usize = 16;
 
 /// The loop turns at most this often for an upgrade whose deadline is past.
 pub(crate) const UPGRADE_TURN_MIN: Duration = Duration::from_millis(100);

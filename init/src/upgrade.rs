@@ -33,6 +33,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use boot_manifest::{Digest, Manifest, Verified};
+use rustix::fs::{Mode, OFlags};
 use upgrade::{BootFacts, Candidate, Event, How, ImageRef, Place, ResetCause, State, TrialId};
 
 use crate::children::Offer;
@@ -371,11 +372,37 @@ fn boot_words(place: Place, trial: Option<TrialId>, origin: Option<&str>) -> Vec
     words
 }
 
-/// Reads a small file whole; `None` when it is not there or larger than `size_max`.
+/// Reads a small file whole; `None` when it is not there, larger than `size_max`, or no file: a role that was taken over may
+/// put a link or a pipe where PID 1 looks for what it wrote, and a pipe would be waited for without end.
 fn small_file(path: &Path, size_max: u64) -> Option<Vec<u8>> {
     use std::io::Read;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+    file.metadata().ok()?.is_file().then_some(())?;
     let mut bytes = Vec::new();
-    let file = File::open(path).ok()?;
     file.take(size_max + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 <= size_max).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn only_files_are_read_where_a_role_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name| folder.path().join(name);
+        fs::write(path("file"), "12345").unwrap();
+        assert_eq!(small_file(&path("file"), 5).as_deref(), Some(&b"12345"[..]));
+        assert_eq!(small_file(&path("file"), 4), None);
+        assert_eq!(small_file(&path("none"), 4), None);
+        assert_eq!(small_file(folder.path(), 4), None);
+        std::os::unix::fs::symlink(path("file"), path("link")).unwrap();
+        assert_eq!(small_file(&path("link"), 5), None);
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, path("pipe"), mode).unwrap();
+        assert_eq!(small_file(&path("pipe"), 5), None);
+    }
 }

@@ -29,8 +29,12 @@ impl Machine {
         self.notes.pop_front()
     }
 
+    /// Each role fills its own share only, and none that of what PID 1 saw itself: one that was taken over and floods its
+    /// socket must not hide the orders of an operator, the results of a self-test, or that a program ends again and again.
     pub(super) fn note(&mut self, note: Note) {
-        if self.notes.len() < limits::NOTES_MAX {
+        let share = share_of(&note);
+        let kept = self.notes.iter().filter(|kept| share_of(kept) == share);
+        if kept.count() < limits::NOTES_MAX {
             self.notes.push_back(note);
         }
     }
@@ -70,5 +74,46 @@ impl Machine {
         let roles = self.slots.iter();
         let roles = roles.filter_map(|slot| Some((slot.role.name(), slot.running.as_ref()?.pid)));
         std::iter::once(("init", Pid::INIT)).chain(roles)
+    }
+}
+
+/// Whose share of the notes it takes; `None` is that of PID 1.
+fn share_of(note: &Note) -> Option<Role> {
+    match note {
+        Note::Report(role, ..) => Some(*role),
+        Note::Restarted(_) | Note::Ended(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use boot_manifest::handoff::Report;
+
+    use super::*;
+    use crate::machine::tests::machine;
+
+    #[test]
+    fn a_role_that_floods_hides_nothing_of_others() {
+        let mut machine = machine();
+        let offer = || Report::Offer {
+            origin: "http://a".to_owned(),
+        };
+        for _ in 0..10 * limits::NOTES_MAX {
+            machine.note(Note::Report(Role::Update, offer(), Vec::new()));
+        }
+        let order = Report::Order {
+            client: "b".to_owned(),
+        };
+        machine.note(Note::Report(Role::Serve, order, Vec::new()));
+        machine.note(Note::Restarted(Role::Net));
+        machine.note(Note::Ended(Role::Probe));
+        let notes: Vec<Note> = std::iter::from_fn(|| machine.take_note()).collect();
+        let [offers @ .., order, restarted, ended] = &notes[..] else {
+            panic!("{notes:?}")
+        };
+        assert_eq!(offers.len(), limits::NOTES_MAX);
+        assert!(matches!(order, Note::Report(Role::Serve, ..)));
+        assert!(matches!(restarted, Note::Restarted(Role::Net)));
+        assert!(matches!(ended, Note::Ended(Role::Probe)));
     }
 }
