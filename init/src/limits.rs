@@ -200,7 +200,7 @@ pub(crate) const CRASH_MACHINE_MIN: u64 = 440 << 20;
 /// the programs 16 MiB twice, and init its tables.
 pub(crate) const CRASH_MEMORY: u64 = 112 << 20;
 
-/// Machines without a disk that have so much can have their predecessor serve from it.
+/// Machines without a disk that have so much can have their predecessor serve from it; others keep none for it.
 pub(crate) const CRASH_MACHINE_LARGE: u64 = 900 << 20;
 
 /// For that it needs its artifacts as well, copied once.

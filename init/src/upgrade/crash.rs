@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use boot_manifest::{Digest, Manifest, Verified};
 use upgrade::{Event, Failure, ImageRef, Phase, Place};
 
+use super::preflight::keeps_watching;
 use super::{Upgrade, boot, image_of, small_file};
 use crate::cmdline;
 use crate::console::Level;
@@ -31,26 +32,34 @@ const PREVIOUS: &str = "/phase/previous";
 struct Previous {
     manifest: Verified<Manifest>,
     place: Place,
+    /// The chain that leads to its keys; empty when they were never replaced.
+    roots: Vec<u8>,
 }
 
-fn read_previous(identity: &Identity) -> Option<Previous> {
-    let folder = Path::new(PREVIOUS);
+fn read_previous(folder: &Path, identity: &Identity) -> Option<Previous> {
     let size_max = boot_manifest::MANIFEST_SIZE_MAX as u64;
     let bytes = small_file(&folder.join("manifest.json"), size_max)?;
+    let roots = small_file(&folder.join("roots.json"), limits::ROOTS_MAX).unwrap_or_default();
     // It was believed when it was started; only damage is looked for. A floor that rose since is no reason to stay dead.
-    // Its keys are those in force, or those of this image from before they were replaced.
-    let before = identity.beside(&[]).ok()?;
-    let manifest = [identity, &before]
-        .into_iter()
+    // Its keys are those that its own chain leads to, or those in force.
+    let by_its_chain = identity.beside(&roots).ok();
+    let manifest = by_its_chain
+        .iter()
+        .chain([identity])
         .find_map(|identity| verify::manifest(&bytes, &identity.lenient_policy()).ok())?;
     let place = small_file(&folder.join("place"), limits::WORD_SIZE_MAX)?;
     let place = Place::parse(std::str::from_utf8(&place).ok()?)?;
-    Some(Previous { manifest, place })
+    Some(Previous {
+        manifest,
+        place,
+        roots,
+    })
 }
 
 /// The image that started this one, when it is carried along.
 pub(super) fn previous(identity: &Identity) -> Option<ImageRef> {
-    read_previous(identity).map(|previous| image_of(&previous.manifest, previous.place))
+    read_previous(Path::new(PREVIOUS), identity)
+        .map(|previous| image_of(&previous.manifest, previous.place))
 }
 
 fn open(name: &str) -> Result<File, Refusal> {
@@ -99,7 +108,11 @@ impl Upgrade {
             return Err(Refusal::new("not-enough-memory", reason).into());
         }
         let none = || Refusal::new(Refusal::NOT_FOUND, "the predecessor was not carried along");
-        let Previous { manifest, place } = read_previous(&self.identity).ok_or_else(none)?;
+        let Previous {
+            manifest,
+            place,
+            roots,
+        } = read_previous(Path::new(PREVIOUS), &self.identity).ok_or_else(none)?;
         let trial = machine.options.upgrades.trial;
         let [kernel, initramfs] = self.previous_parts(machine, &manifest, place)?;
         let size = verify::artifact(&manifest, "initramfs")?.size;
@@ -107,6 +120,7 @@ impl Upgrade {
             path: "manifest.json",
             content: Content::Bytes(manifest.bytes().to_vec()),
         }];
+        extras.extend(Extra::roots(&roots));
         if let Ok(rootfs) = part(machine, &manifest, "rootfs", "rootfs.squashfs") {
             let size = verify::artifact(&manifest, "rootfs")?.size;
             let content = Content::File(rootfs, size);
@@ -191,7 +205,11 @@ impl Upgrade {
         failure: &Failure,
     ) -> Result<(), Stop> {
         let none = || Refusal::new(Refusal::NOT_FOUND, "the predecessor was not carried along");
-        let Previous { manifest, place } = read_previous(&self.identity).ok_or_else(none)?;
+        let Previous {
+            manifest,
+            place,
+            roots,
+        } = read_previous(Path::new(PREVIOUS), &self.identity).ok_or_else(none)?;
         let kernel = part(machine, &manifest, "kernel", "vmlinuz")?;
         let initramfs = part(machine, &manifest, "initramfs", "initramfs.img")?;
         let rootfs = part(machine, &manifest, "rootfs", "rootfs.squashfs")?;
@@ -201,15 +219,18 @@ impl Upgrade {
             kernel,
             initramfs,
             rootfs,
-            roots: Vec::new(),
+            roots,
         };
+        let extras = Extra::roots(&handoff.roots);
         let origin = machine.options.origin.clone();
         let mut words = super::boot_words(place, None, origin.as_deref());
         words.push(format!("phase.returned={failed},{}", failure.reason.code()));
         let line = self.line_for(&handoff, &words);
-        kexec::load(handoff, Rootfs::Carried, &[], &line, &mut || {
+        kexec::load(handoff, Rootfs::Carried, &extras, &line, &mut || {
             machine.turn(Duration::ZERO)
         })?;
+        // What failed may have left hardware behind that hangs the next kernel. Without a watchdog it is tried all the same.
+        let _runs_on = keeps_watching(machine);
         let text = format!("kexec back into {digest}");
         machine.console.say(Level::Info, &text);
         Ok(())
@@ -251,4 +272,49 @@ pub(crate) fn take_over(upgrade: &mut Upgrade, machine: &mut Machine) -> Result<
         return Err(Stop::Ending);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use boot_manifest::{Role, RoleName, SecretKey, TrustRoot};
+
+    use super::*;
+    use crate::verify::tests::{key, manifest_for};
+
+    /// The way back must not end with the first key that is replaced.
+    #[test]
+    fn a_predecessor_of_replaced_keys_is_known_by_its_chain() {
+        let start = TrustRoot::single(key().public());
+        let new_key = SecretKey::from_seed([8; 32]);
+        let role = Role::new(1, vec![new_key.public()]).unwrap();
+        let next = start.successor().unwrap();
+        let next = next.with_role(RoleName::Release, role);
+        let draft = boot_manifest::draft_link(&next).unwrap();
+        let link = boot_manifest::sign_link(&draft, &[&key(), &new_key]).unwrap();
+        let (chain, _) = boot_manifest::append_link(None, &link, &start).unwrap();
+        let info = r#"{"name":"Phase","version":"1","built_at":0,"floor":{"security_version":9,"sequence":9}}"#;
+        let identity = Identity::for_tests(info, start);
+
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+        write("place", b"b");
+        let mut manifest = manifest_for(b"kernel", b"initramfs", b"hsqs");
+        write(
+            "manifest.json",
+            &boot_manifest::sign(&manifest, &[&key()]).unwrap(),
+        );
+        let found = read_previous(folder.path(), &identity).unwrap();
+        assert_eq!((found.place, found.manifest.generation), (Place::B, 1));
+
+        manifest.generation = 2;
+        write(
+            "manifest.json",
+            &boot_manifest::sign(&manifest, &[&new_key]).unwrap(),
+        );
+        assert!(read_previous(folder.path(), &identity).is_none());
+        write("roots.json", &chain);
+        let found = read_previous(folder.path(), &identity).unwrap();
+        assert_eq!(found.manifest.generation, 2);
+        assert_eq!(found.roots, chain, "it needs the chain itself");
+    }
 }

@@ -51,7 +51,8 @@ impl Upgrade {
         let rootfs = Rootfs::of(image.place);
         let carried = self.previous_extras(image.place);
         let has_room = self.make_room(machine, &handoff, rootfs, &mut extras, carried)?;
-        let reserve = crash_word(image.place).filter(|_| has_room);
+        let total = memory::now().total.saturating_add(kexec::crash_memory());
+        let reserve = crash_word(image.place, total).filter(|_| has_room);
         let crash_image = reserve.is_some();
         let mut words = boot_words(image.place, Some(trial), self.origin_of(image).as_deref());
         words.extend(reserve);
@@ -134,6 +135,8 @@ impl Upgrade {
         let place = running.image.place.to_string().into_bytes();
         let mut extras = bytes_extra("previous/manifest.json", manifest);
         extras.extend(bytes_extra("previous/place", Some(place)));
+        let roots = Some(&self.identity.roots).filter(|roots| !roots.is_empty());
+        extras.extend(bytes_extra("previous/roots.json", roots.cloned()));
         let names = [
             "previous/vmlinuz",
             "previous/initramfs.img",
@@ -163,15 +166,13 @@ fn bytes_extra(path: &'static str, bytes: Option<Vec<u8>>) -> Vec<Extra> {
 }
 
 /// Memory that the successor reserves for its predecessor, on machines that can spare it.
-fn crash_word(place: Place) -> Option<String> {
-    let total = memory::now().total.saturating_add(kexec::crash_memory());
-    let size = match place {
-        _ if total < limits::CRASH_MACHINE_MIN => return None,
-        // Without a disk the predecessor serves from it.
-        Place::Memory if total >= limits::CRASH_MACHINE_LARGE => limits::CRASH_MEMORY_LARGE,
-        Place::Memory | Place::Golden | Place::A | Place::B => limits::CRASH_MEMORY,
+fn crash_word(place: Place, total: u64) -> Option<String> {
+    let (machine_min, size) = match place {
+        // Without a disk the predecessor serves from it: with less it could only fail and restart, as the machine does anyway.
+        Place::Memory => (limits::CRASH_MACHINE_LARGE, limits::CRASH_MEMORY_LARGE),
+        Place::Golden | Place::A | Place::B => (limits::CRASH_MACHINE_MIN, limits::CRASH_MEMORY),
     };
-    Some(format!("crashkernel={}M", size >> 20))
+    (total >= machine_min).then(|| format!("crashkernel={}M", size >> 20))
 }
 
 /// Whether the watchdog runs through the jump: it gets its longest time, and the kernel is told not to stop it on the way.
@@ -261,6 +262,21 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_kept_where_a_predecessor_can_use_it() {
+        for (place, mib, word) in [
+            (Place::A, 384, None),
+            (Place::A, 470, Some("crashkernel=112M")),
+            (Place::B, 4000, Some("crashkernel=112M")),
+            // It would have to serve from it, and its squashfs and programs do not fit into 112 MiB.
+            (Place::Memory, 470, None),
+            (Place::Memory, 800, None),
+            (Place::Memory, 970, Some("crashkernel=208M")),
+        ] {
+            assert_eq!(crash_word(place, mib << 20).as_deref(), word, "{mib}");
+        }
+    }
 
     #[test]
     fn processors_are_counted() {
