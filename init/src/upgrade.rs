@@ -109,6 +109,7 @@ pub(crate) struct Upgrade {
     /// Whether `serve` was seen to serve.
     served: bool,
     probation: Probation,
+    let_go: preflight::LetGo,
     /// The predecessor is to be loaded as crash image.
     previous_wanted: bool,
     published: Published,
@@ -132,6 +133,7 @@ impl Upgrade {
             fetched: None,
             served: false,
             probation: Probation::default(),
+            let_go: preflight::LetGo::default(),
             previous_wanted: false,
             published: Published::default(),
             complaint: None,

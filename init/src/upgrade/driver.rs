@@ -59,10 +59,7 @@ impl Upgrade {
                 }
                 self.push(Event::Prepared(result.map(Box::new)));
             }
-            Effect::Unload => {
-                kexec::unload();
-                machine.restore_watchdog();
-            }
+            Effect::Unload => self.take_back(machine),
             Effect::Jump => self.jump(machine),
             Effect::Start(image) => self.start(machine, &image),
             Effect::Restart => machine.end(Ending::Restart),
@@ -325,7 +322,7 @@ fn tell(machine: &mut Machine, notice: &Notice) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::FileExt;
 
     use boot_manifest::{Timestamp, TrustRoot};
@@ -350,6 +347,10 @@ mod tests {
         let info = r#"{"name":"Phase","version":"1","built_at":0,"floor":{"security_version":1,"sequence":5}}"#;
         let root = TrustRoot::single(key().public());
         Identity::for_tests(info, root)
+    }
+
+    pub(in super::super) fn upgrade() -> Upgrade {
+        Upgrade::new(identity(), true)
     }
 
     /// What becomes of an image that claims to be of that time.
@@ -388,7 +389,7 @@ mod tests {
     #[test]
     fn nobody_jumps_out_of_a_machine_that_is_switched_off() {
         let mut machine = crate::machine::tests::machine();
-        let mut upgrade = Upgrade::new(identity(), true);
+        let mut upgrade = upgrade();
         machine.end(Ending::PowerOff);
         upgrade.jump(&mut machine);
         assert_eq!(machine.ending(), Some(Ending::PowerOff));

@@ -24,6 +24,16 @@ use crate::{limits, memory, root};
 /// What `net` holds, so that the successor's can go on with the same addresses at once.
 const LEASE: &str = "/run/phase/net/lease.json";
 
+/// Whether the kernel stops the watchdog when it restarts or jumps.
+const STOP_ON_REBOOT: &str = "/sys/module/watchdog/parameters/stop_on_reboot";
+
+/// What was let go or changed for a jump, and comes back when there is none.
+#[derive(Debug, Default)]
+pub(super) struct LetGo {
+    is_dht_ended: bool,
+    stop_on_reboot: Option<String>,
+}
+
 impl Upgrade {
     /// Loads an image for the jump.
     pub(super) fn prepare(
@@ -57,6 +67,7 @@ impl Upgrade {
         let mut words = boot_words(image.place, Some(trial), self.origin_of(image).as_deref());
         words.extend(reserve);
         let line = self.line_for(&handoff, &words);
+        self.let_go.stop_on_reboot = fs::read_to_string(STOP_ON_REBOOT).ok();
         let watchdog = keeps_watching(machine);
         kexec::load(handoff, rootfs, &extras, &line, &mut || {
             machine.turn(Duration::ZERO)
@@ -70,9 +81,27 @@ impl Upgrade {
         })
     }
 
+    /// There is no jump: what was let go or changed for it is as it was before.
+    pub(super) fn take_back(&mut self, machine: &mut Machine) {
+        kexec::unload();
+        machine.restore_watchdog();
+        let LetGo {
+            is_dht_ended,
+            stop_on_reboot,
+        } = std::mem::take(&mut self.let_go);
+        if let Some(before) = stop_on_reboot {
+            // A restart through firmware that takes long is not cut short by a watchdog that runs on.
+            let _stays = fs::write(STOP_ON_REBOOT, before);
+        }
+        if is_dht_ended && !machine.supervises(Role::Dht) {
+            let offer = self.running.as_ref().map(|running| running.offer.clone());
+            machine.supervise(Role::Dht, offer.as_ref());
+        }
+    }
+
     /// Makes the memory rule hold. Whether the running image travels along for the way back.
     fn make_room(
-        &self,
+        &mut self,
         machine: &mut Machine,
         handoff: &Handoff,
         rootfs: Rootfs,
@@ -84,11 +113,7 @@ impl Upgrade {
         if kexec::check(handoff, rootfs, extras).is_ok() {
             return Ok(true);
         }
-        for role in [Role::Dht, Role::Report] {
-            if machine.supervises(role) {
-                machine.dismiss(role);
-            }
-        }
+        self.let_go_of_roles(machine);
         // 3: page cache, directory entries and inodes. What is needed again is read again.
         let _less_memory = fs::write("/proc/sys/vm/drop_caches", "3");
         if kexec::check(handoff, rootfs, extras).is_ok() {
@@ -99,6 +124,16 @@ impl Upgrade {
         let text = "warning: upgrade: there is no memory for a way back without a restart";
         machine.console.say(Level::Warning, text);
         Ok(false)
+    }
+
+    fn let_go_of_roles(&mut self, machine: &mut Machine) {
+        for role in [Role::Dht, Role::Report] {
+            if machine.supervises(role) {
+                machine.dismiss(role);
+                // The other one ends by itself when it has told.
+                self.let_go.is_dht_ended |= role == Role::Dht;
+            }
+        }
     }
 
     /// The successor's command line.
@@ -177,9 +212,8 @@ fn crash_word(place: Place, total: u64) -> Option<String> {
 
 /// Whether the watchdog runs through the jump: it gets its longest time, and the kernel is told not to stop it on the way.
 pub(super) fn keeps_watching(machine: &mut Machine) -> bool {
-    const STOP: &str = "/sys/module/watchdog/parameters/stop_on_reboot";
-    let _read_back = fs::write(STOP, "N");
-    let stops = fs::read_to_string(STOP).unwrap_or_default();
+    let _read_back = fs::write(STOP_ON_REBOOT, "N");
+    let stops = fs::read_to_string(STOP_ON_REBOOT).unwrap_or_default();
     let seconds = machine.options.watchdog_seconds.saturating_mul(2);
     let runs = machine.arm_watchdog_for_jump(seconds);
     runs && matches!(stops.trim(), "N" | "0")
@@ -348,5 +382,23 @@ mod tests {
         let found = fingerprint(sys.path());
         assert_eq!((found.disks, found.nics.len()), (1, 1));
         assert_eq!(found.nics[0].path, "0000:00:02.0");
+    }
+
+    /// It announces in the DHT again, however often the jump was prepared in vain.
+    #[test]
+    fn what_was_let_go_for_a_jump_comes_back_without_one() {
+        let mut machine = crate::machine::tests::machine();
+        let mut upgrade = super::super::driver::tests::upgrade();
+        upgrade.take_back(&mut machine);
+        assert!(!machine.supervises(Role::Dht), "it never ran");
+        for _ in 0..2 {
+            if !machine.supervises(Role::Dht) {
+                machine.supervise(Role::Dht, None);
+            }
+            upgrade.let_go_of_roles(&mut machine);
+            assert!(!machine.supervises(Role::Dht));
+            upgrade.take_back(&mut machine);
+            assert!(machine.supervises(Role::Dht));
+        }
     }
 }
