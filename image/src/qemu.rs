@@ -251,9 +251,9 @@ fn arguments(recipe: &Recipe) -> Result<Vec<String>> {
     let mut arguments: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
     let folder = &recipe.folder;
-    let (machine, processor) = match recipe.acceleration {
-        Acceleration::Kvm => ("q35,accel=kvm", "host"),
-        Acceleration::Tcg => ("q35,accel=tcg", "max"),
+    let processor = match recipe.acceleration {
+        Acceleration::Kvm => "host",
+        Acceleration::Tcg => "max",
     };
     add(&[
         "-nodefaults",
@@ -270,7 +270,9 @@ fn arguments(recipe: &Recipe) -> Result<Vec<String>> {
     }
     add(&[
         "-machine",
-        machine,
+        "q35",
+        "-accel",
+        recipe.acceleration.option(),
         "-cpu",
         processor,
         "-smp",

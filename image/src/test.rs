@@ -281,7 +281,7 @@ impl Run<'_> {
             let kernel = self.paths.output("vmlinuz");
             let acceleration =
                 accel::choose(self.paths, self.arguments.accel, &kernel, self.progress)?;
-            cargo.env("PHASE_ACCEL", acceleration.as_str());
+            cargo.env("PHASE_ACCEL", acceleration.option());
             cargo.env("PHASE_APPLIANCE_TOOL", std::env::current_exe()?);
             if self.arguments.long {
                 cargo.env(LONG, "1");

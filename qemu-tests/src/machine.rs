@@ -29,6 +29,9 @@ pub const MEMORY_MIB: u32 = 256;
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// As much of a console line as the timeline shows: the rest is digests, and in the log.
 const MARK_CHARS_MAX: usize = 110;
+/// How a processor is emulated when nobody said otherwise: with QEMU's 1 GiB for translated code, a kexec takes twice as long
+/// as with this, because a write to a page that holds translated code is slow until that code is forgotten.
+const TRANSLATION: &str = "tcg,tb-size=64";
 /// Lines after which nothing good comes.
 const HOPELESS: &[&str] = &["phase: refused:", "phase: fatal:", "Kernel panic"];
 
@@ -457,7 +460,7 @@ fn how(spec: &Spec) -> String {
 }
 
 fn machine_args(spec: &Spec, socket: &Path) -> Vec<String> {
-    let accelerator = std::env::var("PHASE_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
+    let accelerator = std::env::var("PHASE_ACCEL").unwrap_or_else(|_| TRANSLATION.to_owned());
     let memory = spec.memory_mib.to_string();
     let qmp = format!("unix:{},server=on,wait=off", socket.display());
     let serial = if spec.serial { "stdio" } else { "none" };
