@@ -29,9 +29,12 @@ pub const VALIDITY_DAYS: u32 = 30;
 pub const RENEWAL_DAYS: u32 = 7;
 
 /// Kernel command line. Both consoles; whatever dies restarts the machine after 10 s instead of hanging, and the watchdog
-/// goes on during kexec, so that a successor that hangs is reset. The kernel's check of the timer counts its ticks against
-/// the processor's clock, and ends with a panic in an emulated machine whose host is busy: no machine of this century needs it.
-pub const CMDLINE: &str = "console=tty0 console=ttyS0,115200 panic=10 oops=panic quiet loglevel=4 no_timer_check watchdog.stop_on_reboot=0";
+/// goes on during kexec, so that a successor that hangs is reset. Where its driver finds it running, the kernel feeds it for
+/// two minutes until PID 1 does, and not for ever; the i6300esb's driver would stop it instead, so that one is locked.
+/// The kernel's check of the timer counts its ticks against the processor's clock, and ends with a panic in an emulated
+/// machine whose host is busy: no machine of this century needs it.
+pub const CMDLINE: &str = "console=tty0 console=ttyS0,115200 panic=10 oops=panic quiet loglevel=4 no_timer_check \
+                           watchdog.stop_on_reboot=0 watchdog.open_timeout=120 i6300esb.nowayout=1";
 
 /// What `image.json` carries when neither SOURCE_DATE_EPOCH nor git knows better: 2026-11-01.
 const SOURCE_DATE: i64 = 1_793_491_200;

@@ -1,8 +1,9 @@
 //! The hardware watchdog: opened first thing, fed only by the main loop, so a hung `init` restarts the machine.
 //!
 //! It is disarmed (the magic close) for a power-off only. Before a restart or a kexec it stays armed: whatever comes next
-//! has one time-out to open it, or the machine resets. `watchdog.stop_on_reboot=0` belongs on the kernel command line, or
-//! the kernel stops it on the way.
+//! has one time-out to open it, or the machine resets. Three words on the kernel command line see to that:
+//! `watchdog.stop_on_reboot=0`, or the kernel stops it on the way; `watchdog.open_timeout=`, or the next kernel feeds it for
+//! ever; and for a driver that stops it when it starts, `nowayout=1`, which locks the hardware.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

@@ -28,8 +28,7 @@ pub(crate) const SCENES: &[Scene] = &[scene(
 pub(crate) const UPGRADE_LIMIT: Duration = Duration::from_secs(180);
 /// What the machines of these scenes are told: to look often and to soak briefly; a watchdog that bites soon, and yet leaves
 /// a busy emulator the time for a jump.
-pub(crate) const WORDS: &str =
-    "watchdog.stop_on_reboot=0 phase.watchdog=20 phase.upgrade.poll=5 phase.upgrade.soak=3";
+pub(crate) const WORDS: &str = "watchdog.stop_on_reboot=0 watchdog.open_timeout=120 i6300esb.nowayout=1 phase.watchdog=20 phase.upgrade.poll=5 phase.upgrade.soak=3";
 /// Memory with room for a crash kernel.
 pub(crate) const UPGRADE_MEMORY_MIB: u32 = 640;
 /// A cold start goes through two kernels, and then soaks.
