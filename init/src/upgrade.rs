@@ -222,6 +222,7 @@ impl Upgrade {
 
     fn facts(&mut self, machine: &mut Machine, running: ImageRef) -> Result<BootFacts, Stop> {
         let upgrades = machine.options.upgrades.clone();
+        let had_disk = self.disk.is_some();
         let ledger = self.read_ledger(machine)?;
         let words = boot::last_words(Path::new("/sys/fs/pstore"));
         let how = match (upgrades.crashed, upgrades.trial) {
@@ -236,6 +237,7 @@ impl Upgrade {
             reset: reset_cause(machine, words.is_some()),
             crash_text: words,
             has_ledger: self.disk.is_some(),
+            ledger_is_lost: had_disk && self.disk.is_none(),
             ledger,
             slot_size: self.disk.as_ref().map_or(0, Disk::slot_size),
             has_watchdog: machine.watchdog.is_some(),

@@ -51,6 +51,8 @@ pub struct BootFacts {
     pub crash_text: Option<String>,
     /// Whether the machine has a disk with a ledger and slots.
     pub has_ledger: bool,
+    /// Whether it should have one and the disk does not answer: nobody knows the machine's past. Then `has_ledger` is false.
+    pub ledger_is_lost: bool,
     /// What the ledger says; `None` is a ledger without a valid sector, or none at all.
     pub ledger: Option<Ledger>,
     /// Bytes of one slot.

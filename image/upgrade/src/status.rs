@@ -92,7 +92,7 @@ pub struct Status {
     pub checked: Option<String>,
     /// Other live machines of the segment that serve the channel.
     pub neighbours: u32,
-    /// `disk`, `memory`, or `failed` when the disk's could not be written.
+    /// `disk`, `memory`, or `failed` when the disk's could not be read or written.
     pub ledger: String,
     /// Whether a watchdog is armed.
     pub watchdog: bool,
@@ -161,9 +161,9 @@ impl State {
 
     fn ledger_name(&self) -> &'static str {
         match (self.on_disk, self.ledger_failed) {
-            (false, _) => "memory",
+            (_, true) => "failed",
+            (false, false) => "memory",
             (true, false) => "disk",
-            (true, true) => "failed",
         }
     }
 

@@ -461,6 +461,7 @@ impl State {
     /// Somebody switches the machine off or restarts it.
     fn end(&mut self, effects: &mut Vec<Effect>) {
         let stage = std::mem::replace(&mut self.stage, Stage::Ended);
+        let is_asking = matches!(stage, Stage::Asking { .. });
         match stage {
             Stage::Trial { phase, .. } => self.interrupted(phase, effects),
             Stage::Preparing { .. } => effects.push(Effect::Unload),
@@ -470,7 +471,7 @@ impl State {
             _ => {}
         }
         self.deferred.clear();
-        if self.turn.granted_at.take().is_some() {
+        if self.turn.granted_at.take().is_some() || is_asking {
             effects.push(Effect::ReleaseTurn);
         }
     }

@@ -22,7 +22,13 @@ impl State {
         self.running = Some(facts.running.clone());
         self.ledger = facts.ledger.clone().unwrap_or_default();
         self.stage = Stage::Idle;
-        self.turn.is_left_over = facts.returned.is_some() || self.ledger.trial.is_some();
+        // Whoever ran before may have had the turn: a trial that failed, a restart for a cold proof.
+        self.turn.is_left_over = true;
+        if facts.ledger_is_lost {
+            // Not a machine without a disk: one that cannot read what failed here, and could not record what it tries.
+            self.ledger_failed = true;
+            self.serve_only = Some(Refusal::Ledger);
+        }
         match facts.how {
             How::Cold if facts.running.place == Place::Golden && self.on_disk => {
                 self.golden_starts(&facts, now, effects);

@@ -58,8 +58,9 @@ pub(crate) struct Disk {
     cached_slots: [[Option<Digest>; PIECES]; 2],
     /// What survives of the cache when the mains fail; `None` while the disk is honest.
     lies: Option<u8>,
-    /// The sector of the last acknowledged write since the start, and the highest counter that was tried.
-    written: Option<usize>,
+    /// What PID 1 keeps of them since the start: the sector that does not hold what was last acknowledged, and the highest
+    /// counter that was found or tried.
+    next: usize,
     tried: u64,
     /// What goes wrong, by the number of the operation.
     pub(crate) faults: Vec<(usize, Wrong)>,
@@ -76,7 +77,7 @@ impl Disk {
             slots: Default::default(),
             cached_slots: Default::default(),
             lies: None,
-            written: None,
+            next: 0,
             tried: 0,
             faults: Vec::new(),
             operations: Vec::new(),
@@ -157,12 +158,12 @@ impl Disk {
         sector::newest([Some(first), Some(second)])
     }
 
-    /// One durable write of the ledger, read back.
+    /// One durable write of the ledger, read back. What was acknowledged last is not touched until something newer is, and no
+    /// counter is tried twice: so a try goes over the one that failed before it, whatever that left.
     pub(crate) fn write_ledger(&mut self, ledger: &Ledger) -> Result<(), Trouble> {
-        let found = self.ledger();
-        let bytes =
-            sector::encode(ledger, found.counter + 1).expect("a ledger that can be written");
-        let at = found.write_next;
+        self.tried += 1;
+        let bytes = sector::encode(ledger, self.tried).expect("a ledger that can be written");
+        let at = self.next;
         match self.next_fault(Kind::Record) {
             None | Some(Wrong::CutAfter) => {
                 self.cached_sectors[at] = bytes;
@@ -189,14 +190,14 @@ impl Disk {
             self.cut();
             return Err(Trouble::Cut);
         }
-        self.written = Some(at);
+        self.next = 1 - at;
         Ok(())
     }
 
     /// A start reads both sectors and remembers nothing else.
     pub(crate) fn start(&mut self) {
-        self.written = None;
-        self.tried = 0;
+        let found = self.ledger();
+        (self.next, self.tried) = (found.write_next, found.counter);
     }
 
     fn last_was(&self, wrong: Wrong) -> bool {

@@ -1,11 +1,12 @@
-//! Any events in any order: nothing panics, nothing is asked for twice at once, and every ledger can be written.
+//! Any ledger that a disk may hold, then any events in any order: nothing panics, nothing is asked for twice at once, and every ledger can be written.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
 use upgrade::{
-    Action, BootFacts, Effect, Event, Failure, Fingerprint, How, Ledger, Order, Phase, Place,
-    Policy, Prepared, Reason, Refusal, Refused, ResetCause, State, TrialId, sector, step,
+    Action, BootFacts, Effect, Event, Failure, Fingerprint, How, ImageRef, Ledger, Mode, Order,
+    Phase, Place, Policy, Prepared, Quarantined, Reason, Refusal, Refused, ResetCause, Slot, State,
+    Trial, TrialId, limits, sector, step,
 };
 
 use crate::world::{Behaviour, image, release};
@@ -31,6 +32,10 @@ fn refused() -> impl Strategy<Value = Refused> {
 
 fn result() -> impl Strategy<Value = Result<(), Refused>> {
     prop_oneof![Just(Ok(())), refused().prop_map(Err)]
+}
+
+fn mode() -> impl Strategy<Value = Mode> {
+    prop::sample::select(vec![Mode::Auto, Mode::Auto, Mode::Staged, Mode::Off])
 }
 
 fn how() -> impl Strategy<Value = How> {
@@ -85,15 +90,122 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![0..6_u64, Just(u64::MAX), any::<u64>()]
+}
+
+/// Few versions, so that digests meet; the rest is anything.
+fn any_image() -> impl Strategy<Value = ImageRef> {
+    let counters = (number(), number(), number());
+    (1..6_u64, place(), counters).prop_map(|(version, place, counters)| {
+        let mut image = image(&format!("v{version}"), version, place);
+        (image.generation, image.sequence, image.security_version) = counters;
+        image
+    })
+}
+
+fn any_failure() -> impl Strategy<Value = Failure> {
+    (reason(), phase()).prop_map(|(reason, phase)| Failure::new(reason, phase, "it says"))
+}
+
+fn any_trial() -> impl Strategy<Value = Trial> {
+    let number = prop_oneof![0..3_u32, Just(u32::MAX)];
+    let failure = prop::option::of(any_failure());
+    (number, any_image(), phase(), failure).prop_map(|(number, image, phase, failure)| Trial {
+        number,
+        from: image.digest,
+        image,
+        phase,
+        failure,
+        fingerprint: Fingerprint::default(),
+    })
+}
+
+fn any_slot(place: Place) -> impl Strategy<Value = Slot> {
+    prop::option::of((any_image(), any::<bool>())).prop_map(move |slot| match slot {
+        Some((image, proved)) => Slot::Valid {
+            image: ImageRef { place, ..image },
+            proved,
+        },
+        None => Slot::Dirty,
+    })
+}
+
+/// Whatever has a good digest: made by a later version, by hand, or by an enemy who had the disk.
+fn any_ledger() -> impl Strategy<Value = Ledger> {
+    let quarantined =
+        (any_image(), any::<u8>(), any_failure()).prop_map(|(image, trials, failure)| {
+            let (digest, rank) = (image.digest, image.rank());
+            Quarantined {
+                digest,
+                rank,
+                trials,
+                failure,
+            }
+        });
+    let images = (
+        prop::option::of(any_image()),
+        any_slot(Place::A),
+        any_slot(Place::B),
+    );
+    let counters = (
+        any::<u8>(),
+        number(),
+        prop_oneof![0..3_u32, Just(u32::MAX)],
+        any::<u8>(),
+    );
+    let choice = (0..3_usize, 0..3_usize, prop::option::of(any_trial()));
+    let quarantine = prop::collection::vec(quarantined, 0..=limits::QUARANTINE_MAX);
+    (images, counters, choice, quarantine).prop_map(
+        |(
+            (golden, a, b),
+            (starts, floor, trials, kexec_failures),
+            (first, second, trial),
+            quarantine,
+        )| {
+            let stored = |slot: &Slot| match slot {
+                Slot::Valid { image, .. } => Some(image.digest),
+                Slot::Dirty => None,
+            };
+            let choices = [None, stored(&a), stored(&b)];
+            Ledger {
+                golden: golden.map(|image| ImageRef {
+                    place: Place::Golden,
+                    ..image
+                }),
+                a,
+                b,
+                default: choices[first],
+                previous: choices[second],
+                starts,
+                floor,
+                trials,
+                kexec_failures,
+                trial,
+                quarantine,
+                ..Ledger::default()
+            }
+        },
+    )
+}
+
 fn facts() -> impl Strategy<Value = BootFacts> {
-    (how(), place(), any::<bool>(), prop::option::of(reason())).prop_map(
-        |(how, place, has_ledger, returned)| BootFacts {
-            running: image("v1", 1, place),
+    let disk = (any::<bool>(), any::<bool>(), prop::option::of(any_ledger()));
+    let reset = prop::sample::select(vec![
+        ResetCause::Unknown,
+        ResetCause::Watchdog,
+        ResetCause::Panic,
+        ResetCause::Power,
+    ]);
+    (how(), any_image(), disk, prop::option::of(reason()), reset).prop_map(
+        |(how, running, (has_ledger, ledger_is_lost, ledger), returned, reset)| BootFacts {
+            running,
             how,
-            reset: ResetCause::Unknown,
+            reset,
             crash_text: None,
             has_ledger,
-            ledger: None,
+            ledger_is_lost: ledger_is_lost && !has_ledger,
+            ledger: ledger.filter(|_| has_ledger),
             slot_size: 64,
             has_watchdog: true,
             previous: None,
@@ -105,16 +217,17 @@ fn facts() -> impl Strategy<Value = BootFacts> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_events_in_any_order(facts in facts(), events in prop::collection::vec((event(), 0..900_u64), 0..60)) {
-        let policy = Policy { alone: true, ..Policy::default() };
+    fn any_events_in_any_order(facts in facts(), mode in mode(), events in prop::collection::vec((event(), 0..900_u64), 0..60)) {
+        let policy = Policy { mode, alone: true, ..Policy::default() };
         let mut now = Duration::ZERO;
         let on_disk = facts.has_ledger;
-        let (mut state, _) = step(State::new(policy), Event::Boot(Box::new(facts)), now);
-        let mut recording = false;
-        let mut ended = false;
+        let (mut state, effects) = step(State::new(policy), Event::Boot(Box::new(facts)), now);
+        let is_record = |effect: &Effect| matches!(effect, Effect::Record(_));
+        let mut recording = effects.iter().any(is_record);
+        let mut ended = effects.contains(&Effect::Restart);
         for (event, seconds) in events {
             now += Duration::from_secs(seconds);
             recording &= !matches!(event, Event::Recorded(_));

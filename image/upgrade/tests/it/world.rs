@@ -275,6 +275,7 @@ impl World {
             reset,
             crash_text: Some("Attempted to kill init!".to_owned()),
             has_ledger: !self.diskless,
+            ledger_is_lost: false,
             ledger: (!self.diskless)
                 .then(|| self.disk.ledger().ledger)
                 .flatten(),
