@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Trials that are remembered as failed. Each is one bad release; eight bad ones in a row are a story for people.
+/// Trials that are remembered as failed. Each is one bad release; eight bad ones in a row are a story for people. What is
+/// below a full list is not tried at all, so a long row of bad releases never begins again.
 pub const QUARANTINE_MAX: usize = 8;
 
 /// Past events that are remembered: what an operator asks about when a machine was left alone for some months.

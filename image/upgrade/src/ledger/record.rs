@@ -19,16 +19,20 @@ impl Ledger {
         self.quarantine.iter().find(|one| one.digest == *digest)
     }
 
-    /// Whether an image must not be tried: it failed here for a reason that lies in it or once too often, or it claims the
-    /// same place in the order as one that did.
+    /// Whether an image must not be tried: it failed here, or it claims the same place in the order as one that did. Below a
+    /// full list are the ones that were pushed out of it, and nobody knows which: so nothing there is tried.
     pub fn is_barred(&self, digest: &Digest, rank: Rank) -> bool {
-        self.quarantine.iter().any(|one| {
-            if one.digest == *digest {
-                !one.failure.reason.is_accident() || one.trials > RETRIES_MAX
-            } else {
-                one.rank == rank
-            }
-        })
+        let others = || self.quarantine.iter().filter(|one| one.digest != *digest);
+        let is_full = self.quarantine.len() >= QUARANTINE_MAX;
+        self.has_failed(digest)
+            || others().any(|one| one.rank == rank)
+            || (is_full && self.quarantine.iter().all(|one| rank < one.rank))
+    }
+
+    /// Whether this very image failed here for a reason that lies in it, or once too often.
+    fn has_failed(&self, digest: &Digest) -> bool {
+        self.quarantined(digest)
+            .is_some_and(|one| !one.failure.reason.is_accident() || one.trials > RETRIES_MAX)
     }
 
     /// The slot that the next image may be written to: never the one that runs, never the default, never what a cold start
@@ -61,8 +65,8 @@ impl Ledger {
         let previous = self
             .previous
             .filter(|digest| Some(*digest) != self.default)?;
-        let (image, proved) = self.stored(&previous)?;
-        let may = proved && !self.is_barred(&previous, image.rank());
+        let (_, proved) = self.stored(&previous)?;
+        let may = proved && !self.has_failed(&previous);
         may.then_some(previous)
     }
 
@@ -157,21 +161,19 @@ impl Ledger {
         let before = self.quarantined(&digest).map_or(0, |one| one.trials);
         self.quarantine.retain(|one| one.digest != digest);
         self.note(at, image, Outcome::Failed(failure.reason), failure.phase);
-        if self.quarantine.len() == QUARANTINE_MAX {
-            // The lowest is the one that will be overtaken first.
-            let lowest = self.quarantine.iter().map(|one| one.rank).min();
-            let at = self
-                .quarantine
-                .iter()
-                .position(|one| Some(one.rank) == lowest);
-            self.quarantine.remove(at.unwrap_or_default());
-        }
         self.quarantine.push(Quarantined {
             digest,
             rank,
             trials: before.saturating_add(1),
             failure,
         });
+        if self.quarantine.len() > QUARANTINE_MAX {
+            // The lowest, so that all that are not named any more lie below those that are: see `is_barred`.
+            let lowest = self.quarantine.iter().map(|one| one.rank).min();
+            let is_lowest = |one: &Quarantined| Some(one.rank) == lowest;
+            let at = self.quarantine.iter().position(is_lowest);
+            self.quarantine.remove(at.unwrap_or_default());
+        }
     }
 
     /// A cold start of golden, `golden`, begins: counts it, gives up a default that does not hold, and says what to start.

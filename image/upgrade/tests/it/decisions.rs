@@ -24,6 +24,7 @@ fn facts(ledger: Option<Ledger>) -> BootFacts {
         reset: ResetCause::Unknown,
         crash_text: None,
         has_ledger: true,
+        ledger_is_lost: false,
         ledger,
         slot_size: 64,
         has_watchdog: true,
@@ -454,4 +455,147 @@ fn modes_have_names() {
         assert_eq!(Mode::parse(mode.as_str()), Some(mode));
     }
     assert_eq!(Mode::parse("on"), None);
+}
+
+fn failed(sequence: u64) -> upgrade::Quarantined {
+    let version = format!("v{sequence}");
+    upgrade::Quarantined {
+        digest: crate::world::digest(&version),
+        rank: image(&version, sequence, Place::A).rank(),
+        trials: 1,
+        failure: Failure::new(Reason::SelfTest, Phase::Serve, ""),
+    }
+}
+
+/// More bad releases than the list has room for: those that were pushed out of it are not tried again either.
+#[test]
+fn a_ninth_bad_release_does_not_free_the_first_i8() {
+    // Version 6 was the first of nine.
+    let barred = |sequences: std::ops::RangeInclusive<u64>| {
+        let quarantine: Vec<_> = sequences.map(failed).collect();
+        let ledger = Ledger {
+            quarantine,
+            ..Ledger::default()
+        };
+        let mut bench = Bench::new(Policy::default(), facts(Some(ledger)));
+        bench.tell(Event::Recorded(Ok(())));
+        bench.offer(|_| {})
+    };
+    assert_eq!(barred(7..=14), Some(Refusal::Quarantined));
+    assert_eq!(barred(7..=13), None, "nothing was pushed out of this list");
+    // Whatever order they come in, the lowest goes: also when it came last.
+    for order in [
+        [6, 7, 8, 9, 10, 11, 12, 13, 14],
+        [14, 13, 12, 11, 10, 9, 8, 7, 6],
+    ] {
+        let mut ledger = Ledger::default();
+        for sequence in order {
+            let trial = upgrade::Trial {
+                number: 1,
+                image: image(&format!("v{sequence}"), sequence, Place::A),
+                from: crate::world::digest("v5"),
+                phase: Phase::Serve,
+                failure: Some(failed(sequence).failure),
+                fingerprint: upgrade::Fingerprint::default(),
+            };
+            ledger.trial = Some(trial);
+            let bench = Bench::new(Policy::default(), facts(Some(ledger)));
+            ledger = match bench.effects.last() {
+                Some(Effect::Record(ledger)) => (**ledger).clone(),
+                other => panic!("{other:?}"),
+            };
+        }
+        let sequences = || ledger.quarantine.iter().map(|one| one.rank.sequence);
+        assert_eq!(sequences().min(), Some(7), "{order:?}");
+        for sequence in 6..=14 {
+            let image = image(&format!("v{sequence}"), sequence, Place::A);
+            assert!(ledger.is_barred(&image.digest, image.rank()), "{sequence}");
+        }
+    }
+}
+
+/// The image that was proved stays the way back, whatever failed after it.
+#[test]
+fn a_row_of_bad_releases_leaves_the_way_back_i5() {
+    let slot = |version: &str, sequence, place, proved| Slot::Valid {
+        image: image(version, sequence, place),
+        proved,
+    };
+    let digest = crate::world::digest;
+    let mut quarantine: Vec<_> = (10..=17).map(failed).collect();
+    // One of the same place in the order as the proved image failed before that one came.
+    quarantine[0].rank = image("v6", 6, Place::A).rank();
+    let ledger = Ledger {
+        a: slot("v6", 6, Place::A, true),
+        b: slot("v9", 9, Place::B, false),
+        default: Some(digest("v9")),
+        previous: Some(digest("v6")),
+        quarantine,
+        starts: 1,
+        ..Ledger::default()
+    };
+    assert_eq!(ledger.free_slot(Place::B), None);
+    let bench = Bench::new(Policy::default(), facts(Some(ledger)));
+    let next = bench.effects.iter().find_map(|effect| match effect {
+        Effect::Record(ledger) => Some(ledger.default),
+        _ => None,
+    });
+    assert_eq!(next, Some(Some(digest("v6"))), "the unproved one hung");
+}
+
+/// A disk that does not answer is not the same as none: nobody knows what failed here before.
+#[test]
+fn a_machine_that_cannot_read_its_record_only_serves_i9() {
+    let mut lost = facts(None);
+    (lost.has_ledger, lost.ledger_is_lost) = (false, true);
+    let mut bench = Bench::new(Policy::default(), lost);
+    bench.tell(Event::Serving(true));
+    bench.tell(Event::Neighbours { live: 1, same: 1 });
+    assert_eq!(bench.offer(|_| {}), Some(Refusal::Ledger));
+    bench.now += Duration::from_secs(24 * 60 * 60);
+    bench.tell(Event::Tick { wall: None });
+    bench.offer(|_| {});
+    let status = bench.state.status(bench.now);
+    assert_eq!(
+        (status.stage.as_str(), status.ledger.as_str()),
+        ("serve-only", "failed")
+    );
+}
+
+/// The machine may have been restarted in the middle of its turn: neighbours must not wait until they forget it.
+#[test]
+fn a_turn_of_before_the_restart_is_given_back() {
+    let released = |facts: BootFacts| {
+        let mut bench = Bench::new(Policy::default(), facts);
+        bench.tell(Event::Recorded(Ok(())));
+        bench.tell(Event::Neighbours { live: 1, same: 1 });
+        let first = bench.asks_for(|effect| *effect == Effect::ReleaseTurn);
+        bench.tell(Event::Neighbours { live: 1, same: 1 });
+        let again = bench.asks_for(|effect| *effect == Effect::ReleaseTurn);
+        (first, again)
+    };
+    // The slot that golden went on to after a trial in the other slot: the record of that is closed already.
+    let running = image("v6", 6, Place::A);
+    let ledger = Ledger {
+        a: Slot::Valid {
+            image: running.clone(),
+            proved: true,
+        },
+        default: Some(running.digest),
+        starts: 1,
+        ..Ledger::default()
+    };
+    let mut slot = facts(Some(ledger));
+    (slot.running, slot.how) = (running, How::Kexec { trial: None });
+    assert_eq!(released(slot), (true, false));
+    assert_eq!(released(facts(None)), (true, false));
+    // The image on trial keeps it until its end.
+    let (mut bench, _) = soaking();
+    bench.tell(Event::Neighbours { live: 1, same: 1 });
+    assert!(!bench.asks_for(|effect| *effect == Effect::ReleaseTurn));
+    // Somebody switches the machine off while the neighbours are asked.
+    let mut bench = staged(Policy::default());
+    assert_eq!(bench.state.stage(), "asking");
+    bench.tell(Event::Ending);
+    assert!(bench.asks_for(|effect| *effect == Effect::ReleaseTurn));
 }
