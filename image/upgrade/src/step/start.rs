@@ -62,11 +62,14 @@ impl State {
     }
 
     /// The start of golden is on record, or could not be recorded: then nothing but golden is started, because a start that
-    /// nobody counts may be one of an endless number.
+    /// nobody counts may be one of an endless number. That holds for a proved default too, and where golden is below the
+    /// security floor: what was proved once may hang on this machine now, with nobody to end it, and only who holds the
+    /// medium can make it unwritable. The machine says what it misses, and golden upgrades nothing from there.
     pub(super) fn start(&mut self, written: bool, now: Duration, effects: &mut Vec<Effect>) {
         self.stage = Stage::Idle;
         if !written {
             self.serve_only = Some(Refusal::Ledger);
+            self.tell_passed_over(effects);
             return;
         }
         match self.ledger.default_image() {
@@ -78,6 +81,31 @@ impl State {
             }
             Some(_) | None => self.find_staged(now, effects),
         }
+    }
+
+    /// Golden serves in the place of a newer image. People must hear of that, the more so when it lacks what was mended.
+    fn tell_passed_over(&self, effects: &mut Vec<Effect>) {
+        let (Some((default, _)), Some(golden)) = (self.ledger.default_image(), &self.running)
+        else {
+            return;
+        };
+        if default.digest == golden.digest {
+            return;
+        }
+        let floor = self.ledger.floor;
+        let below = if golden.security_version < floor {
+            format!(
+                "; its security version {} is below {floor}",
+                golden.security_version
+            )
+        } else {
+            String::new()
+        };
+        let text = format!(
+            "version {} serves instead of {}, whose start cannot be counted{below}: the medium must be replaced",
+            golden.version, default.version
+        );
+        effects.push(Effect::Tell(Notice::Warning(text)));
     }
 
     pub(super) fn start_failed(

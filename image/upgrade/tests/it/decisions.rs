@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use upgrade::{
-    Action, BootFacts, Candidate, Effect, Event, Failure, How, ImageRef, Ledger, Mode, Order,
-    Phase, Place, Policy, Reason, Refusal, ResetCause, Slot, State, TrialId, Window, jittered,
-    kexec_need, step,
+    Action, BootFacts, Candidate, Effect, Event, Failure, How, ImageRef, Ledger, Mode, Notice,
+    Order, Phase, Place, Policy, Reason, Refusal, ResetCause, Slot, State, TrialId, Window,
+    jittered, kexec_need, step,
 };
 
 use crate::world::{Behaviour, image, release};
@@ -406,12 +406,20 @@ fn a_start_that_cannot_be_counted_stays_with_golden() {
             proved: true,
         },
         default: Some(running.digest),
+        floor: 6,
         ..Ledger::default()
     };
     let mut bench = Bench::new(Policy::default(), facts(Some(ledger)));
     assert!(matches!(bench.effects.last(), Some(Effect::Record(ledger)) if ledger.starts == 1));
     bench.tell(Event::Recorded(Err(String::new())));
     assert!(!bench.asks_for(|effect| matches!(effect, Effect::Start(_))));
+    let warning = bench.effects.iter().find_map(|effect| match effect {
+        Effect::Tell(Notice::Warning(text)) => Some(text.as_str()),
+        _ => None,
+    });
+    let text = "version v5 serves instead of v6, whose start cannot be counted; its security version 5 is below 6: \
+                the medium must be replaced";
+    assert_eq!(warning, Some(text));
     assert_eq!(bench.state.stage(), "serve-only");
     assert_eq!(
         bench.offer(|offer| offer.sequence = 7),
