@@ -464,11 +464,8 @@ impl Update {
         let is_own = |url: &Url| places::is_own(&own, port, url);
         let places = self.places.round(is_own, std::time::Instant::now());
         let mut all = vec![self.own_server()];
-        all.extend(
-            places
-                .into_iter()
-                .filter_map(|place| place.urls.into_iter().next()),
-        );
+        // At each of their addresses: a turn belongs to the address it was asked for from.
+        all.extend(places.into_iter().flat_map(|place| place.urls));
         let held = self.held.take();
         let digest = held.map_or_else(|| self.running.digest(), |held| held.digest());
         courtesy::release(&self.id, digest, &all).await;

@@ -197,7 +197,7 @@ impl App {
             return self.peers(client, method, uri.query()).await;
         }
         if method == Method::POST && target::parse(path) == Target::Turn {
-            return self.turn(uri.query());
+            return self.turn(client, uri.query());
         }
         if method != Method::GET && method != Method::HEAD {
             let response = refuse::method(method);

@@ -127,7 +127,7 @@ impl App {
     }
 
     /// `POST /upgrade/turn?id=...&digest=...`
-    pub(super) fn turn(&self, query: Option<&str>) -> Response<Body> {
+    pub(super) fn turn(&self, client: IpAddr, query: Option<&str>) -> Response<Body> {
         let question = match Question::parse(query.unwrap_or_default()) {
             Ok(question) => question,
             Err(error) => {
@@ -143,7 +143,7 @@ impl App {
                 .turns
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            turns.ask(&question, on_trial, Instant::now())
+            turns.ask(&question, client.to_canonical(), on_trial, Instant::now())
         };
         let metrics = &self.metrics;
         match (question.release, answer.granted) {

@@ -193,7 +193,8 @@ async fn one(question: &str, url: &Url) -> Said {
 }
 
 /// The id of this machine: it follows from its cards and the port it serves on, so that its successor after the restart is
-/// the same one to the others, and may give the turn back.
+/// the same one to the others, and may give the turn back. A neighbour can work it out, which helps it to nothing: a turn
+/// belongs to the address as well.
 pub(super) fn id_of_machine(port: u16) -> Id {
     let mut cards: Vec<String> = std::fs::read_dir("/sys/class/net")
         .into_iter()

@@ -6,14 +6,16 @@
 //! {"granted":false,"reason":"another machine has the turn","holder":"0123456789abcdef"}
 //! ```
 //!
-//! The `id` is a random number that the asker keeps to itself, so that nobody else gives its turn back; others know it by
-//! its [`rank`], which decides between two that ask at the same time: the lower one goes on, the other lets go. A machine
-//! asks its own server by the same route, so what it granted to others holds for itself as well.
+//! The `id` is the machine's, before and after its restart. It is no secret, so a turn belongs to an id *at an address*:
+//! nobody else gives it back. Others are told the [`Rank`] of an id, which decides between two that ask at the same time:
+//! the lower one goes on, the other lets go. A machine asks its own server by the same route, so what it granted to others
+//! holds for itself as well.
 //!
 //! A turn is a courtesy and no lock: whoever is on the wire can take it and keep it, and then upgrades wait, for a bounded
 //! time that the caller knows. Pure: time is an argument. Never decides whether there is anything to upgrade to.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use boot_manifest::Digest;
@@ -29,13 +31,13 @@ pub(crate) const QUESTION_SIZE_MAX: usize = 256;
 /// Longest answer that is read.
 pub(crate) const ANSWER_SIZE_MAX: usize = 1_024;
 
-/// Hexadecimal digits of an id: 128 bits, which nobody guesses.
+/// Hexadecimal digits of an id: 128 bits, so no two machines have the same.
 const ID_DIGITS: usize = 32;
 
 /// Hexadecimal digits of a rank: enough that no two machines of a segment have the same.
 const RANK_DIGITS: usize = 16;
 
-/// Who asks: known to itself and to whom it asks.
+/// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Id(String);
 
@@ -45,9 +47,9 @@ pub(crate) struct Id(String);
 pub(crate) struct Rank(String);
 
 impl Id {
-    /// From sixteen random bytes.
-    pub(crate) fn new(random: [u8; ID_DIGITS / 2]) -> Self {
-        Self(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    /// From sixteen bytes that no other machine has.
+    pub(crate) fn new(bytes: [u8; ID_DIGITS / 2]) -> Self {
+        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// What others are told of it.
@@ -194,15 +196,23 @@ pub(crate) struct Turns {
 #[derive(Debug)]
 struct Held {
     id: Id,
+    /// Where it asks from. A machine that has another address after its restart cannot give its turn back, and time does.
+    at: IpAddr,
     until: Instant,
 }
 
 impl Turns {
-    /// Answers a question. `on_trial`: this machine proves an image of its own just now, so nobody else may restart.
+    /// Answers a question from `client`. `on_trial`: this machine proves an image of its own just now, so nobody else may restart.
     /// Who has the turn and asks again keeps it; giving back what one does not have is no error.
-    pub(crate) fn ask(&mut self, question: &Question, on_trial: bool, now: Instant) -> Answer {
+    pub(crate) fn ask(
+        &mut self,
+        question: &Question,
+        client: IpAddr,
+        on_trial: bool,
+        now: Instant,
+    ) -> Answer {
         self.held = self.held.take().filter(|held| held.until > now);
-        let is_theirs = |held: &Held| held.id == question.id;
+        let is_theirs = |held: &Held| held.id == question.id && held.at == client;
         if question.release {
             self.held = self.held.take().filter(|held| !is_theirs(held));
             return Answer::refused("the turn was given back", None);
@@ -216,6 +226,7 @@ impl Turns {
         }
         self.held = Some(Held {
             id: question.id.clone(),
+            at: client,
             until: now + TURN_TIME,
         });
         Answer::granted()
@@ -237,6 +248,9 @@ fn within(found: usize, limit: usize) -> Result<(), FormatError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 7));
+    const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 8));
 
     fn question(id: u8) -> Question {
         Question {
@@ -292,8 +306,8 @@ mod tests {
     fn one_machine_has_the_turn_until_it_gives_it_back_or_is_silent() {
         let start = Instant::now();
         let mut turns = Turns::default();
-        assert!(turns.ask(&question(1), false, start).granted);
-        let refused = turns.ask(&question(2), false, start);
+        assert!(turns.ask(&question(1), HOST, false, start).granted);
+        let refused = turns.ask(&question(2), HOST, false, start);
         assert_eq!(refused.holder, Some(question(1).id.rank()));
         assert!(!refused.granted);
         // Somebody else gives it back in vain.
@@ -301,24 +315,47 @@ mod tests {
             release: true,
             ..question(2)
         };
-        turns.ask(&theirs, false, start);
-        assert!(!turns.ask(&question(2), false, start).granted);
+        turns.ask(&theirs, HOST, false, start);
+        assert!(!turns.ask(&question(2), HOST, false, start).granted);
         // Asking again keeps it for longer.
         let later = start + TURN_TIME / 2;
-        assert!(turns.ask(&question(1), false, later).granted);
-        assert!(!turns.ask(&question(2), false, start + TURN_TIME).granted);
+        assert!(turns.ask(&question(1), HOST, false, later).granted);
+        assert!(
+            !turns
+                .ask(&question(2), HOST, false, start + TURN_TIME)
+                .granted
+        );
         let over = later + TURN_TIME;
-        assert!(turns.ask(&question(2), false, over).granted);
-        turns.ask(&theirs, false, over);
-        assert!(turns.ask(&question(1), false, over).granted);
+        assert!(turns.ask(&question(2), HOST, false, over).granted);
+        turns.ask(&theirs, HOST, false, over);
+        assert!(turns.ask(&question(1), HOST, false, over).granted);
     }
 
     #[test]
     fn a_machine_on_trial_lets_nobody_restart() {
         let now = Instant::now();
         let mut turns = Turns::default();
-        assert!(!turns.ask(&question(1), true, now).granted);
-        assert!(turns.ask(&question(1), false, now).granted);
-        assert!(!turns.ask(&question(1), true, now).granted, "nor again");
+        assert!(!turns.ask(&question(1), HOST, true, now).granted);
+        assert!(turns.ask(&question(1), HOST, false, now).granted);
+        assert!(
+            !turns.ask(&question(1), HOST, true, now).granted,
+            "nor again"
+        );
+    }
+
+    #[test]
+    fn who_knows_an_id_cannot_give_its_turn_back() {
+        let now = Instant::now();
+        let mut turns = Turns::default();
+        assert!(turns.ask(&question(1), HOST, false, now).granted);
+        let release = Question {
+            release: true,
+            ..question(1)
+        };
+        turns.ask(&release, OTHER, false, now);
+        assert!(!turns.ask(&question(2), OTHER, false, now).granted);
+        assert!(!turns.ask(&question(1), OTHER, false, now).granted);
+        turns.ask(&release, HOST, false, now);
+        assert!(turns.ask(&question(2), OTHER, false, now).granted);
     }
 }
