@@ -90,6 +90,9 @@ pub struct Status {
     pub waits: Option<Refusal>,
     /// What the last look gave, as a stable name.
     pub checked: Option<String>,
+    /// Answers to looks since the machine started: another number means that a look has ended.
+    #[serde(default)]
+    pub looks: u64,
     /// Other live machines of the segment that serve the channel.
     pub neighbours: u32,
     /// `disk`, `memory`, or `failed` when the disk's could not be read or written.
@@ -148,6 +151,7 @@ impl State {
             candidate: self.candidate_status(),
             waits: self.waits.or(self.offer_refused).or(self.serve_only),
             checked: self.checked.clone(),
+            looks: self.looks,
             neighbours: self.neighbours_at(now).0,
             ledger: self.ledger_name().to_owned(),
             watchdog: self.has_watchdog,

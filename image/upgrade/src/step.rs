@@ -147,7 +147,8 @@ pub(crate) struct Turn {
     pub(crate) granted_at: Option<Duration>,
     pub(crate) refused_since: Option<Duration>,
     pub(crate) not_before: Duration,
-    /// The image on trial may have left it open; the neighbours are told as soon as the role that talks to them does.
+    /// A trial that ended with a restart may have left it open; the neighbours are told as soon as the role that talks to
+    /// them does.
     pub(crate) is_left_over: bool,
 }
 
@@ -173,6 +174,8 @@ pub struct State {
     pub(crate) wall: Option<(u64, Duration)>,
     pub(crate) neighbours: Option<(u32, u32, Duration)>,
     pub(crate) checked: Option<String>,
+    /// Answers to looks since the machine started.
+    pub(crate) looks: u64,
     /// The newest image that was offered, for those who look.
     pub(crate) offered: Option<Box<Candidate>>,
     /// Why that one is not taken, once it was said.
@@ -229,6 +232,7 @@ impl State {
             wall: None,
             neighbours: None,
             checked: None,
+            looks: 0,
             offered: None,
             offer_refused: None,
             target: None,
@@ -299,7 +303,10 @@ impl State {
             }
             Event::Neighbours { live, same } => {
                 self.neighbours = Some((live, same, now));
-                if std::mem::take(&mut self.turn.is_left_over) {
+                let is_left_over = std::mem::take(&mut self.turn.is_left_over);
+                // One that is asked for again is no leftover any more.
+                let is_wanted = matches!(self.stage, Stage::Asking { .. });
+                if is_left_over && !is_wanted && self.turn.granted_at.is_none() {
                     effects.push(Effect::ReleaseTurn);
                 }
                 self.look_at_gates(now, effects);

@@ -170,6 +170,18 @@ fn candidate(candidate: &Value) -> Option<String> {
     Some(format!("{} at {}", name(candidate), text(origin)))
 }
 
+/// What the last look came to.
+pub(crate) fn look(status: &Value) -> String {
+    let waits = code(&status["waits"], |code| {
+        Refusal::from_code(code).map(Refusal::text)
+    });
+    match (candidate(&status["candidate"]), waits) {
+        (Some(found), Some(waits)) => format!("it found {found}; {waits}"),
+        (Some(found), None) => format!("it found {found}"),
+        (None, _) => format!("it found nothing newer: {}", text(&status["checked"])),
+    }
+}
+
 fn machine(status: &Value) -> String {
     let ledger = match status["ledger"].as_str() {
         Some("disk") => "remembers on its disk".to_owned(),

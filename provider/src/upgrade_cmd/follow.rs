@@ -46,7 +46,11 @@ impl Followed {
         let on_trial = !now["trial"].is_null();
         let runs = || format!("it runs {}", shown::running(now));
         match self.action {
-            Action::Check => Verdict::Done("the machine looks for a newer image now".to_owned()),
+            // Another number: a look has ended, or the machine started anew, which looks too.
+            Action::Check if now["looks"].is_u64() && now["looks"] != self.before["looks"] => {
+                Verdict::Done(shown::look(now))
+            }
+            Action::Check => Verdict::Goes("the machine looks for a newer image".to_owned()),
             Action::Stage => match now["stage"].as_str() {
                 Some("staged" | "waiting") => Verdict::Done(match now["ledger"].as_str() {
                     Some("disk") => "a newer image is ready on the disk".to_owned(),
@@ -146,7 +150,16 @@ mod tests {
         let fresh = "00000000000000000000000000000002";
         let old = |stage: &str| says("old", stage, false, fresh);
         let new = |trial: bool| says("new", if trial { "trial" } else { "idle" }, trial, fresh);
-        check(Action::Check, &old("idle"), "Done");
+        check(Action::Check, &old("idle"), "Goes");
+        let mut looked = old("idle");
+        (looked["looks"], looked["checked"]) = (json!(1), json!("current"));
+        check(
+            Action::Check,
+            &looked,
+            "Done(\"it found nothing newer: current",
+        );
+        looked["candidate"] = json!({ "version": "new", "sequence": 2, "origin": "http://a" });
+        check(Action::Check, &looked, "Done(\"it found version new");
         check(Action::Stage, &old("fetching"), "Goes(\"fetching");
         check(Action::Stage, &old("staged"), "Done");
         check(Action::Apply, &old("idle"), "Goes");

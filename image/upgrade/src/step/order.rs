@@ -185,6 +185,7 @@ impl State {
     /// A look ended without an offer: there is nothing that an order could mean.
     pub(super) fn checked(&mut self, code: String, effects: &mut Vec<Effect>) {
         self.checked = Some(code);
+        self.looks = self.looks.saturating_add(1);
         let looks = matches!(self.stage, Stage::Idle) && self.offered.is_none();
         if looks {
             self.give_up_order(Refusal::NothingStaged, effects);

@@ -20,6 +20,7 @@ impl State {
         effects: &mut Vec<Effect>,
     ) {
         self.checked = Some("offered".to_owned());
+        self.looks = self.looks.saturating_add(1);
         let known = self.offered.as_ref();
         let is_new = known.is_none_or(|known| known.digest != offer.digest);
         if known.is_some_and(|known| is_new && known.rank() > offer.rank()) {

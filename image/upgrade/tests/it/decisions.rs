@@ -102,6 +102,67 @@ fn what_is_admitted() {
     admitted(|offer| offer.sizes.slot = 65, Some(Refusal::SlotTooSmall));
 }
 
+/// A clock at 2099 holds every release for expired. The machine says so, and an operator can go on.
+#[test]
+fn a_clock_that_is_far_ahead_is_overruled_by_an_operator_fault_22() {
+    for (force, stage) in [(false, "idle"), (true, "fetching")] {
+        let mut bench = Bench::serving(Policy::default());
+        bench.tell(Event::Ordered(Order {
+            action: Action::Apply,
+            digest: None,
+            force,
+        }));
+        bench.offer(|offer| offer.expired = true);
+        assert_eq!(bench.state.stage(), stage, "force: {force}");
+    }
+}
+
+#[test]
+fn the_end_of_each_look_can_be_seen() {
+    let mut bench = Bench::serving(Policy::default());
+    let looks = |bench: &Bench| bench.state.status(bench.now).looks;
+    assert_eq!(looks(&bench), 0);
+    bench.tell(Event::Checked {
+        code: "current".to_owned(),
+        ok: true,
+    });
+    assert_eq!(looks(&bench), 1);
+    bench.offer(|_| {});
+    assert_eq!(looks(&bench), 2);
+}
+
+/// Golden closes the failed trial and starts the default: that one gives back the turn of the trial.
+#[test]
+fn whoever_starts_gives_the_turn_back_once_unless_it_is_on_trial() {
+    let neighbours = Event::Neighbours { live: 1, same: 1 };
+    let mut bench = Bench::serving(Policy::default());
+    assert!(bench.asks_for(|effect| *effect == Effect::ReleaseTurn));
+    bench.tell(neighbours.clone());
+    assert!(!bench.asks_for(|effect| *effect == Effect::ReleaseTurn));
+    let (mut bench, _) = soaking();
+    bench.tell(neighbours.clone());
+    assert!(!bench.asks_for(|effect| *effect == Effect::ReleaseTurn));
+    // The look for a turn must not give back the turn it is for.
+    let alone = Policy {
+        alone: true,
+        ..Policy::default()
+    };
+    let mut bench = Bench::new(alone, facts(None));
+    bench.tell(Event::Recorded(Ok(())));
+    bench.offer(|_| {});
+    for event in [
+        Event::Recorded(Ok(())),
+        Event::Fetched(Ok(())),
+        Event::SlotWritten(Ok(())),
+        Event::Recorded(Ok(())),
+    ] {
+        bench.tell(event);
+    }
+    assert_eq!(bench.state.stage(), "asking");
+    bench.tell(neighbours);
+    assert!(!bench.asks_for(|effect| *effect == Effect::ReleaseTurn));
+}
+
 #[test]
 fn the_same_place_in_the_order_as_a_failed_image_is_refused_fault_30() {
     let mut ledger = Ledger::default();
