@@ -11,10 +11,12 @@
 
 mod follow;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use boot_manifest::{Action, Digest, Nonce, Order, sign_order};
+use boot_manifest::{
+    Action, Digest, Nonce, ORDER_SIZE_MAX, Order, SecretKey, SignError, merge_orders, sign_order,
+};
 use bytes::Bytes;
 use fetch::Trust;
 use http::StatusCode;
@@ -22,9 +24,10 @@ use serde_json::{Value, json};
 
 use crate::exit::{CommandError, Exit};
 use crate::fetch_cmd::flags;
-use crate::key;
+use crate::key::{self, files};
 use crate::out;
 use crate::question::{Question, runtime};
+use crate::trust;
 use crate::upgrade::shown;
 use crate::upgrade_cmd::follow::{Followed, Verdict};
 
@@ -104,10 +107,16 @@ pub(crate) struct OrderArgs {
     /// Sign with this private key of an operator; repeat when several must sign
     #[arg(short, long = "key", value_name = "FILE", required = true)]
     keys: Vec<PathBuf>,
+    /// Join an order that somebody else has signed and saved: the same order, and the machine has taken none since
+    #[arg(long, value_name = "FILE")]
+    with: Vec<PathBuf>,
+    /// Save the signed order for somebody who signs it too, instead of sending it
+    #[arg(long, value_name = "FILE", conflicts_with = "wait")]
+    save: Option<PathBuf>,
     /// Only the image with this manifest
     #[arg(long, value_name = "sha256:HEX")]
     digest: Option<Digest>,
-    /// Now: outside of the maintenance window, as the last server of its segment, out of turn, and an image that failed before
+    /// Now: outside of the maintenance window, as the last server of its segment, out of turn, and an image that failed before or expired
     #[arg(long)]
     force: bool,
     /// Follow until it is done, or has failed
@@ -206,8 +215,10 @@ fn order(action: Action, args: &OrderArgs) -> Result<Exit, CommandError> {
             nonce,
             force: args.force,
         };
-        let signed = sign_order(&order, &keys)
-            .map_err(|error| CommandError::failed(format!("the order: {error}")))?;
+        let signed = joined(&order, &keys, &args.with)?;
+        if let Some(file) = &args.save {
+            return save(file, &signed);
+        }
         send(machine, &trust, signed.into()).await?;
         let followed = Followed {
             action,
@@ -217,6 +228,30 @@ fn order(action: Action, args: &OrderArgs) -> Result<Exit, CommandError> {
         let patience = args.wait.then(|| Duration::from_secs(args.timeout));
         follow(machine, &trust, &followed, patience).await
     })
+}
+
+/// The order, signed with these keys and by those who saved it. What they signed is not sent unless it is just this.
+fn joined(order: &Order, keys: &[&SecretKey], with: &[PathBuf]) -> Result<Vec<u8>, CommandError> {
+    let failed = |error: SignError| {
+        let message = CommandError::failed(format!("the order: {error}"));
+        match error {
+            SignError::DifferentPayloads => message.hint(
+                "all must sign the same order for the same machine, and it must have taken no other since: begin anew",
+            ),
+            _ => message,
+        }
+    };
+    let mut orders = vec![sign_order(order, keys).map_err(failed)?];
+    for file in with {
+        orders.push(trust::read(file, ORDER_SIZE_MAX, "saved order")?);
+    }
+    merge_orders(&orders).map_err(failed)
+}
+
+fn save(file: &Path, order: &[u8]) -> Result<Exit, CommandError> {
+    files::write_atomic(file, order).map_err(|error| key::unwritable(file, &error))?;
+    out::line("saved: who signs it too gives it to the same command --with this file");
+    Ok(Exit::Done)
 }
 
 fn nonce_of(status: &Value) -> Option<Nonce> {

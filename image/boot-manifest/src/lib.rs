@@ -57,7 +57,9 @@ pub use limits::{MANIFEST_SIZE_MAX, ORDER_SIZE_MAX, ROOT_CHAIN_SIZE_MAX};
 pub use manifest::{Artifact, InvalidManifest, Manifest};
 pub use names::{Arch, ArtifactName, Channel, FileName, InvalidName};
 pub use nonce::{InvalidNonce, Nonce};
-pub use order::{Action, InvalidAction, ORDER_PAYLOAD_TYPE, Order, sign_order, verify_order};
+pub use order::{
+    Action, InvalidAction, ORDER_PAYLOAD_TYPE, Order, merge_orders, sign_order, verify_order,
+};
 pub use root::{ROOT_PAYLOAD_TYPE, Role, RoleName, TrustRoot, TrustRootError};
 pub use sign::{SignError, add_signature, draft, merge_signatures, sign};
 pub use signatures::SignatureError;

@@ -9,9 +9,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::envelope::render_bare;
 use crate::json;
 use crate::key::SecretKey;
-use crate::limits::ORDER_SIZE_MAX;
+use crate::limits::{ORDER_SIZE_MAX, SIGNATURES_MAX};
 use crate::nonce::Nonce;
 use crate::root::{RoleName, TrustRoot};
 use crate::sign::SignError;
@@ -90,8 +91,8 @@ pub struct Order {
     pub digest: Option<Digest>,
     /// The nonce that the machine shows.
     pub nonce: Nonce,
-    /// Overrides what only protects the service: windows, turns, the last server of a segment, quarantine. Never
-    /// signatures, hashes or the memory rule.
+    /// Overrides what only protects the service: windows, turns, the last server of a segment, quarantine, expiry.
+    /// Never signatures, hashes or the memory rule.
     pub force: bool,
 }
 
@@ -99,6 +100,27 @@ pub struct Order {
 pub fn sign_order(order: &Order, keys: &[&SecretKey]) -> Result<Vec<u8>, SignError> {
     let payload = serde_json::to_vec(order).expect("plain text and booleans always serialise");
     statement::sign(ORDER_PAYLOAD_TYPE, payload, keys)
+}
+
+/// Joins the signatures of people who have each signed the same order. They are kept unchecked.
+pub fn merge_orders(files: &[Vec<u8>]) -> Result<Vec<u8>, SignError> {
+    let open = |file: &Vec<u8>| {
+        statement::open(file, ORDER_PAYLOAD_TYPE, ORDER_SIZE_MAX)
+            .map_err(SignError::RefusedStatement)
+    };
+    let (first, others) = files.split_first().ok_or(SignError::NoKeys)?;
+    let mut merged = open(first)?;
+    for file in others {
+        let other = open(file)?;
+        if other.payload != merged.payload {
+            return Err(SignError::DifferentPayloads);
+        }
+        statement::join_signatures(&mut merged.signatures, other.signatures)?;
+    }
+    if merged.signatures.len() > SIGNATURES_MAX {
+        return Err(SignError::TooManySignatures);
+    }
+    Ok(render_bare(&merged))
 }
 
 /// Checks an order against the operator keys of `root` and the nonce that this machine shows now.

@@ -297,6 +297,12 @@ impl App {
     ) -> Response<Body> {
         match self.files.content(target, Some(path)).await {
             Ok(content) => self.content(method, headers, content),
+            // Init serves what is ready and puts the rest together: whoever asks meanwhile shall ask again.
+            Err(Refusal::NotFound(name))
+                if self.upgrades.is_appliance() && self.catalog.promises(target) =>
+            {
+                self.refused(&Refusal::NotYet(name))
+            }
             Err(refusal) => self.refused(&refusal),
         }
     }
@@ -407,7 +413,9 @@ fn refused(refusal: &Refusal) -> Response<Body> {
         Refusal::Unreadable(..) | Refusal::Differs { .. } | Refusal::BadManifest(_) => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
-        Refusal::Busy(_) | Refusal::TooLittleMemory => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::Busy(_) | Refusal::NotYet(_) | Refusal::TooLittleMemory => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     };
     let mut response = refuse::text(status, &refusal.to_string());
     if status == StatusCode::SERVICE_UNAVAILABLE {

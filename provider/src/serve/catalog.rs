@@ -292,6 +292,16 @@ impl Catalog {
         Err(refusal)
     }
 
+    /// Whether the folder's signed manifest names a file, be it there or not.
+    pub(crate) fn promises(&self, target: &ArtifactTarget) -> bool {
+        let signed = self.signed(&target.channel, target.arch);
+        let Ok(Some(signed)) = signed else {
+            return false;
+        };
+        let mut artifacts = signed.view.iter().flat_map(|view| &view.artifacts);
+        artifacts.any(|artifact| artifact.filename == target.name)
+    }
+
     /// The manifest signed elsewhere that lies in a folder.
     pub(crate) fn signed(
         &self,

@@ -51,6 +51,9 @@ pub(crate) enum Refusal {
     /// It is being written.
     #[error("{0}: is being written; try again")]
     Busy(String),
+    /// The machine has just started and puts it together.
+    #[error("{0}: is being put together; try again")]
+    NotYet(String),
     /// Nobody can have fetched it from here.
     #[error("{0}: no manifest that is served here")]
     UnknownManifest(Digest),
@@ -77,7 +80,7 @@ impl Refusal {
             Self::Unreadable(..) => Reason::Unreadable,
             Self::Differs { .. } => Reason::Differs,
             Self::BadManifest(_) => Reason::BadManifest,
-            Self::Busy(_) => Reason::Busy,
+            Self::Busy(_) | Self::NotYet(_) => Reason::Busy,
             Self::UnknownManifest(_) => Reason::UnknownManifest,
             Self::TooLittleMemory => Reason::TooLittleMemory,
         }

@@ -70,6 +70,11 @@ impl Upgrades {
         status.is_object().then_some(status)
     }
 
+    /// Whether this is a machine whose init serves its own image.
+    pub(super) fn is_appliance(&self) -> bool {
+        self.status.is_some()
+    }
+
     fn is_on_trial(&self) -> bool {
         self.status()
             .is_some_and(|status| !status["trial"].is_null())

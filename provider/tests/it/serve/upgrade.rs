@@ -18,6 +18,7 @@ use rustix::net::{
 };
 use serde_json::{Value, json};
 
+use super::manifest::{artifact, now, signed};
 use crate::provider::{PLASMD, Provider, Tree};
 
 fn tree() -> Tree {
@@ -42,7 +43,7 @@ struct Role {
     provider: Provider,
     init: OwnedFd,
     file: std::path::PathBuf,
-    _tree: Tree,
+    tree: Tree,
 }
 
 impl Role {
@@ -71,7 +72,7 @@ impl Role {
             provider: Provider::spawn(&mut command),
             init,
             file,
-            _tree: tree,
+            tree,
         }
     }
 
@@ -137,6 +138,28 @@ fn what_init_says_is_shown_to_programs_people_and_monitoring() {
     later["stage"] = json!("trial");
     role.says(&later);
     assert_eq!(provider.get("/upgrade").json()["stage"], "trial");
+}
+
+/// Init serves before all is ready: what the manifest names comes soon, and the rest never.
+#[test]
+fn what_is_promised_and_not_there_yet_is_asked_for_again() {
+    let role = Role::start();
+    let folder = role.tree.root().join("stable/x86_64");
+    let made = [
+        artifact("efi", "phase.efi", b"later"),
+        artifact("kernel", "vmlinuz", &[1; 5_000]),
+    ];
+    fs::write(folder.join("manifest.json"), signed(made.to_vec(), now())).unwrap();
+    let provider = &role.provider;
+    let early = provider.get("/stable/x86_64/phase.efi");
+    assert_eq!(
+        (early.status, early.field("retry-after")),
+        (503, "1".to_owned())
+    );
+    assert_eq!(provider.get("/stable/x86_64/other.efi").status, 404);
+    fs::write(folder.join("phase.efi"), b"later").unwrap();
+    let later = provider.curl("/stable/x86_64/phase.efi", &["--retry", "3"]);
+    assert_eq!(later.text(), "later");
 }
 
 #[test]
@@ -244,12 +267,11 @@ fn the_terminal_shows_it() {
 }
 
 /// Plays init: takes one order, and says what became of it.
-fn obey(role: &Role, key: &SecretKey, becomes: impl FnOnce(&mut Value)) -> Order {
+fn obey(role: &Role, root: &TrustRoot, becomes: impl FnOnce(&mut Value)) -> Order {
     let before = status();
     let nonce = before["nonce"].as_str().unwrap().parse().unwrap();
     let (_, bytes) = role.next_order();
-    let root = TrustRoot::single(key.public());
-    let order = verify_order(&bytes, &root, &nonce).unwrap();
+    let order = verify_order(&bytes, root, &nonce).unwrap();
     let mut after = before;
     after["nonce"] = json!("ffffffffffffffffffffffffffffffff");
     after["last_order"] =
@@ -266,6 +288,7 @@ fn an_order_is_signed_with_the_nonce_and_followed_to_its_end() {
     let file = folder.path().join("operator.key");
     let key = SecretKey::from_seed([9; 32]);
     fs::write(&file, key.to_pem()).unwrap();
+    let root = TrustRoot::single(key.public());
     let (file, base) = (file.to_str().unwrap(), role.provider.url(""));
     let digest = Digest::of(b"3").to_string();
     let command = |more: &[&str]| {
@@ -278,7 +301,7 @@ fn an_order_is_signed_with_the_nonce_and_followed_to_its_end() {
     let more = ["--wait", "--force", "--digest", &digest];
     let (output, order) = std::thread::scope(|scope| {
         let told = scope.spawn(|| command(&more));
-        let order = obey(&role, &key, |after| {
+        let order = obey(&role, &root, |after| {
             after["running"]["version"] = json!("3.0");
             after["running"]["digest"] = json!(digest);
         });
@@ -294,7 +317,7 @@ fn an_order_is_signed_with_the_nonce_and_followed_to_its_end() {
     role.says(&status());
     let output = std::thread::scope(|scope| {
         let told = scope.spawn(|| command(&["--json"]));
-        obey(&role, &key, |after| {
+        obey(&role, &root, |after| {
             after["last_order"]["ok"] = json!(false);
             after["last_order"]["reason"] = json!("nothing-staged");
         });
@@ -308,6 +331,32 @@ fn an_order_is_signed_with_the_nonce_and_followed_to_its_end() {
         reason.contains("(nothing-staged): nothing newer is known"),
         "{reason}"
     );
+
+    // Two people who do not share a machine.
+    role.says(&status());
+    let (half, second) = (
+        folder.path().join("half.json"),
+        SecretKey::from_seed([8; 32]),
+    );
+    let half = half.to_str().unwrap();
+    assert!(command(&["--save", half]).status.success());
+    let file = folder.path().join("second.key");
+    fs::write(&file, second.to_pem()).unwrap();
+    let file = file.to_str().unwrap();
+    let other = ["upgrade", "rollback", &base, "--key", file, "--with", half];
+    let output = crate::provider::plasmd(&other);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("not copies of one document"), "{told}");
+    let same = ["upgrade", "apply", &base, "--key", file, "--with", half];
+    let (output, order) = std::thread::scope(|scope| {
+        let told = scope.spawn(|| crate::provider::plasmd(&same));
+        let keys = [&key, &second].map(SecretKey::public);
+        let root = TrustRoot::new(1, 2, keys.to_vec(), false).unwrap();
+        let order = obey(&role, &root, |_| {});
+        (told.join().unwrap(), order)
+    });
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(order.action, Action::Apply);
 
     // A host is not asked for anything.
     let tree = tree();

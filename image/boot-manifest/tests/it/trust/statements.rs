@@ -2,7 +2,7 @@
 
 use boot_manifest::{
     Action, Arch, Digest, Freshness, Nonce, Order, RoleName, SignError, StatementError, TrustRoot,
-    sign_freshness, sign_order, verify_freshness, verify_order,
+    merge_orders, sign_freshness, sign_order, verify_freshness, verify_order,
 };
 
 use super::chains::{first, second};
@@ -140,6 +140,25 @@ fn taken(bytes: &[u8], root: &TrustRoot) -> Result<Order, &'static str> {
 }
 
 /// Fault 24, and the replay of an old valid order.
+#[test]
+fn people_who_sign_one_order_apart_reach_the_threshold_together() {
+    let signed = |seed, order: &Order| sign_order(order, &[&key(seed)]).unwrap();
+    let halves = [signed(31, &order()), signed(32, &order())];
+    let both = sign_order(&order(), &[&key(31), &key(32)]).unwrap();
+    assert_eq!(merge_orders(&halves).unwrap(), both);
+    let twice = [halves[0].clone(), halves[0].clone()];
+    assert_eq!(merge_orders(&twice).unwrap(), halves[0], "one key is one");
+    let another = Order {
+        force: !order().force,
+        ..order()
+    };
+    assert_eq!(
+        merge_orders(&[halves[0].clone(), signed(32, &another)]),
+        Err(SignError::DifferentPayloads)
+    );
+    assert_eq!(merge_orders(&[]), Err(SignError::NoKeys));
+}
+
 #[test]
 fn an_order_is_good_for_one_machine_and_once() {
     for action in Action::ALL {
