@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use boot_manifest::{Channel, Digest};
-use upgrade::{Mode as UpgradeMode, Place, Policy, Reason, TrialId, Window};
+use boot_manifest::Channel;
+use upgrade::{Mode as UpgradeMode, Place, Policy, Rank, Reason, Returned, TrialId, Window};
 
 use crate::limits;
 
@@ -254,7 +254,7 @@ pub(crate) struct Upgrades {
     /// This boot follows a crash in that trial.
     pub(crate) crashed: Option<TrialId>,
     /// The image that failed its trial and left for this one, and why.
-    pub(crate) returned: Option<(Digest, Reason)>,
+    pub(crate) returned: Option<Returned>,
     /// `None` when nobody said: a cold boot, or an image from the network.
     pub(crate) place: Option<Place>,
 }
@@ -489,9 +489,19 @@ fn sources(value: &str) -> Option<Vec<String>> {
     all.filter(|all| all.len() <= limits::UPGRADE_SOURCES_MAX)
 }
 
-fn returned(value: &str) -> Option<(Digest, Reason)> {
-    let (digest, code) = value.split_once(',')?;
-    Some((digest.parse().ok()?, Reason::from_code(code)?))
+fn returned(value: &str) -> Option<Returned> {
+    let mut words = value.split(',');
+    let (digest, code) = (words.next()?, words.next()?);
+    let (generation, sequence) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    words.next().is_none().then_some(())?;
+    Some(Returned {
+        digest: digest.parse().ok()?,
+        reason: Reason::from_code(code)?,
+        rank: Rank {
+            generation,
+            sequence,
+        },
+    })
 }
 
 fn source(value: &str) -> Option<SourceChoice> {

@@ -50,7 +50,7 @@ pub enum Effect {
     /// End everything and jump into the predecessor that this image carries, which is told why; answered by `ReturnFailed`.
     Return {
         /// The image that failed: the running one.
-        failed: Digest,
+        failed: Box<ImageRef>,
         /// Why.
         failure: Failure,
     },

@@ -4,7 +4,7 @@ use boot_manifest::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::Fingerprint;
-use crate::image::{Candidate, ImageRef};
+use crate::image::{Candidate, ImageRef, Rank};
 use crate::ledger::{Ledger, Phase, TrialId};
 use crate::reason::{Failure, Reason, Refusal};
 
@@ -62,11 +62,22 @@ pub struct BootFacts {
     /// The image that this one was started by and carries (`/phase/previous`).
     pub previous: Option<ImageRef>,
     /// What `phase.returned=` says: the image that this one was started from because it failed.
-    pub returned: Option<(Digest, Reason)>,
+    pub returned: Option<Returned>,
     /// Seconds since 1970, when the clock is believed.
     pub wall: Option<u64>,
     /// Differs between machines and boots: spreads waits.
     pub seed: u64,
+}
+
+/// The image that failed and went back to the one that runs, on a machine without a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Returned {
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// Its place in the order of images.
+    pub rank: Rank,
+    /// Why it failed.
+    pub reason: Reason,
 }
 
 /// An image that was offered, as the `update` role found it and PID 1 verified it.

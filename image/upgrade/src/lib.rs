@@ -34,7 +34,9 @@ mod status;
 mod step;
 
 pub use effect::{Effect, Notice};
-pub use event::{Action, BootFacts, Event, How, Offer, Order, Prepared, Refused, ResetCause};
+pub use event::{
+    Action, BootFacts, Event, How, Offer, Order, Prepared, Refused, ResetCause, Returned,
+};
 pub use fingerprint::{Fingerprint, Nic};
 pub use image::{Candidate, ImageRef, Place, Rank, Sizes};
 pub use ledger::{

@@ -161,6 +161,8 @@ words! {
         TooSlow = 31, "too-slow", "it took too long";
         /// The running image came up a moment ago.
         Soaking = 32, "soaking", "the running image was not stable yet";
+        /// A machine without a record hung or panicked, perhaps in what it would try again.
+        AfterReset = 33, "after-reset", "this machine hung or panicked and has no record of why; it waits for an order";
     }
 }
 

@@ -53,7 +53,7 @@ use boot_manifest::Digest;
 
 use crate::effect::{Effect, Notice};
 use crate::event::Event;
-use crate::image::{Candidate, ImageRef, Place};
+use crate::image::{Candidate, ImageRef, Place, Rank};
 use crate::ledger::{Ledger, Phase, TrialId};
 use crate::policy::{Policy, jittered};
 use crate::reason::Refusal;
@@ -163,6 +163,11 @@ pub struct State {
     pub(crate) on_disk: bool,
     /// The last record failed.
     pub(crate) ledger_failed: bool,
+    /// On a machine that remembers no more: the image that failed before this start. Nothing up to it is tried, or two bad
+    /// ones would take turns for ever.
+    pub(crate) returned: Option<Rank>,
+    /// This machine hung or panicked before this start and has no record of what it ran: perhaps what it would try next.
+    pub(crate) forgot_a_failure: bool,
     /// Why this machine only serves.
     pub(crate) serve_only: Option<Refusal>,
     pub(crate) slot_size: u64,
@@ -223,6 +228,8 @@ impl State {
             running: None,
             on_disk: false,
             ledger_failed: false,
+            returned: None,
+            forgot_a_failure: false,
             serve_only: None,
             slot_size: 0,
             has_watchdog: false,

@@ -230,10 +230,23 @@ fn upgrades_are_told_by_parameters() {
         o.upgrades.place = Some(Place::B);
         o.upgrades.crashed = TrialId::parse("m8");
     });
-    let digest = Digest::of(b"x");
-    check(&format!("phase.returned={digest},self-test"), 0, |o| {
-        o.upgrades.returned = Some((digest, Reason::SelfTest));
+    let digest = boot_manifest::Digest::of(b"x");
+    check(&format!("phase.returned={digest},self-test,1,7"), 0, |o| {
+        o.upgrades.returned = Some(Returned {
+            digest,
+            rank: Rank {
+                generation: 1,
+                sequence: 7,
+            },
+            reason: Reason::SelfTest,
+        });
     });
+    check(&format!("phase.returned={digest},self-test"), 1, |_| ());
+    check(
+        &format!("phase.returned={digest},self-test,1,7,"),
+        1,
+        |_| (),
+    );
     for wrong in [
         "phase.upgrade=yes",
         "phase.upgrade.poll=1",

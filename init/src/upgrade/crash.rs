@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use boot_manifest::{Digest, Manifest, Verified};
+use boot_manifest::{Manifest, Verified};
 use upgrade::{Event, Failure, ImageRef, Phase, Place};
 
 use super::preflight::keeps_watching;
@@ -185,7 +185,7 @@ impl Upgrade {
     pub(super) fn return_to_previous(
         &mut self,
         machine: &mut Machine,
-        failed: Digest,
+        failed: &ImageRef,
         failure: &Failure,
     ) {
         match self.try_return(machine, failed, failure) {
@@ -201,7 +201,7 @@ impl Upgrade {
     fn try_return(
         &mut self,
         machine: &mut Machine,
-        failed: Digest,
+        failed: &ImageRef,
         failure: &Failure,
     ) -> Result<(), Stop> {
         let none = || Refusal::new(Refusal::NOT_FOUND, "the predecessor was not carried along");
@@ -224,7 +224,11 @@ impl Upgrade {
         let extras = Extra::roots(&handoff.roots);
         let origin = machine.options.origin.clone();
         let mut words = super::boot_words(place, None, origin.as_deref());
-        words.push(format!("phase.returned={failed},{}", failure.reason.code()));
+        let (reason, at) = (failure.reason.code(), failed.rank());
+        words.push(format!(
+            "phase.returned={},{reason},{},{}",
+            failed.digest, at.generation, at.sequence
+        ));
         let line = self.line_for(&handoff, &words);
         kexec::load(handoff, Rootfs::Carried, &extras, &line, &mut || {
             machine.turn(Duration::ZERO)

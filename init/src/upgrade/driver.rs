@@ -64,7 +64,7 @@ impl Upgrade {
             Effect::Start(image) => self.start(machine, &image),
             Effect::Restart => machine.end(Ending::Restart),
             Effect::Return { failed, failure } => {
-                self.return_to_previous(machine, failed, &failure)
+                self.return_to_previous(machine, &failed, &failure)
             }
             Effect::LoadPrevious => self.plan_previous(),
             Effect::SelfTest => self.begin_self_test(machine),

@@ -72,6 +72,7 @@ fn waiting(status: &Value) -> Option<Finding> {
         }
         "kexec-unfit" => "put the new image on its medium: kexec does not work on this machine",
         "slot-failed" | "ledger" => "look at its disk, and write the image to another one",
+        "after-reset" => "order apply, or switch it off and on: it hung and cannot know why",
         "serve-only" => "look at what failed below; it upgrades again once it ran for long enough",
         _ => return None,
     };

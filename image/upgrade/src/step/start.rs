@@ -6,7 +6,7 @@ use boot_manifest::Digest;
 
 use super::{Stage, State, Target, Then};
 use crate::effect::{Effect, Notice};
-use crate::event::{BootFacts, How};
+use crate::event::{BootFacts, How, ResetCause};
 use crate::fingerprint::Fingerprint;
 use crate::image::{ImageRef, Place};
 use crate::ledger::{Ledger, Phase, Slot, Trial, TrialId};
@@ -33,7 +33,11 @@ impl State {
             How::Cold if facts.running.place == Place::Golden && self.on_disk => {
                 self.golden_starts(&facts, now, effects);
             }
-            How::Cold => self.from_cold = true,
+            How::Cold => {
+                self.from_cold = true;
+                let is_bad = matches!(facts.reset, ResetCause::Watchdog | ResetCause::Panic);
+                self.forgot_a_failure = is_bad && !self.on_disk;
+            }
             How::Kexec { trial: None } => self.was_started(&facts, now, effects),
             How::Kexec { trial: Some(id) } => self.is_tried(id, &facts, now, effects),
             How::Crashed { trial } => self.took_over(trial, &facts, effects),
@@ -132,17 +136,18 @@ impl State {
     /// Golden started this slot, or this image came over the network.
     fn was_started(&mut self, facts: &BootFacts, now: Duration, effects: &mut Vec<Effect>) {
         let running = &facts.running;
-        if let Some((digest, reason)) = facts.returned {
+        if let Some(returned) = facts.returned {
             let image = ImageRef {
-                digest,
+                digest: returned.digest,
                 place: Place::Memory,
                 version: String::new(),
-                sequence: 0,
-                generation: 0,
+                sequence: returned.rank.sequence,
+                generation: returned.rank.generation,
                 security_version: 0,
             };
-            let failure = Failure::new(reason, Phase::Jump, "");
+            let failure = Failure::new(returned.reason, Phase::Jump, "");
             self.ledger.bar(&image, failure, facts.wall);
+            self.returned = Some(returned.rank);
         }
         if !self.on_disk {
             if matches!(running.place, Place::A | Place::B) {

@@ -23,8 +23,7 @@ impl State {
         self.looks = self.looks.saturating_add(1);
         let known = self.offered.as_ref();
         let is_new = known.is_none_or(|known| known.digest != offer.digest);
-        if known.is_some_and(|known| is_new && known.rank() > offer.rank()) {
-            // A source that is behind the others.
+        if known.is_some_and(|known| is_new && self.is_better(known, &offer)) {
             return;
         }
         if is_new {
@@ -44,6 +43,26 @@ impl State {
         }
     }
 
+    /// Whether `known` is kept when `offer` is found as well: the newer one, but for one that is not taken. A release that
+    /// failed here, or one of a thief that is implausibly far ahead, must not hide the others.
+    fn is_better(&self, known: &Candidate, offer: &Candidate) -> bool {
+        let may = |offer| self.may_take(offer, self.is_wanted(offer)).is_ok();
+        match (may(known), may(offer)) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => known.rank() > offer.rank(),
+        }
+    }
+
+    /// Whether an operator's order means this image.
+    fn is_wanted(&self, offer: &Candidate) -> bool {
+        let is_meant = |wanted: crate::step::Wanted| {
+            let digest = wanted.digest;
+            digest.is_none_or(|digest| digest == offer.digest)
+        };
+        self.wanted.is_some_and(is_meant)
+    }
+
     /// Whether nothing goes on that must not be disturbed.
     fn is_free(&self) -> bool {
         matches!(self.stage, Stage::Idle | Stage::Ready)
@@ -58,9 +77,7 @@ impl State {
         if in_hand.is_some_and(|rank| rank >= offer.rank()) {
             return;
         }
-        let is_wanted = self
-            .wanted
-            .is_some_and(|wanted| wanted.digest.is_none_or(|digest| digest == offer.digest));
+        let is_wanted = self.is_wanted(&offer);
         if let Err(refusal) = self.may_take(&offer, is_wanted) {
             self.refuse(&offer, refusal, effects);
             return;
@@ -83,6 +100,9 @@ impl State {
         }
         if self.wanted.is_some() && !is_wanted {
             return Err(Refusal::WrongDigest);
+        }
+        if self.returned.is_some_and(|failed| offer.rank() <= failed) && !self.is_forced() {
+            return Err(Refusal::Quarantined);
         }
         admit(&Admission {
             offer,
@@ -271,6 +291,10 @@ impl State {
                 self.serve_only.unwrap_or(Refusal::ServeOnly),
             ),
             (!applies, Refusal::WaitsForOrder),
+            (
+                self.forgot_a_failure && !self.wanted.is_some_and(|w| w.apply),
+                Refusal::AfterReset,
+            ),
             (
                 self.policy.needs_watchdog && !self.has_watchdog,
                 Refusal::NoWatchdog,

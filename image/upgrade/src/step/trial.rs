@@ -176,7 +176,7 @@ impl State {
     /// Without a disk: into the predecessor that this image carries.
     fn go_back(&mut self, failure: Failure, effects: &mut Vec<Effect>) {
         let Some(running) = &self.running else { return };
-        let failed = running.digest;
+        let failed = Box::new(running.clone());
         self.stage = Stage::Returning;
         effects.push(Effect::Return { failed, failure });
     }

@@ -668,3 +668,98 @@ fn a_turn_of_before_the_restart_is_given_back() {
     bench.tell(Event::Ending);
     assert!(bench.asks_for(|effect| *effect == Effect::ReleaseTurn));
 }
+
+/// A release that is not taken hides no other: neither one that failed, nor one that a thief of the keys put far ahead.
+#[test]
+fn what_is_refused_hides_nothing_that_could_be_taken_fault_27() {
+    let mut bench = Bench::serving(Policy::default());
+    let thief = |offer: &mut Candidate| {
+        offer.digest = crate::world::digest("thief");
+        offer.sequence = 1 << 40;
+    };
+    assert_eq!(bench.offer(thief), Some(Refusal::Jump));
+    assert_eq!(bench.offer(|_| {}), None);
+    assert_eq!(bench.state.stage(), "fetching");
+    // It does not come back between the steps either.
+    bench.offer(thief);
+    bench.tell(Event::Recorded(Ok(())));
+    bench.tell(Event::Fetched(Err(upgrade::Refused {
+        refusal: Refusal::NotFetched,
+        detail: String::new(),
+    })));
+    bench.offer(thief);
+    bench.now += Duration::from_secs(3600);
+    bench.tell(Event::Tick { wall: None });
+    // That the running image was stable goes on record first.
+    bench.tell(Event::Recorded(Ok(())));
+    assert_eq!(bench.state.stage(), "fetching", "version 6 again");
+    // Of two that can be taken the newer one counts, in either order.
+    let mut bench = Bench::serving(Policy {
+        mode: Mode::Off,
+        ..Policy::default()
+    });
+    for sequence in [6, 8, 7] {
+        bench.offer(|offer| {
+            offer.digest = crate::world::digest(&sequence.to_string());
+            offer.sequence = sequence;
+        });
+    }
+    let candidate = bench.state.status(bench.now).candidate.unwrap();
+    assert_eq!(candidate.sequence, 8);
+}
+
+fn diskless(change: impl FnOnce(&mut BootFacts)) -> Bench {
+    let mut facts = facts(None);
+    facts.has_ledger = false;
+    facts.running.place = Place::Memory;
+    change(&mut facts);
+    let mut bench = Bench::new(Policy::default(), facts);
+    bench.tell(Event::Serving(true));
+    bench.tell(Event::Neighbours { live: 1, same: 1 });
+    bench
+}
+
+/// It remembers one failure only: two bad releases must not take turns.
+#[test]
+fn a_machine_without_a_disk_goes_back_once_for_each_new_release_i8() {
+    let returned = |sequence: u64| {
+        let mut bench = diskless(|facts| {
+            facts.how = How::Kexec { trial: None };
+            facts.returned = Some(upgrade::Returned {
+                digest: crate::world::digest("v7"),
+                rank: image("v7", 7, Place::Memory).rank(),
+                reason: Reason::SelfTest,
+            });
+        });
+        bench.offer(|offer| {
+            offer.digest = crate::world::digest(&format!("v{sequence}"));
+            offer.sequence = sequence;
+        })
+    };
+    assert_eq!(returned(6), Some(Refusal::Quarantined));
+    assert_eq!(returned(7), Some(Refusal::Quarantined));
+    assert_eq!(returned(8), None);
+}
+
+/// After a hang it remembers nothing at all, so it would hang again and again.
+#[test]
+fn a_machine_without_a_disk_that_hung_waits_for_an_order_i8() {
+    for reset in [ResetCause::Watchdog, ResetCause::Panic] {
+        let mut bench = diskless(|facts| facts.reset = reset);
+        assert_eq!(bench.offer(|_| {}), Some(Refusal::AfterReset));
+        bench.now += Policy::default().soak * 2;
+        bench.tell(Event::Tick { wall: None });
+        assert_eq!(bench.state.stage(), "waiting");
+        bench.tell(Event::Ordered(Order {
+            action: Action::Apply,
+            digest: None,
+            force: false,
+        }));
+        bench.tell(Event::Neighbours { live: 1, same: 1 });
+        assert_eq!(bench.state.status(bench.now).waits, None);
+    }
+    for reset in [ResetCause::Power, ResetCause::Unknown] {
+        let mut bench = diskless(|facts| facts.reset = reset);
+        assert_eq!(bench.offer(|_| {}), None);
+    }
+}

@@ -5,8 +5,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use upgrade::{
     Action, BootFacts, Effect, Event, Failure, Fingerprint, How, ImageRef, Ledger, Mode, Order,
-    Phase, Place, Policy, Prepared, Quarantined, Reason, Refusal, Refused, ResetCause, Slot, State,
-    Trial, TrialId, limits, sector, step,
+    Phase, Place, Policy, Prepared, Quarantined, Reason, Refusal, Refused, ResetCause, Returned,
+    Slot, State, Trial, TrialId, limits, sector, step,
 };
 
 use crate::world::{Behaviour, image, release};
@@ -209,7 +209,11 @@ fn facts() -> impl Strategy<Value = BootFacts> {
             slot_size: 64,
             has_watchdog: true,
             previous: None,
-            returned: returned.map(|reason| (crate::world::digest("v2"), reason)),
+            returned: returned.map(|reason| Returned {
+                digest: crate::world::digest("v2"),
+                rank: image("v2", 2, Place::Memory).rank(),
+                reason,
+            }),
             wall: None,
             seed: 0,
         },

@@ -6,8 +6,8 @@ use std::time::Duration;
 use boot_manifest::Digest;
 use upgrade::{
     BootFacts, Candidate, Effect, Event, Failure, Fingerprint, How, ImageRef, Ledger, Order, Phase,
-    Place, Policy, Prepared, Rank, Reason, Refusal, Refused, ResetCause, Sizes, State, Status,
-    TrialId, step,
+    Place, Policy, Prepared, Rank, Reason, Refusal, Refused, ResetCause, Returned, Sizes, State,
+    Status, TrialId, step,
 };
 
 use crate::check::Witness;
@@ -65,7 +65,7 @@ enum Leave {
 struct Successor {
     image: ImageRef,
     how: How,
-    returned: Option<(Digest, Reason)>,
+    returned: Option<Returned>,
     previous: Option<ImageRef>,
 }
 
@@ -484,7 +484,7 @@ impl World {
             }
             Effect::Start(image) => self.start_slot(*image),
             Effect::Restart => Err(self.reset(ResetCause::Unknown)),
-            Effect::Return { failed, failure } => Err(self.return_to(failed, &failure)),
+            Effect::Return { failed, failure } => Err(self.return_to(&failed, &failure)),
             Effect::LoadPrevious => {
                 self.crash_image = self.previous.is_some();
                 Ok(())
@@ -601,14 +601,18 @@ impl World {
         Ok(())
     }
 
-    fn return_to(&mut self, failed: Digest, failure: &Failure) -> Leave {
+    fn return_to(&mut self, failed: &ImageRef, failure: &Failure) -> Leave {
         let Some(image) = self.previous.clone() else {
             return self.reset(ResetCause::Unknown);
         };
         Leave::Into(Box::new(Successor {
             image,
             how: How::Kexec { trial: None },
-            returned: Some((failed, failure.reason)),
+            returned: Some(Returned {
+                digest: failed.digest,
+                rank: failed.rank(),
+                reason: failure.reason,
+            }),
             previous: None,
         }))
     }
