@@ -46,15 +46,11 @@ pub(crate) const SCENES: &[Scene] = &[
             })
         },
     ),
-    scene(
-        "a_machine_out_of_memory_is_caught_by_the_crash_kernel",
-        900,
-        |s| {
-            comes_back(s, &["panic"], |old, folder| {
-                sabotaged(old, folder, &format!("eat-memory {CRASH_KERNEL_READY}"))
-            })
-        },
-    ),
+    scene("a_machine_out_of_memory_leads_back", 900, |s| {
+        comes_back_with(s, LONG_SOAK, OUT_OF_MEMORY, |old, folder| {
+            sabotaged(old, folder, &format!("eat-memory {CRASH_KERNEL_READY}"))
+        })
+    }),
     // Fault 12, in PID 1, and 14: the watchdog's driver must not have stopped it.
     scene(
         "a_first_process_that_hangs_at_once_is_ended_by_the_watchdog",
@@ -108,6 +104,10 @@ const SABOTEUR: &str = env!("CARGO_BIN_EXE_saboteur");
 const CRASH_KERNEL_READY: &str = "file /sys/kernel/kexec_crash_loaded 1";
 /// Fetching, a trial, its end, one more trial where the first may have been an accident, and the way back.
 const FAILURE_LIMIT: Duration = Duration::from_secs(600);
+/// First the roles die, which the soak does not forgive; where that comes too late, the kernel gives up.
+const OUT_OF_MEMORY: &[&str] = &["restarts", "panic"];
+/// An emulator needs its time to fill the memory; by then nothing must be committed.
+const LONG_SOAK: &str = "phase.upgrade.soak=300";
 /// What is known of a kernel that does not come up: it hangs, or the processor gives up and resets the machine at once.
 const DEAD_KERNEL: &[&str] = &["hang", "unknown"];
 /// What is known of a machine that came back by `panic=`: where nothing keeps the kernel's last words, not why.
@@ -120,17 +120,25 @@ struct Old {
     images: Images,
     disk: PathBuf,
     place: &'static str,
+    /// More words for its command line.
+    words: &'static str,
     /// What keeps both.
     _kept: Option<Arc<Second>>,
 }
 
 /// Plays one broken version against the image of the disk.
 fn comes_back(story: &Story, reasons: &[&str], make: Make) -> Result<()> {
+    comes_back_with(story, "", reasons, make)
+}
+
+/// The same with more words on the command line.
+fn comes_back_with(story: &Story, words: &'static str, reasons: &[&str], make: Make) -> Result<()> {
     let images = story.images()?.clone();
     let old = Old {
         disk: images.path("phase.img"),
         images,
         place: "golden",
+        words,
         _kept: None,
     };
     play(story, &old, reasons, make)
@@ -143,6 +151,7 @@ fn comes_back_to_a_slot(story: &Story, reasons: &[&str], make: Make) -> Result<(
         disk: second.disk.clone(),
         images: second.images.clone(),
         place: "a",
+        words: "",
         _kept: Some(second),
     };
     play(story, &old, reasons, make)
@@ -156,7 +165,7 @@ fn play(story: &Story, old: &Old, reasons: &[&str], make: Make) -> Result<()> {
     let lan = story.lan()?;
     let b = Provider::start(&lan, &broken, &Settings::default())?;
     let disk = own_disk(&old.disk, folder.path())?;
-    let spec = upgrading(story.images()?, &disk, &b, "");
+    let spec = upgrading(story.images()?, &disk, &b, old.words);
     let a = story.boot(&lan, "a", A, &spec)?;
 
     let (running, quarantined) = (before.to_string(), failed.to_string());
