@@ -186,7 +186,7 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
     ),
     row(
         "returned",
-        "`sha256:...,CODE`",
+        "`sha256:...,CODE,GENERATION,SEQUENCE`",
         "none",
         "set by kexec on a machine without a disk: the image that failed its trial, and why; never needed by hand",
     ),
