@@ -110,8 +110,9 @@ const OUT_OF_MEMORY: &[&str] = &["restarts", "panic"];
 const LONG_SOAK: &str = "phase.upgrade.soak=300";
 /// What is known of a kernel that does not come up: it hangs, or the processor gives up and resets the machine at once.
 const DEAD_KERNEL: &[&str] = &["hang", "unknown"];
-/// What is known of a machine that came back by `panic=`: where nothing keeps the kernel's last words, not why.
-const EARLY: &[&str] = &["panic", "unknown", "power"];
+/// What is known of a machine that came back by `panic=`: where nothing keeps the kernel's last words, not why; and on a busy
+/// host the watchdog may be faster than the ten seconds for which people may read them.
+const EARLY: &[&str] = &["panic", "unknown", "power", "hang"];
 
 type Make = fn(&Images, &Path) -> Result<Images>;
 
