@@ -11,7 +11,7 @@ use super::figure::{Figure, Goal, Unit};
 use super::machines::{SERVING, alone};
 use crate::build::Images;
 use crate::upgrade_demo::stand::{COMMITTED, SERVING_LIMIT, Stand, UPGRADE_LIMIT};
-use crate::upgrade_demo::{GAP_PROMISED, until};
+use crate::upgrade_demo::{GAP_GOAL, until};
 use crate::{accel, cli};
 
 /// Measures.
@@ -39,7 +39,7 @@ pub fn measure(
     let gap = seen.gap().context("the old version answered again")?;
     let how = acceleration.as_str();
     let gap = Figure {
-        goal: Some(Goal::AtMost(GAP_PROMISED.as_secs_f64())),
+        goal: Some(Goal::AtMost(GAP_GOAL.as_secs_f64())),
         ..alone(
             &format!("last byte of the old version to first of the new ({how})"),
             Unit::Seconds,
