@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::bounded::{self, Ended};
 use crate::packages::{self, Purpose};
@@ -282,7 +282,11 @@ impl Run<'_> {
             let acceleration =
                 accel::choose(self.paths, self.arguments.accel, &kernel, self.progress)?;
             cargo.env("PHASE_ACCEL", acceleration.option());
-            cargo.env("PHASE_APPLIANCE_TOOL", std::env::current_exe()?);
+            // A copy: cargo may have put another program in the place of this one since it started.
+            let tool = self.paths.output("appliance");
+            std::fs::copy("/proc/self/exe", &tool)
+                .with_context(|| format!("write {}", paths::shown(&tool)))?;
+            cargo.env("PHASE_APPLIANCE_TOOL", tool);
             if self.arguments.long {
                 cargo.env(LONG, "1");
             }
