@@ -39,6 +39,7 @@ mod share;
 mod stage;
 mod status_cmd;
 mod tls_cmd;
+mod tls_trust;
 mod trust;
 mod upgrade;
 mod upgrade_cmd;

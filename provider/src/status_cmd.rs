@@ -2,18 +2,16 @@
 //!
 //! Nothing here is verified: it is for people who look after a provider. `phase-verify` and `phase-fetch` verify.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use boot_manifest::Digest;
 use bytes::Bytes;
 use fetch::Trust;
 use serde_json::Value;
 
 use crate::exit::{CommandError, Exit};
-use crate::fetch_cmd::flags;
 use crate::out::{self, printable};
 use crate::question::{Question, runtime};
+use crate::tls_trust::TlsTrust;
 
 /// The subcommands.
 #[derive(clap::Subcommand)]
@@ -37,30 +35,11 @@ pub(crate) struct Args {
         default_value = "http://localhost:8080"
     )]
     addr: String,
-    /// For https: believe the certificate authorities in this PEM file instead of the system's
-    #[arg(long, value_name = "FILE", conflicts_with = "pin")]
-    cacert: Option<PathBuf>,
-    /// For https: believe only this certificate, or this public key (SHA-256)
-    #[arg(long, value_name = "sha256:HEX", value_parser = flags::pin)]
-    pin: Option<Digest>,
+    #[command(flatten)]
+    tls: TlsTrust,
     /// Print the provider's own JSON
     #[arg(long)]
     json: bool,
-}
-
-impl Args {
-    fn trust(&self) -> Result<Trust, CommandError> {
-        let trust = match (&self.cacert, self.pin) {
-            (Some(file), _) => Trust::File(file.clone()),
-            (None, Some(pin)) => Trust::Pin(pin),
-            (None, None) => Trust::System,
-        };
-        if trust != Trust::System && !self.addr.starts_with("https:") {
-            let message = "--cacert and --pin are about https, and --addr is no https URL";
-            return Err(CommandError::usage(message));
-        }
-        Ok(trust)
-    }
 }
 
 /// Asks and prints.
@@ -70,7 +49,7 @@ pub(crate) fn run(command: Command) -> Result<Exit, CommandError> {
         Command::List(args) => (args, "/manifest.json", show_artifacts),
         Command::Keyid(args) => (args, "/manifest.json", show_key_ids),
     };
-    let answer = runtime()?.block_on(ask(&args.addr, path, &args.trust()?))?;
+    let answer = runtime()?.block_on(ask(&args.addr, path, &args.tls.at(&args.addr)?))?;
     if args.json {
         out::line(String::from_utf8_lossy(&answer).trim_end());
         return Ok(Exit::Done);

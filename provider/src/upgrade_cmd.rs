@@ -23,10 +23,10 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::exit::{CommandError, Exit};
-use crate::fetch_cmd::flags;
 use crate::key::{self, files};
 use crate::out;
 use crate::question::{Question, runtime};
+use crate::tls_trust::TlsTrust;
 use crate::trust;
 use crate::upgrade::shown;
 use crate::upgrade_cmd::follow::{Followed, Verdict};
@@ -81,12 +81,8 @@ struct MachineArgs {
     /// URL of the machine
     #[arg(value_name = "URL", default_value = "http://localhost:8080")]
     url: String,
-    /// For https: believe the certificate authorities in this PEM file instead of the system's
-    #[arg(long, value_name = "FILE", conflicts_with = "pin")]
-    cacert: Option<PathBuf>,
-    /// For https: believe only this certificate, or this public key (SHA-256)
-    #[arg(long, value_name = "sha256:HEX", value_parser = flags::pin)]
-    pin: Option<Digest>,
+    #[command(flatten)]
+    tls: TlsTrust,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -160,23 +156,8 @@ pub(crate) fn run(command: Command) -> Result<Exit, CommandError> {
     order(action, args)
 }
 
-impl MachineArgs {
-    fn trust(&self) -> Result<Trust, CommandError> {
-        let trust = match (&self.cacert, self.pin) {
-            (Some(file), _) => Trust::File(file.clone()),
-            (None, Some(pin)) => Trust::Pin(pin),
-            (None, None) => Trust::System,
-        };
-        if trust != Trust::System && !self.url.starts_with("https:") {
-            let message = "--cacert and --pin are about https, and this is no https URL";
-            return Err(CommandError::usage(message));
-        }
-        Ok(trust)
-    }
-}
-
 fn show(args: &MachineArgs, show: impl Fn(&Value)) -> Result<Exit, CommandError> {
-    let trust = args.trust()?;
+    let trust = args.tls.at(&args.url)?;
     let status = runtime()?.block_on(status(&Question::get(&args.url, STATUS), &trust))?;
     match args.json {
         true => out::line(&status),
@@ -199,7 +180,7 @@ async fn status(question: &Question<'_>, trust: &Trust) -> Result<Value, Command
 
 /// Orders something, sees it taken, and follows it if that is wanted.
 fn order(action: Action, args: &OrderArgs) -> Result<Exit, CommandError> {
-    let (machine, trust) = (&args.machine, args.machine.trust()?);
+    let (machine, trust) = (&args.machine, args.machine.tls.at(&args.machine.url)?);
     let keys = args.keys.iter().map(|file| key::load_secret(file));
     let keys = keys.collect::<Result<Vec<_>, _>>()?;
     let keys: Vec<_> = keys.iter().collect();

@@ -1,7 +1,6 @@
 //! What the state machine is told.
 
-use boot_manifest::Digest;
-use serde::{Deserialize, Serialize};
+use boot_manifest::{Action, Digest};
 
 use crate::fingerprint::Fingerprint;
 use crate::image::{Candidate, ImageRef, Rank};
@@ -82,22 +81,6 @@ pub struct Returned {
 
 /// An image that was offered, as the `update` role found it and PID 1 verified it.
 pub type Offer = Candidate;
-
-/// What an operator may order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Action {
-    /// Look for something newer now.
-    Check,
-    /// Fetch it into a slot, whatever the mode.
-    Stage,
-    /// Fetch it and try it, whatever the mode.
-    Apply,
-    /// End the soak of what is on trial.
-    Commit,
-    /// Go back to the previous image.
-    Rollback,
-}
 
 /// An operator's order, after its signatures were checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,10 +33,9 @@ pub mod sector;
 mod status;
 mod step;
 
+pub use boot_manifest::Action;
 pub use effect::{Effect, Notice};
-pub use event::{
-    Action, BootFacts, Event, How, Offer, Order, Prepared, Refused, ResetCause, Returned,
-};
+pub use event::{BootFacts, Event, How, Offer, Order, Prepared, Refused, ResetCause, Returned};
 pub use fingerprint::{Fingerprint, Nic};
 pub use image::{Candidate, ImageRef, Place, Rank, Sizes};
 pub use ledger::{

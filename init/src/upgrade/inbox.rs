@@ -133,7 +133,7 @@ impl Upgrade {
                 machine.say_for(Role::Serve, Level::Info, &text);
                 self.published.took_order(&order, client);
                 self.push(Event::Ordered(upgrade::Order {
-                    action: action(order.action),
+                    action: order.action,
                     digest: order.digest,
                     force: order.force,
                 }));
@@ -156,16 +156,6 @@ impl Upgrade {
         let order = boot_manifest::verify_order(&bytes, &self.identity.trust, &nonce)
             .map_err(|error| Refusal::new(error.code(), error.to_string()))?;
         Ok((*order).clone())
-    }
-}
-
-fn action(action: boot_manifest::Action) -> upgrade::Action {
-    match action {
-        boot_manifest::Action::Check => upgrade::Action::Check,
-        boot_manifest::Action::Stage => upgrade::Action::Stage,
-        boot_manifest::Action::Apply => upgrade::Action::Apply,
-        boot_manifest::Action::Commit => upgrade::Action::Commit,
-        boot_manifest::Action::Rollback => upgrade::Action::Rollback,
     }
 }
 

@@ -160,7 +160,12 @@ fn the_role_of_the_appliance_announces_what_lies_in_the_directory() {
         rig.lan.log("role").contains("the manifest: not found")
     });
     assert!(silent, "{}", rig.lan.log("role"));
-    assert_eq!(dht(&rig, "provider", "10.78.0.1:8080")["stored"], 0);
+    let mut seen = Value::Null;
+    let empty = until(PATIENCE, || {
+        seen = dht(&rig, "provider", "10.78.0.1:8080");
+        seen["stored"] == 0
+    });
+    assert!(empty, "{seen}");
     // `serve` of the appliance puts it there, and then it is announced.
     let made = std::process::Command::new(PLASMD)
         .args([

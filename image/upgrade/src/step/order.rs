@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use boot_manifest::Action;
+
 use super::{Stage, State, Then, Wanted};
 use crate::effect::{Effect, Notice};
-use crate::event::{Action, Event, Order};
+use crate::event::{Event, Order};
 use crate::image::ImageRef;
 use crate::ledger::Phase;
 use crate::reason::{Failure, Reason, Refusal};
