@@ -110,13 +110,16 @@ fn what_is_asked_for_stays_while_others_come_and_go() {
     let fixture = Fixture::new();
     let hand = Hand::new(&fixture.store);
     assert!(fixture.keep(&hand, "/small", bytes(1)));
+    let mut looked = Instant::now();
     assert!(fixture.keep(&hand, "/asked", fixture.file()));
     for number in 0..HAND_FILES_MAX * 3 {
         let is_there = hand.read().answers.contains_key(key("/asked"));
-        // The first time that room is needed, all were asked for.
-        assert!(is_there || number == HAND_FILES_MAX - 1, "{number}");
+        // The first time that room is needed, all were asked for. On a busy machine it may have grown old.
+        let may_be_gone = number == HAND_FILES_MAX - 1 || looked.elapsed() >= LOOK_AGAIN;
+        assert!(is_there || may_be_gone, "{number}");
         if hand.get("/asked").is_none() {
             // It made room, or a busy machine let it grow old.
+            looked = Instant::now();
             fixture.keep(&hand, "/asked", fixture.file());
             hand.get("/asked");
         }
