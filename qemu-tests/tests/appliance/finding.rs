@@ -32,11 +32,11 @@ fn finds(story: &Story, flags: &[&str], words: &str) -> Result<()> {
     let from = format!("fetched from {}", scenery.provider.url());
     machine.wait_for(&from, BOOT_LIMIT)?;
     serves_the_signed_manifest(&scenery.lan, images, &at)?;
-    // What the squashfs has for the next machine's firmware is served too.
+    // What the squashfs has for the next machine's firmware is served too; what is put together of it a little later.
     for file in ["phase.efi", "undionly.kpxe", "snponly.efi"] {
         let served = scenery
             .lan
-            .get(&format!("{}/stable/x86_64/{file}", at.url))?;
+            .get_eventually(&format!("{}/stable/x86_64/{file}", at.url), BOOT_LIMIT)?;
         ensure!(served.len() > 10_000, "{file} has {} bytes", served.len());
     }
     Ok(())
