@@ -17,6 +17,7 @@ mod fetch_faults;
 mod fetch_network;
 mod fetch_peers;
 mod foreign;
+mod init_end;
 mod lan;
 mod member;
 mod net;

@@ -2,18 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd as _;
 
-use boot_manifest::handoff::{ENV, REPORT_SIZE_MAX, Report};
-use rustix::io::FdFlags;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
-};
+use boot_manifest::handoff::{ENV, Report};
 
 use crate::desk::image::Image;
 use crate::desk::{days_ago, fresh_image};
+use crate::init_end;
 use crate::lan::{Lan, skip, until};
 use crate::provider::{PATIENCE, PLASMD, Tree};
 
@@ -69,14 +64,7 @@ impl Machine {
     fn probe(&mut self, manifest: &[u8], more: &[&str]) -> BTreeMap<String, (bool, String)> {
         let installed = self.lan.directory().join("installed.json");
         fs::write(&installed, manifest).unwrap();
-        let (ours, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
-        rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).unwrap();
+        let (ours, theirs) = init_end::pair();
         let mut command = self.lan.command("machine", PLASMD);
         command
             .args([
@@ -97,16 +85,8 @@ impl Machine {
         let pid = self.lan.start("probe", command);
         drop(theirs);
         let mut told = BTreeMap::new();
-        loop {
-            let mut packet = [0; REPORT_SIZE_MAX];
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let mut slices = [IoSliceMut::new(&mut packet)];
-            let got = recvmsg(&ours, &mut slices, &mut control, RecvFlags::empty()).unwrap();
-            if got.bytes == 0 {
-                break;
-            }
-            match Report::decode(&packet[..got.bytes]).unwrap() {
+        while let Some((report, _)) = init_end::receive(&ours) {
+            match report {
                 Report::Check { name, ok, reason } => {
                     assert!(told.insert(name, (ok, reason)).is_none(), "told twice");
                 }

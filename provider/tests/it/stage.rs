@@ -1,25 +1,20 @@
 //! The `stage` role as init runs it: a socket pair instead of init, and the real program.
 
 use std::fs::{self, File};
-use std::io::{IoSliceMut, Read as _, Seek as _};
-use std::mem::MaybeUninit;
+use std::io::{Read as _, Seek as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use boot_manifest::handoff::{ENV, REPORT_SIZE_MAX, Report};
+use boot_manifest::handoff::{ENV, Report};
 use boot_manifest::{Arch, Artifact, ChunkMap, Digest, Manifest, SecretKey, TrustRoot, sign};
 use rustix::fs::{SealFlags, fcntl_get_seals};
-use rustix::io::FdFlags;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
-    recvmsg, socketpair,
-};
 
 use crate::desk::image::Image;
 use crate::desk::server::{self, Server, Then, answer, file, partly};
 use crate::desk::{days_ago, fresh_image, provider};
+use crate::init_end;
 use crate::provider::PLASMD;
 
 mod wanted;
@@ -56,10 +51,7 @@ impl Role {
             r#"{{"name":"phase","version":"0.1.0","built_at":1795000000,"floor":{{"security_version":1,"sequence":{floor}}}}}"#
         );
         fs::write(path("image.json"), info).expect("a file");
-        let flags = SocketFlags::CLOEXEC;
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-            .expect("a socket pair");
-        rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).expect("it can be inherited");
+        let (ours, theirs) = init_end::pair();
         let child = Command::new(PLASMD)
             .arg("stage")
             .args(place)
@@ -81,25 +73,7 @@ impl Role {
 
     /// The next report; nothing when the role has ended.
     fn next(&self) -> Option<(Report, Vec<OwnedFd>)> {
-        let mut packet = [0; REPORT_SIZE_MAX];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let message = recvmsg(
-            &self.link,
-            &mut [IoSliceMut::new(&mut packet)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )
-        .expect("a packet");
-        let fds = control
-            .drain()
-            .flat_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
-                _ => Vec::new(),
-            })
-            .collect();
-        let packet = &packet[..message.bytes];
-        (!packet.is_empty()).then(|| (Report::decode(packet).expect("a report"), fds))
+        init_end::receive(&self.link)
     }
 
     /// Everything until the end, and the exit code.

@@ -1,25 +1,21 @@
 //! The `update` role as init runs it: a socket pair instead of init, the real program, and sources good and bad.
 
 use std::fs::{self, File};
-use std::io::{IoSliceMut, Read as _, Seek as _};
-use std::mem::MaybeUninit;
+use std::io::{Read as _, Seek as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::process::{Child, Command as Program, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use boot_manifest::handoff::{Command, ENV, REPORT_SIZE_MAX, Report};
+use boot_manifest::handoff::{Command, ENV, Report};
 use boot_manifest::{Timestamp, TrustRoot};
 use rustix::fs::{SealFlags, fcntl_get_seals};
-use rustix::io::FdFlags;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags,
-    SocketType, recvmsg, send, socketpair, sockopt,
-};
+use rustix::net::{SendFlags, send, sockopt};
 
 use crate::desk::image::Image;
 use crate::desk::server::{Server, file};
 use crate::desk::{days_ago, provider};
+use crate::init_end;
 use crate::provider::PLASMD;
 
 mod hostile;
@@ -67,10 +63,7 @@ impl Role {
         fs::write(path("manifest.json"), &image.manifest).expect("a file");
         let info = r#"{"name":"phase","version":"0.1.0","built_at":1795000000,"floor":{"security_version":1,"sequence":0}}"#;
         fs::write(path("image.json"), info).expect("a file");
-        let kind = SocketType::SEQPACKET;
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
-            .expect("a socket pair");
-        rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).expect("it can be inherited");
+        let (ours, theirs) = init_end::pair();
         sockopt::set_socket_timeout(&ours, sockopt::Timeout::Recv, Some(LIMIT))
             .expect("a socket has time-outs");
         let child = program
@@ -101,25 +94,7 @@ impl Role {
     }
 
     fn next(&self) -> Received {
-        let mut packet = [0; REPORT_SIZE_MAX];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let message = recvmsg(
-            &self.link,
-            &mut [IoSliceMut::new(&mut packet)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )
-        .expect("a packet in time");
-        let fds = control.drain().flat_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
-            _ => Vec::new(),
-        });
-        let fds = fds.collect();
-        (
-            Report::decode(&packet[..message.bytes]).expect("a report"),
-            fds,
-        )
+        init_end::receive(&self.link).expect("a report")
     }
 
     /// The reports until one that is wanted, that one last.
@@ -288,13 +263,7 @@ fn alone_with_a_server_that_serves_something_else_it_proves_nothing() {
 fn a_role_whose_init_is_gone_ends() {
     let running = numbered(7);
     let mut role = Role::start(&running, &["--no-mdns", "--http-port=1"]);
-    let (other, _) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .unwrap();
+    let (other, _) = init_end::pair();
     role.link = other;
     let end = Instant::now() + LIMIT;
     while role.child.try_wait().unwrap().is_none() {

@@ -1,24 +1,19 @@
 //! `/upgrade` and what is below it, as neighbours, operators and init meet it.
 
 use std::fs;
-use std::io::{IoSliceMut, Read as _, Seek as _};
-use std::mem::MaybeUninit;
+use std::io::{Read as _, Seek as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 
-use boot_manifest::handoff::{ENV, REPORT_SIZE_MAX, Report};
+use boot_manifest::handoff::{ENV, Report};
 use boot_manifest::{Action, Digest, Order, SecretKey, TrustRoot, verify_order};
 
 use rustix::fs::{SealFlags, fcntl_get_seals};
-use rustix::io::FdFlags;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
-    recvmsg, socketpair,
-};
 use serde_json::{Value, json};
 
 use super::manifest::{artifact, now, signed};
+use crate::init_end;
 use crate::provider::{PLASMD, Provider, Tree};
 
 fn tree() -> Tree {
@@ -51,14 +46,7 @@ impl Role {
         let tree = tree();
         fs::create_dir(tree.path("run")).unwrap();
         let file = tree.path("run/upgrade.json");
-        let (init, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
-        rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).unwrap();
+        let (init, theirs) = init_end::pair();
         let mut command = Command::new(PLASMD);
         command
             .args(["serve", "--no-mdns", "--bind", "127.0.0.1", "--port", "0"])
@@ -86,19 +74,8 @@ impl Role {
     /// The next order that init hears of: from whom, and its bytes.
     fn next_order(&self) -> (String, Vec<u8>) {
         loop {
-            let mut packet = [0; REPORT_SIZE_MAX];
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let mut slices = [IoSliceMut::new(&mut packet)];
-            let flags = RecvFlags::CMSG_CLOEXEC;
-            let got = recvmsg(&self.init, &mut slices, &mut control, flags).unwrap();
-            let mut fds = Vec::new();
-            for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(found) = message {
-                    fds.extend(found);
-                }
-            }
-            let Report::Order { client } = Report::decode(&packet[..got.bytes]).unwrap() else {
+            let (report, mut fds) = init_end::receive(&self.init).expect("a report");
+            let Report::Order { client } = report else {
                 continue;
             };
             assert_eq!(fds.len(), 1);
